@@ -1,0 +1,68 @@
+# Needs Python 3.11 or newer with pip, and make. Everything else goes into .venv.
+PYTHON ?= python3
+PRESET ?= demo
+SEED ?= 0
+OUT ?= runs/demo
+
+BIN := .venv/bin
+READY := .venv/.ready
+# What runs a notebook finds the programs and the kernel of .venv before any other.
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
+export JUPYTER_PREFER_ENV_PATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONPATH
+unexport PYTHONHOME
+
+.PHONY: help setup demo test tree notebooks tests export readme samples clean
+.NOTPARALLEL:
+
+help:
+	@echo "make demo       train on phantoms and judge the result: $(OUT)/ (also: make demo SEED=1 OUT=runs/demo-1)"
+	@echo "make test       check everything: tree, notebooks, tests, packages"
+	@echo "make export     notebooks -> cssgan/, clean notebooks, README.md"
+	@echo "make samples    write data_samples/ again"
+	@echo "make clean      remove .venv and what was built (runs/ stays)"
+
+setup: $(READY)
+
+# The stamp is younger than the two files it was made from, or set-up runs again.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	{ echo "cssgan needs Python 3.11 or newer, and '$(PYTHON)' is not: name one that is, e.g. make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv >/dev/null 2>&1 || \
+	{ $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python $(BIN)/python install pip; } >/dev/null 2>&1 || \
+	{ echo "'$(PYTHON)' cannot make .venv: install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "Setting up .venv, once (PyTorch is large: this takes some minutes)"
+	@$(BIN)/python -m pip install -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: $(READY)
+	@mkdir -p '$(OUT)'
+	$(RUN) -m papermill --log-output --no-progress-bar -r preset '$(PRESET)' -p seed '$(SEED)' -r out_dir '$(OUT)' \
+	  nbs/experiments/quickstart.ipynb '$(OUT)/quickstart.ipynb'
+	@echo "Done. The numbers: $(OUT)/metrics.json. The story with pictures: $(OUT)/quickstart.ipynb"
+
+test: tree notebooks tests
+
+tree: $(READY)
+	$(RUN) -m pytest tests/test_tree.py
+
+notebooks: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) $(BIN)/nbdev_test --do_print --timing
+
+tests: $(READY)
+	$(RUN) -m pytest tests --ignore=tests/test_tree.py
+
+export: $(READY)
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(BIN)/python tools/readme.py README.md
+
+readme: $(READY)
+	$(BIN)/python tools/readme.py README.md
+
+samples: $(READY)
+	$(BIN)/cssgan_phantom --samples data_samples
+
+clean:
+	rm -rf .venv _proc _docs build dist cssgan.egg-info .pytest_cache

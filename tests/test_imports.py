@@ -1,0 +1,22 @@
+"""`import cssgan.joint` is light: a bare server can train, and what is heavy is loaded by the function that needs it."""
+import json, subprocess, sys
+
+import pytest
+
+HEAVY = "monai scipy.ndimage scipy.stats scipy.optimize pandas"
+DRAWING = "matplotlib IPython ipywidgets"
+DEVELOPMENT = "nbdev fastcore execnb papermill nbclient nbformat nbconvert pytest"
+
+
+def loaded_by(module):
+    "Names in `sys.modules` after a fresh interpreter has imported `module`."
+    code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    return set(json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout))
+
+
+@pytest.mark.parametrize("module, forbidden", [
+    ("cssgan.joint", f"{HEAVY} {DRAWING} {DEVELOPMENT}"),
+    ("cssgan.inference", f"{DRAWING} {DEVELOPMENT}"),
+    ("cssgan.cli", DEVELOPMENT)])
+def test_import_loads_nothing_heavy(module, forbidden):
+    assert not loaded_by(module) & set(forbidden.split()) - loaded_by("torch")

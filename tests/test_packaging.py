@@ -1,0 +1,149 @@
+"""settings.ini and pyproject.toml agree; sdist and wheel work where nothing else is installed."""
+import configparser, importlib.metadata, os, re, shutil, subprocess, sys, tempfile, textwrap, tomllib, venv, zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+LICENSES = {"apache2": "Apache-2.0"}
+
+
+@pytest.fixture(scope="module")
+def settings():
+    "nbdev's settings."
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    return parser["DEFAULT"]
+
+
+def requirements(lines): return {str(Requirement(o)) for o in lines}
+
+
+def pins():
+    "Name -> version of constraints.txt."
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return dict(o.split("==") for o in lines if o and not o.startswith("#"))
+
+
+# ---- the two files agree
+
+def test_version(settings):
+    assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "cssgan.__version__"}
+    assert f'__version__ = "{settings["version"]}"' in (ROOT / "cssgan/__init__.py").read_text(encoding="utf-8")
+    assert f"\nversion: {settings['version']}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## {settings['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_description(settings):
+    assert PROJECT["name"] == settings["lib_name"]
+    assert PROJECT["description"] == settings["description"]
+    assert PROJECT["requires-python"] == f">={settings['min_python']}"
+    assert PROJECT["license"] == LICENSES[settings["license"]]
+    assert PROJECT["authors"] == [{"name": settings["author"]}]
+    assert PROJECT["keywords"] == settings["keywords"].split()
+
+
+def test_dependencies(settings):
+    assert requirements(PROJECT["dependencies"]) == requirements(settings["requirements"].split())
+    assert requirements(PROJECT["optional-dependencies"]["dev"]) == requirements(settings["dev_requirements"].split())
+
+
+def test_console_scripts(settings):
+    assert PROJECT["scripts"] == dict(o.split("=") for o in settings["console_scripts"].split())
+    assert PROJECT["entry-points"]["nbdev"] == {"cssgan": "cssgan._modidx:d"}
+
+
+def test_every_dependency_is_pinned_and_here():
+    for o in map(Requirement, PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]):
+        assert pins()[o.name] in o.specifier
+        assert importlib.metadata.version(o.name).split("+")[0] == pins()[o.name], "delete .venv/.ready, then make setup"
+
+
+# ---- sdist and wheel
+
+SMOKE = textwrap.dedent('''
+    import importlib, pkgutil, sys
+    import cssgan
+    assert "site-packages" in cssgan.__file__, cssgan.__file__
+    for m in pkgutil.iter_modules(cssgan.__path__): importlib.import_module(f"cssgan.{m.name}")
+    import torch
+    from cssgan.models import Segmentor
+    from cssgan.phantom import phantom
+    from cssgan.volumes import Grid, normalise
+    volume = normalise(phantom(seed=0, modality="CT", grid=Grid((26, 24, 18), (6.5, 7., 7.))))
+    scores = Segmentor()(torch.as_tensor(volume.voxels)[None, None].float())
+    assert scores.shape == (1, 6, 26, 24, 18), scores.shape
+''')
+
+
+@pytest.fixture(scope="module")
+def folder():
+    "A folder that is gone afterwards: an environment with PyTorch is large."
+    with tempfile.TemporaryDirectory() as made: yield Path(made)
+
+
+def run(*command, cwd, **kw):
+    "Output of a command that must succeed, without this environment's paths."
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, **kw)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def source(folder):
+    "A copy of the files that packages are built from."
+    made = folder / "source"
+    shutil.copytree(ROOT / "cssgan", made / "cssgan", ignore=shutil.ignore_patterns("__pycache__"))
+    for o in ("pyproject.toml", "README.md", "LICENSE"): shutil.copy(ROOT / o, made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def wheel(source, folder):
+    "The wheel, built from the sdist."
+    run(sys.executable, "-m", "build", "--outdir", folder / "dist", source, cwd=folder)
+    assert len(list((folder / "dist").glob("*.tar.gz"))) == 1
+    return next((folder / "dist").glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def python(wheel, folder):
+    "Python of an environment that has the wheel, what it needs, and nothing else."
+    venv.create(folder / "empty", with_pip=True)
+    made = folder / "empty" / "bin" / "python"
+    run(made, "-m", "pip", "install", "-q", wheel, "-c", ROOT / "constraints.txt", cwd=folder)
+    return made
+
+
+def test_wheel_holds_the_package(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {o for o in names if ".dist-info/" not in o} == {f"cssgan/{p.name}" for p in (ROOT / "cssgan").glob("*.py")}
+    assert any(o.endswith("licenses/LICENSE") for o in names)
+
+
+def test_environment_has_no_development_tools(python, folder):
+    names = {o.split("==")[0].lower() for o in run(python, "-m", "pip", "freeze", cwd=folder).splitlines()}
+    assert "torch" in names and not names & {"nbdev", "fastcore", "execnb", "papermill", "ipykernel", "ipython", "pytest"}
+
+
+def test_wheel_works_alone(python, folder): run(python, "-c", SMOKE, cwd=folder)
+
+
+@pytest.mark.parametrize("script", PROJECT["scripts"])
+def test_console_script_starts(python, folder, script):
+    assert "usage" in run(python.with_name(script), "--help", cwd=folder)
+
+
+@pytest.mark.parametrize("version", ["<2", ">=2"])
+def test_wheel_works_with_fastcore(python, folder, version):
+    run(python, "-m", "pip", "install", "-q", f"fastcore{version}", cwd=folder)
+    run(python, "-c", SMOKE, cwd=folder)
+
+
+def test_pip_installs_the_source(python, source, folder):
+    run(python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", ".", cwd=source)
+    run(python, "-c", SMOKE, cwd=folder)

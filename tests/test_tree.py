@@ -1,0 +1,143 @@
+"""The notebooks are the source: what stands in the tree is what they give, and nothing else."""
+import ast, json, re, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", "runs", "_proc", "_docs", "build", "dist", "*.egg-info", "__pycache__",
+                                    ".ipynb_checkpoints", ".pytest_cache", ".last_checked", "nbdev.yml")
+
+
+def run(tool, cwd):
+    "Run a program of this environment in `cwd`."
+    done = subprocess.run([sys.executable, Path(sys.executable).with_name(tool)], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, f"{tool}: {done.stdout}{done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    "A copy of the source files."
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp("tree") / "cssgan", symlinks=True, ignore=NOT_SOURCE)
+
+
+def differences(a, b, folder, pattern):
+    "Names of the files in `folder` that only one of two trees has, or that differ."
+    names = {p.relative_to(top) for top in (a, b) for p in (top / folder).rglob(pattern) if "__pycache__" not in p.parts}
+    content = lambda p: p.read_bytes() if p.exists() else None
+    return sorted(str(n) for n in names if content(a / n) != content(b / n))
+
+
+def cells(path): return json.loads(path.read_text(encoding="utf-8"))["cells"]
+def source(cell): return "".join(cell["source"])
+
+
+def notebooks(folder="nbs"):
+    "The notebooks of a folder of the repository, in order."
+    return sorted(p for p in (ROOT / folder).rglob("*.ipynb") if not any(o.startswith((".", "_")) for o in p.relative_to(ROOT).parts))
+
+
+def name(path): return str(path.relative_to(ROOT))
+
+
+def modules():
+    "Names of the exported modules in the order of the notebooks that they come from."
+    found = [re.search(r"^#\|\s*default_exp\s+(\w+)", source(c), re.M) for p in notebooks() for c in cells(p)]
+    return [m[1] for m in found if m]
+
+
+# ---- exported and clean
+
+def test_exported_tree_is_in_step(tree):
+    shutil.rmtree(tree / "cssgan")
+    (tree / "cssgan").mkdir()
+    run("nbdev_export", tree)
+    assert not differences(ROOT, tree, "cssgan", "*"), "differ from the notebooks' export: run `make export`"
+
+
+def test_notebooks_are_clean(tree):
+    run("nbdev_clean", tree)
+    assert not differences(ROOT, tree, "nbs", "*.ipynb"), "not clean: run `make export`"
+
+
+def test_readme_is_in_step():
+    sys.path.insert(0, str(ROOT / "tools"))
+    from readme import readme
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme(), "README.md differs from nbs/index.ipynb: run `make readme`"
+
+
+def test_readme_links_lead_somewhere():
+    links = re.findall(r"\]\((?!\w+:|#)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert links and not [o for o in links if not (ROOT / o).exists()]
+
+
+def test_documentation_can_be_processed(tree):
+    done = subprocess.run([sys.executable, "-c", "from nbdev.serve import proc_nbs; proc_nbs()"], cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = {p.relative_to(tree / "_proc") for p in (tree / "_proc").rglob("*.ipynb")}
+    assert made == {p.relative_to(ROOT / "nbs") for p in notebooks()}
+
+
+def test_sidebar_lists_every_notebook():
+    listed = re.findall(r"- (\S+\.ipynb)", (ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(str(p.relative_to(ROOT / "nbs")) for p in notebooks())
+    assert (ROOT / "nbs/_quarto.yml").samefile(ROOT / "_quarto.yml")
+
+
+# ---- notebooks
+
+@pytest.mark.parametrize("path", notebooks(), ids=name)
+def test_notebook_ran_without_error(path):
+    assert not [o["ename"] for c in cells(path) for o in c.get("outputs", []) if o["output_type"] == "error"]
+
+
+@pytest.mark.parametrize("path", notebooks("nbs/experiments"), ids=name)
+def test_experiment_has_one_parameters_cell(path):
+    assert sum("parameters" in c["metadata"].get("tags", []) for c in cells(path)) == 1
+
+
+# ---- the order of the house
+
+def imported(path):
+    "Modules that a Python file imports, at its top or inside a function: full names, relative ones with the package's."
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import): yield from (o.name for o in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level: yield node.module
+        elif isinstance(node, ast.ImportFrom): yield from ([f"cssgan.{node.module}"] if node.module else [f"cssgan.{o.name}" for o in node.names])
+
+
+@pytest.mark.parametrize("module", modules())
+def test_module_imports_only_earlier_ones(module):
+    own = {o.split(".")[1] for o in imported(ROOT / f"cssgan/{module}.py") if o.startswith("cssgan.")}
+    assert own <= set(modules()[:modules().index(module)])
+
+
+RUNTIME = {"cssgan", "numpy", "torch", "monai", "nibabel", "scipy", "safetensors", "matplotlib", "tqdm"}
+
+
+@pytest.mark.parametrize("module", modules())
+def test_module_imports_only_runtime_dependencies(module):
+    top = {o.split(".")[0] for o in imported(ROOT / f"cssgan/{module}.py")}
+    assert top <= RUNTIME | set(sys.stdlib_module_names)
+
+
+# ---- nothing of one machine
+
+def text(path):
+    "A file's text, pictures left out; nothing for a binary file."
+    try: found = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError: return ""
+    return re.sub(r'"image/png": "[^"]*"', "", found) if path.suffix == ".ipynb" else found
+
+
+def test_no_file_names_a_machine(tree):
+    hosts = [a + b for a, b in (("py", "pi.org"), ("python", "hosted.org"), ("download.", "pytorch.org"), ("registry.", "npmjs"), ("deb.", "debian.org"))]
+    bad = re.compile("|".join(map(re.escape, hosts)) + r"|(?<![\w.])/(?:work|root|home|tmp|opt|Users)/")
+    files = [p for p in tree.rglob("*") if p.is_file() and "_proc" not in p.parts and p.name != Path(__file__).name]
+    found = {str(p.relative_to(tree)): m[0] for p in files if (m := bad.search(text(p)))}
+    assert not found
+
+
+def test_only_tests_know_the_real_scans(tree):
+    files = [p for p in tree.rglob("*") if p.is_file() and not {"tests", "_proc"} & set(p.relative_to(tree).parts)]
+    assert not [str(p.relative_to(tree)) for p in files if "../shared" in text(p)]
