@@ -38,7 +38,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@mkdir -p '$(OUT)'
-	$(RUN) -m papermill --log-output --no-progress-bar -r preset '$(PRESET)' -p seed '$(SEED)' -r out_dir '$(OUT)' \
+	TQDM_MININTERVAL=10 $(RUN) -m papermill --log-output --no-progress-bar -r preset '$(PRESET)' -p seed '$(SEED)' -r out_dir '$(OUT)' \
 	  nbs/experiments/quickstart.ipynb '$(OUT)/quickstart.ipynb'
 	@echo "Done. The numbers: $(OUT)/metrics.json. The story with pictures: $(OUT)/quickstart.ipynb"
 
@@ -56,10 +56,10 @@ tests: $(READY)
 export: $(READY)
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
-	$(BIN)/python tools/readme.py README.md
+	$(BIN)/python tools/readme.py
 
 readme: $(READY)
-	$(BIN)/python tools/readme.py README.md
+	$(BIN)/python tools/readme.py
 
 samples: $(READY)
 	$(BIN)/cssgan_phantom --samples data_samples

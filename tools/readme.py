@@ -1,23 +1,28 @@
-"""README.md from nbs/index.ipynb, without Quarto:  python tools/readme.py README.md"""
-import re, sys
+"""README.md from nbs/index.ipynb, without Quarto:  python tools/readme.py"""
+import re
 from pathlib import Path
 
+import nbformat
 from nbconvert import MarkdownExporter
-from nbconvert.preprocessors import RegexRemovePreprocessor
+from nbconvert.preprocessors import ExtractOutputPreprocessor, RegexRemovePreprocessor
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "<!-- Made from nbs/index.ipynb by `make readme`: edit that, not this. -->\n\n"
 
 
 def readme():
-    "The text of README.md: what a reader of nbs/index.ipynb sees, its links seen from the top folder"
-    exporter = MarkdownExporter()
-    exporter.register_preprocessor(RegexRemovePreprocessor(patterns=[r"#\|\s*hide\b"]), enabled=True)
-    text, files = exporter.from_filename(str(ROOT / "nbs/index.ipynb"))
-    if files["outputs"]: raise SystemExit("nbs/index.ipynb: show pictures by links to nbs/images/, not as outputs")
+    "What a reader of nbs/index.ipynb sees, as files of the top folder: path -> bytes, README.md and the pictures that cells show"
+    notebook = nbformat.read(ROOT / "nbs/index.ipynb", as_version=4)
+    notebook.metadata["language_info"] = {"name": "python"}
+    exporter = MarkdownExporter(preprocessors=[RegexRemovePreprocessor(patterns=[r"#\|\s*hide\b"], enabled=True)])
+    exporter.register_preprocessor(ExtractOutputPreprocessor(output_filename_template="images/index_{cell_index}_{index}{extension}"), enabled=True)
+    text, found = exporter.from_notebook_node(notebook)
     text = re.sub(r"^#\|.*\n", "", text, flags=re.M)
     text = re.sub(r"\]\((?!\w+:|#|/|\.\./)", "](nbs/", text).replace("](../", "](")
-    return NOTE + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    text = NOTE + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return {"README.md": text.encode()} | {f"nbs/{name}": data for name, data in found["outputs"].items()}
 
 
-if __name__ == "__main__": Path(sys.argv[1]).write_text(readme(), encoding="utf-8")
+if __name__ == "__main__":
+    (ROOT / "nbs/images").mkdir(exist_ok=True)
+    for name, data in readme().items(): (ROOT / name).write_bytes(data)
