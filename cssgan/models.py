@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['pad_to_multiple', 'crop_like', 'conv_block', 'UNet3d', 'init_gan', 'Generator', 'PatchDiscriminator', 'patch_size',
-           'init_he', 'Segmentor', 'ResidualBlock', 'ResnetGenerator', 'Networks']
+           'init_he', 'Segmentor', 'ResidualBlock', 'ResnetGenerator', 'Networks', 'has_fast_bfloat16',
+           'mixed_precision']
 
 # %% ../nbs/04_models.ipynb #cell-004
 import torch
@@ -179,7 +180,7 @@ class ResnetGenerator(nn.Module):
                 ) -> torch.Tensor: # [N, 1, X, Y, Z] in [-1, 1]
         return torch.tanh(crop_like(self.net(pad_to_multiple(x, 4, smallest=8)), x))
 
-# %% ../nbs/04_models.ipynb #cell-044
+# %% ../nbs/04_models.ipynb #cell-045
 class Networks(nn.Module):
     "`G_A, G_B, D_A, D_B, S_A, S_B`, reproducible from a seed."
     def __init__(self,
@@ -189,8 +190,23 @@ class Networks(nn.Module):
                  seed: int=0, # of the initial weights
                  ):
         super().__init__()
+        self.shape = dict(width=width, patch_layers=patch_layers, classes=classes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.G_A, self.G_B = Generator(width), Generator(width)
             self.D_A, self.D_B = PatchDiscriminator(width, patch_layers), PatchDiscriminator(width, patch_layers)
             self.S_A, self.S_B = Segmentor(width, classes), Segmentor(width, classes)
+        self.to(memory_format=torch.channels_last_3d) # the layout that convolutions are fast in
+
+# %% ../nbs/04_models.ipynb #cell-051
+def has_fast_bfloat16(device: torch.device, # where the networks are
+                     ) -> bool: # is bfloat16 quicker than float32 there?
+    "A GPU that knows bfloat16, or a CPU with AVX-512."
+    if device.type == "cuda": return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+# %% ../nbs/04_models.ipynb #cell-052
+def mixed_precision(device: torch.device, # where the networks are
+                   ) -> torch.autocast: # a context: `with mixed_precision(device): ...`
+    "bfloat16 where it pays, float32 elsewhere."
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
