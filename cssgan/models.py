@@ -190,7 +190,7 @@ class Networks(nn.Module):
                  seed: int=0, # of the initial weights
                  ):
         super().__init__()
-        self.shape = dict(width=width, patch_layers=patch_layers, classes=classes)
+        self.sizes = dict(width=width, patch_layers=patch_layers, classes=classes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.G_A, self.G_B = Generator(width), Generator(width)
