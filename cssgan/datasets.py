@@ -261,14 +261,15 @@ class Samples(torch.utils.data.Dataset):
 
     def prepared(self,
                  case: Case, # whose scan
-                 ) -> dict: # "volume" float16 [1, X, Y, Z], "labels" uint8 [X, Y, Z]
+                 ) -> dict: # "volume" float16 [1, X, Y, Z], "labels" uint8 [X, Y, Z], "range" of intensities [2]
         "From the cache, or made and kept there."
         file = self.cache / f"{fingerprint(case, self.grid)}.safetensors"
         if file.exists():
             try: return load_file(file)
             except SafetensorError: pass # a damaged file is made again
         volume = load_case(case, self.grid)
-        tensors = {"volume": torch.from_numpy(volume.voxels).half()[None], "labels": torch.from_numpy(volume.label)}
+        tensors = {"volume": torch.from_numpy(volume.voxels).half()[None], "labels": torch.from_numpy(volume.label),
+                   "range": torch.tensor(volume.range)}
         make_folder(self.cache)
         write_whole(file, save(tensors))
         return tensors
@@ -319,6 +320,11 @@ class UnpairedData:
     def length(self) -> int:
         "Pairs in an epoch: the size of the larger domain."
         return max(len(self.train_A), len(self.train_B))
+
+    def ranges(self) -> dict: # modality → (low, high)
+        "The intensities that -1 and 1 stand for: the training volumes' median."
+        def median(samples): return torch.stack([samples.prepared(case)["range"] for case in samples.cases]).median(0).values.tolist()
+        return {"CT": median(self.train_A), "MRI": median(self.train_B)}
 
     def epoch(self,
               seed: int, # of the run
