@@ -182,7 +182,7 @@ def read_label(
     image, header, array = _open_nifti(path)
     array, affine = _three_axes(array, path).astype(float), _affine(image, header, path)
     whole = np.rint(array)
-    if not (np.abs(array - whole) < 1e-3).all() or np.abs(whole).max() >= 2**31:
+    if not np.isfinite(array).all() or np.abs(array - whole).max() > 1e-3 or np.abs(whole).max() >= 2**31:
         raise VolumeError(f"{path} is no label map (not all its values are whole numbers): give one that was not interpolated")
     return whole.astype(np.int32), affine
 
@@ -223,10 +223,10 @@ def _write_nifti(
 ):
     "Write a file whole or not at all, the same bytes for the same content."
     path, image = check_output(path), nib.Nifti1Image(array, affine)
-    head = image.header
-    head.set_xyzt_units("mm")
+    (head := image.header).set_xyzt_units("mm")
     head.set_qform(affine, 1)
-    head.set_sform(affine, 0 if np.array_equal(head.get_qform(), affine) and np.any(affine.astype(np.float32) != affine) else 1)
+    head.set_sform(affine, 1)
+    if np.abs(head.get_qform() - affine).max() < np.abs(head.get_sform() - affine).max(): head["sform_code"] = 0
     if history: head.extensions.append(nib.nifti1.Nifti1Extension("comment", (NOTE + "\n".join(history)).encode()))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,18 @@ def real():
     "The folder of real scans beside the repository; a test that asks for it is skipped where it is not."
     if not REAL.is_dir(): pytest.skip("no real scans in ../shared/data")
     return REAL
+
+
+def pytest_configure(config):
+    for line in ("data: needs the real scans in ../shared/data", "gpu: needs a CUDA device", "browser: needs a browser"):
+        config.addinivalue_line("markers", line)
+    import torch
+    torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("data") and not REAL.is_dir(): pytest.skip("no real scans in ../shared/data")
+    if item.get_closest_marker("gpu"):
+        import torch
+        if not torch.cuda.is_available(): pytest.skip("no CUDA device")
+    if item.get_closest_marker("browser") and not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))): pytest.skip("no Chromium")
