@@ -26,7 +26,7 @@ def turned(angles, spacing=(2, 2.5, 3), flips=(1, 1, 1), origin=(-30, 12.5, 100)
 AFFINES = {
     "plain": np.diag([2, 2.5, 3, 1.0]), "LPS": LPS, "oblique": turned((20, -10, 35)), "oblique, flipped": turned((-15, 12, 5), flips=(-1, -1, 1)),
     "sagittal slices": np.array([[0, 0, 3, -60], [-2, 0, 0, 40], [0, -2.5, 0, 50], [0, 0, 0, 1.0]]),
-    "thick slices": turned((5, 0, 0), spacing=(1.2, 1.2, 8)), "left-handed": turned((0, 30, 0), flips=(-1, 1, 1)),
+    "thick slices": turned((5, 4, -7), spacing=(1.2, 1.2, 6)), "left-handed": turned((0, 30, 0), flips=(-1, 1, 1)),
 }
 
 
