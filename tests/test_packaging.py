@@ -115,7 +115,7 @@ def python(wheel, folder):
     "Python of an environment that has the wheel, what it needs, and nothing else."
     venv.create(folder / "empty", with_pip=True)
     made = folder / "empty" / "bin" / "python"
-    run(made, "-m", "pip", "install", "-q", wheel, "-c", ROOT / "constraints.txt", cwd=folder)
+    run(made, "-m", "pip", "install", "-q", "--no-compile", wheel, "-c", ROOT / "constraints.txt", cwd=folder)
     return made
 
 
