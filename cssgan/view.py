@@ -11,6 +11,7 @@ import io
 from dataclasses import replace
 import nibabel as nib
 import numpy as np
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -44,7 +45,7 @@ def _slice(
     return np.take(array, index[axis], axis)[::-1, ::-1].T
 
 # %% ../nbs/01_view.ipynb #cell-016
-CT_VIEW = (-300.0, 600.0)
+CT_VIEW = (-300.0, 600.0)  # HU
 
 def grey_range(
     volume: Volume,  # a scan
@@ -69,7 +70,14 @@ def _legend(
     handles = [Patch(color=LABEL_COLOURS[v], label=LABEL_NAMES[v]) for v in used] + list(extra)
     if handles: figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9, handlelength=1, columnspacing=1.2)
 
-# %% ../nbs/01_view.ipynb #cell-023
+class Picture(Figure):
+    "A matplotlib Figure that a notebook shows as PNG when it is a cell's last expression."
+    def _repr_png_(self):
+        data = io.BytesIO()
+        self.savefig(data, format="png", dpi=self.dpi, metadata={"Software": None})
+        return data.getvalue()
+
+# %% ../nbs/01_view.ipynb #cell-024
 def _extent(
     picture,  # (rows, columns)
     size,  # of a voxel, mm: (along columns, along rows)
@@ -80,16 +88,19 @@ def _extent(
 def _contours(
     ax,  # where to draw
     label,  # (rows, columns) of a label map
-    size,  # of a voxel, mm
-    colours=None,  # region: colour; None: LABEL_COLOURS
-    width=1.2,  # of the line, points
+    size,  # of a voxel, mm: (along columns, along rows)
+    colours=LABEL_COLOURS,  # region: colour
 ):
     "Outline every region of a cut."
     x, y = ((np.arange(-1, n + 1) + 0.5) * s for n, s in zip(label.shape[::-1], size))
-    for region in set(np.unique(label)) & set(LABEL_COLOURS) - {IGNORE}:
-        ax.contour(x, y, np.pad(label == region, 1).astype(float), [0.5], colors=[(colours or LABEL_COLOURS)[region]], linewidths=width)
+    for region in sorted(set(np.unique(label).tolist()) & set(colours), reverse=True):
+        ax.contour(x, y, np.pad(label == region, 1).astype(float), [0.5], colors=[colours[region]], linewidths=1.3)
 
-# %% ../nbs/01_view.ipynb #cell-024
+# %% ../nbs/01_view.ipynb #cell-025
+def _size(volume, cut):
+    "A voxel's size on a cut's picture, mm: (along columns, along rows)."
+    return [s for axis, s in enumerate(volume.spacing) if axis != CUTS[cut][0]]
+
 def _tile(
     ax,  # where to draw
     volume: Volume,  # axes RAS
@@ -99,30 +110,22 @@ def _tile(
     label=None,  # (X, Y, Z), drawn as contours
 ):
     "One cut of a volume, with the letters of the patient's sides."
-    axis, letters = CUTS[cut]
-    size = [s for i, s in enumerate(volume.spacing) if i != axis]
-    picture = _slice(volume.voxels, cut, index)
+    picture, size = _slice(volume.voxels, cut, index), _size(volume, cut)
     ax.imshow(picture, cmap="gray", vmin=greys[0], vmax=greys[1], extent=_extent(picture, size), interpolation="nearest")
+    ax.autoscale(False)
     if label is not None: _contours(ax, _slice(label, cut, index), size)
     ax.set_axis_off()
-    places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.98, "center", "top"), (0.5, 0.02, "center", "bottom"))
-    for letter, (x, y, ha, va) in zip(letters, places):
-        ax.text(x, y, letter, transform=ax.transAxes, ha=ha, va=va, color="white", fontsize=9, path_effects=[withStroke(linewidth=2, foreground="black")])
-
-# %% ../nbs/01_view.ipynb #cell-026
-class Picture(Figure):
-    "A matplotlib Figure that a notebook shows as PNG when it is a cell's last expression."
-    def _repr_png_(self):
-        data = io.BytesIO()
-        self.savefig(data, format="png", dpi=self.dpi, metadata={"Software": None})
-        return data.getvalue()
+    ax.set_anchor("N")
+    places = ((4, 0, 0, 0.5, "left", "center"), (-4, 0, 1, 0.5, "right", "center"), (0, -3, 0.5, 1, "center", "top"), (0, 3, 0.5, 0, "center", "bottom"))
+    for letter, (dx, dy, x, y, ha, va) in zip(CUTS[cut][1], places):
+        ax.annotate(letter, (x, y), (dx, dy), "axes fraction", "offset points", ha=ha, va=va, color="white", fontsize=9, fontweight="bold", path_effects=[withStroke(linewidth=2, foreground="black")])
 
 # %% ../nbs/01_view.ipynb #cell-029
 def _index(
     volume: Volume,  # axes RAS
     centre,  # world point, or None
 ) -> np.ndarray:  # (x, y, z) of a voxel
-    "The voxel that the cuts go through: at a point, in the labelled heart's middle, or in the middle."
+    "The voxel that the cuts go through."
     if centre is None and volume.label is not None and np.isin(volume.label, range(1, len(REGIONS))).any(): centre = heart_centre(volume)
     index = (np.array(volume.shape) - 1) / 2 if centre is None else nib.affines.apply_affine(np.linalg.inv(volume.affine), centre)
     return np.rint(index).astype(int).clip(0, np.array(volume.shape) - 1)
@@ -134,23 +137,22 @@ def _sizes(
     x, y, z = (n * s for n, s in zip(volume.shape, volume.spacing))
     return (y, x, x), (z, z, y)
 
-# %% ../nbs/01_view.ipynb #cell-030
+# %% ../nbs/01_view.ipynb #cell-032
 def show_volumes(
     volumes,  # Volumes, one a row
-    names=None,  # a name for each row
+    names=None,  # a name for each row; None: the modality
     centre=None,  # world point that all cuts go through, mm; None: each volume's own heart or middle
     title=None,  # above all
     width=7.5,  # of the picture, inches
 ) -> Figure:  # rows of sagittal, coronal and axial cuts
     "Three cuts through each of several volumes, with their labels as contours."
     volumes = [_upright(v) for v in volumes]
-    widths = np.max([_sizes(v)[0] for v in volumes], 0)
-    heights = [max(_sizes(v)[1]) for v in volumes]
+    widths, heights = np.max([_sizes(v)[0] for v in volumes], 0), [max(_sizes(v)[1]) for v in volumes]
     figure = Picture(figsize=(width, width * sum(heights) / sum(widths) + 0.7), dpi=80, layout="constrained")
     axes = figure.subplots(len(volumes), 3, squeeze=False, width_ratios=widths, height_ratios=heights)
     for row, volume, name in zip(axes, volumes, names or [v.modality for v in volumes]):
         for ax, cut in zip(row, CUTS): _tile(ax, volume, cut, _index(volume, centre), grey_range(volume), volume.label)
-        row[0].text(-0.04, 0.5, name, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=10)
+        row[0].annotate(name, (0, 0.5), (-4, 0), "axes fraction", "offset points", rotation=90, ha="right", va="center", fontsize=10)
     for ax, cut in zip(axes[0], CUTS): ax.set_title(cut, fontsize=10)
     if title: figure.suptitle(title, fontsize=11)
     _legend(figure, [v.label for v in volumes])
@@ -163,11 +165,12 @@ def show_volume(
     title=None,  # above the cuts
 ) -> Figure:  # sagittal, coronal and axial cut
     "Three cuts through a volume, with its label as contours."
-    return show_volumes([volume if label is None else replace(volume, label=np.asarray(label))], centre=centre, title=title)
+    if label is not None: volume = replace(volume, label=np.asarray(label).astype(np.uint8))
+    return show_volumes([volume], centre=centre, title=title)
 
-Volume._repr_png_ = lambda self: show_volume(self)._repr_png_()
+Volume._repr_png_ = lambda self: show_volume(self, title=repr(self).splitlines()[0])._repr_png_()
 
-# %% ../nbs/01_view.ipynb #cell-034
+# %% ../nbs/01_view.ipynb #cell-038
 def _overlay(
     ax,  # holds the fake's tile
     segmentation,  # (rows, columns)
@@ -176,42 +179,51 @@ def _overlay(
 ):
     "Regions in their colours, under the white contour of the truth."
     painted = np.zeros((*segmentation.shape, 4))
-    for region, colour in LABEL_COLOURS.items(): painted[segmentation == region] = to_rgba(colour, 0.8)
+    for region, colour in LABEL_COLOURS.items(): painted[segmentation == region] = to_rgba(colour)
     ax.imshow(painted, extent=_extent(segmentation, size), interpolation="nearest")
-    if truth is not None: _contours(ax, truth, size, dict.fromkeys(LABEL_COLOURS, "white"))
+    if truth is not None: _contours(ax, truth, size, dict.fromkeys(range(1, len(REGIONS)), "white"))
 
+def _segmented(
+    ax,  # where to draw
+    fake: Volume,  # axes RAS, its label is the segmentation
+    truth,  # (X, Y, Z) or None
+    cut,  # a name in CUTS
+    index,  # (x, y, z) voxel that the cuts go through
+):
+    "The tile of a segmented fake: the picture dimmed, the regions on it."
+    black, white = grey_range(fake)
+    _tile(ax, fake, cut, index, (black, 2 * white - black))
+    _overlay(ax, _slice(fake.label, cut, index), None if truth is None else _slice(truth, cut, index), _size(fake, cut))
+
+# %% ../nbs/01_view.ipynb #cell-040
 def show_translation(
     real: Volume,  # the scan
     fake: Volume,  # its translation
     rec: Volume = None,  # the translation's translation back
     segmentation=None,  # (X, Y, Z): what a segmentor sees in the fake
     truth=None,  # (X, Y, Z): the real scan's label; None: real.label
-    centre=None,  # world point that the cuts go through, mm
+    centre=None,  # world point that the cuts go through, mm; None: the truth's middle
     title=None,  # above all
-) -> Figure:  # columns: real, fake, reconstruction, segmentation; rows: the three cuts
+) -> Figure:  # rows: the three cuts
     "A translation at one look: real | fake | reconstruction | segmentation of the fake over the contour of the truth."
-    truth = real.label if truth is None else truth
-    real = _upright(replace(real, label=truth))
-    columns = [(f"real {real.modality}", real), (f"fake {fake.modality}", _upright(fake))]
-    if rec is not None: columns.append((f"reconstructed {rec.modality}", _upright(rec)))
-    if segmentation is not None: columns.append(("segmentation of the fake", _upright(replace(fake, label=np.asarray(segmentation)))))
+    real = _upright(real if truth is None else replace(real, label=np.asarray(truth).astype(np.uint8)))
+    columns = {f"real {real.modality}": real, f"fake {fake.modality}": _upright(fake)}
+    if rec is not None: columns[f"reconstructed {rec.modality}"] = _upright(rec)
+    if segmentation is not None: columns["fake, segmented"] = _upright(replace(fake, label=np.asarray(segmentation).astype(np.uint8)))
     index, (widths, heights) = _index(real, centre), _sizes(real)
-    figure = Picture(figsize=(2 * len(columns), 2 * sum(heights) / max(widths) + 0.7), dpi=80, layout="constrained")
+    figure = Picture(figsize=(2.2 * len(columns), 2.2 * sum(heights) / max(widths) + 0.8), dpi=80, layout="constrained")
     axes = figure.subplots(3, len(columns), squeeze=False, height_ratios=heights)
-    for j, (name, volume) in enumerate(columns):
-        axes[0, j].set_title(name, fontsize=10)
-        for ax, cut in zip(axes[:, j], CUTS):
-            _tile(ax, volume, cut, index, grey_range(volume))
-            if name.startswith("seg"): _overlay(ax, _slice(volume.label, cut, index), None if truth is None else _slice(real.label, cut, index), [s for i, s in enumerate(volume.spacing) if i != CUTS[cut][0]])
-    white = [Line2D([], [], color="white", label="truth", path_effects=[withStroke(linewidth=3, foreground="black")])] if segmentation is not None and truth is not None else []
-    if segmentation is not None: _legend(figure, [segmentation, truth], white)
+    for column, (name, volume) in zip(axes.T, columns.items()):
+        column[0].set_title(name, fontsize=10)
+        for ax, cut in zip(column, CUTS):
+            if name.endswith("segmented"): _segmented(ax, volume, real.label, cut, index)
+            else: _tile(ax, volume, cut, index, grey_range(volume))
+    outline = Line2D([], [], color="white", label="truth", path_effects=[withStroke(linewidth=3, foreground="black")])
+    if segmentation is not None: _legend(figure, [segmentation], [outline] if real.label is not None else [])
     if title: figure.suptitle(title, fontsize=11)
     return figure
 
-# %% ../nbs/01_view.ipynb #cell-035
-from matplotlib.colors import to_rgba
-
-# %% ../nbs/01_view.ipynb #cell-038
+# %% ../nbs/01_view.ipynb #cell-044
 def plot_curves(
     curves: dict,  # name: values, one an epoch (None or NaN where there is none)
     title=None,  # above
@@ -224,8 +236,9 @@ def plot_curves(
     ax = figure.subplots()
     for name, values in curves.items():
         values = np.array(values, dtype=float)
-        ax.plot(np.arange(1, len(values) + 1), values, label=name, marker="o" if len(values) < 20 else None, markersize=3)
+        ax.plot(np.arange(1, len(values) + 1), values, label=name, marker="o" if len(values) < 30 else None, markersize=3)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)

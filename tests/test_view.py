@@ -1,0 +1,136 @@
+"What cssgan.view promises: pictures that do not lie about sides, proportions and colours."
+import subprocess
+import sys
+from dataclasses import replace
+from io import BytesIO
+
+import nibabel as nib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from cssgan.view import CUTS, LABEL_COLOURS, LABEL_NAMES, grey_range, plot_curves, show_translation, show_volume, show_volumes
+from cssgan.volumes import IGNORE, REGIONS, Volume, normalise
+
+WORLD = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
+AFFINES = {"RAS": np.diag([2, 3, 4, 1.0]), "LPS": np.diag([-2, -3, 4, 1.0]), "LIA": np.array([[-2, 0, 0, 9], [0, 0, 4, 5], [0, -3, 0, 1], [0, 0, 0, 1.0]]),
+           "oblique": nib.affines.from_matvec(np.array([[0.97, -0.2, 0.1], [0.2, 0.97, -0.1], [-0.08, 0.12, 0.98]]) @ np.diag([-2, 3, 4]))}
+
+
+def volume(affine=AFFINES["LPS"], shape=(20, 16, 12), modality="CT"):
+    voxels = np.random.default_rng(0).normal(0, 200, shape).astype(np.float32)
+    label = np.zeros(shape, np.uint8)
+    for region in range(1, 6): label[3 * region - 1:3 * region + 2, 4:10, 3:8] = region
+    return Volume(voxels, affine, modality, label)
+
+
+def pixels(figure):
+    return imread(BytesIO(figure._repr_png_()))[..., :3]
+
+
+def image_axes(figure): return [ax for ax in figure.axes if ax.images]
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_each_letter_stands_where_that_side_of_the_patient_is(affine):
+    dark = volume(affine)
+    points = nib.affines.apply_affine(affine, np.moveaxis(np.indices(dark.shape), 0, -1))
+    for side, direction in WORLD.items():
+        lit = replace(dark, voxels=(points - points.mean((0, 1, 2))) @ np.array(direction, float) * 50, label=None)  # brighter towards that side
+        for ax, (cut, (_, letters)) in zip(image_axes(show_volume(lit)), CUTS.items()):
+            if side not in letters: continue
+            text = next(t for t in ax.texts if t.get_text() == side)
+            picture = ax.images[0].get_array()
+            brightest = {"left": picture[:, 0], "right": picture[:, -1], "top": picture[0], "bottom": picture[-1]}
+            x, y = text.xy
+            place = "left" if x == 0 else "right" if x == 1 else "top" if y == 1 else "bottom"
+            assert max(brightest, key=lambda k: brightest[k].mean()) == place, (side, cut)
+            assert ax.images[0].origin == "upper"
+
+
+def test_radiological_convention():
+    assert {cut: letters for cut, (_, letters) in CUTS.items()} == {"sagittal": "APSI", "coronal": "RLSI", "axial": "RLAP"}
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_proportions_are_the_patients(affine):
+    figure = show_volume(volume(affine))
+    pixels(figure)
+    for ax in image_axes(figure):
+        left, right, bottom, top = ax.images[0].get_extent()
+        box = ax.get_window_extent()
+        assert box.width / box.height == pytest.approx((right - left) / (bottom - top), rel=0.02)
+        rows, columns = ax.images[0].get_array().shape
+        assert {round((right - left) / columns), round((bottom - top) / rows)} < {2, 3, 4}
+
+
+def test_pictures_are_not_blank_and_fit_their_canvas():
+    v = volume()
+    for figure in (show_volume(v), show_volumes([v, replace(v, modality="MRI")], ["one", "two"], title="two"), show_translation(v, v, v, v.label), plot_curves({"a": [1, 2, None]})):
+        assert isinstance(figure, Figure)
+        image = pixels(figure)
+        assert image.std() > 0.05 and (image[[0, -1]] == 1).all() and (image[:, [0, -1]] == 1).all()
+
+
+def test_pictures_are_the_same_each_time():
+    assert show_volume(volume())._repr_png_() == show_volume(volume())._repr_png_() == show_volume(volume(), title=None)._repr_png_()
+
+
+def test_a_volume_shows_itself():
+    assert volume()._repr_png_()[:4] == b"\x89PNG"
+
+
+def test_colours_are_one_fixed_table():
+    assert LABEL_COLOURS == {1: "#ff5a36", 2: "#56b4e9", 3: "#f0e442", 4: "#d78bff", 5: "#00c48c", IGNORE: "#9a9a9a"}
+    assert [LABEL_NAMES[i] for i in range(6)] == list(REGIONS)
+
+
+def test_only_regions_that_are_there_are_in_the_legend():
+    v = volume()
+    two = replace(v, label=np.where(np.isin(v.label, (1, 5)), v.label, 0).astype(np.uint8))
+    assert [t.get_text() for t in show_volume(two).legends[0].get_texts()] == ["LV", "myocardium"]
+    assert not show_volume(replace(v, label=None)).legends
+
+
+def test_labels_are_contours_over_an_image_and_never_interpolated():
+    v = volume()
+    axial = image_axes(show_volume(v))[2]
+    assert len(axial.images) == 1 and len(axial.collections) == 5
+    segmented = image_axes(show_translation(v, v, v, v.label))
+    assert {image.get_interpolation() for ax in segmented for image in ax.images} == {"nearest"}
+
+
+def test_cuts_go_through_the_heart_or_the_named_point():
+    v = volume()
+    label = np.zeros(v.shape, np.uint8)
+    label[15, 3, 9] = 1
+    seen = image_axes(show_volume(replace(v, label=label)))[2].images[0].get_array()
+    assert np.array_equal(seen, v.voxels[:, :, 9].T)  # an LPS array is already laid out as radiologists look at it
+    point = nib.affines.apply_affine(v.affine, (1, 1, 2))
+    assert np.array_equal(image_axes(show_volume(v, centre=point))[2].images[0].get_array(), v.voxels[:, :, 2].T)
+    show_volume(v, centre=(1e4, 0, 0))  # beside the volume: the nearest cut
+
+
+def test_a_scaled_ct_looks_as_it_did_in_hu():
+    v = volume()
+    assert grey_range(v) == (-300, 600)
+    assert np.allclose(pixels(show_volume(v)), pixels(show_volume(normalise(v))), atol=0.02)
+
+
+def test_translation_has_the_columns_it_was_given():
+    v, label = volume(), volume().label
+    def titles(figure): return [ax.get_title() for ax in figure.axes[:len(figure.axes) // 3]]
+    assert titles(show_translation(v, replace(v, modality="MRI"), v, label)) == ["real CT", "fake MRI", "reconstructed CT", "fake, segmented"]
+    assert titles(show_translation(replace(v, label=None), replace(v, modality="MRI"))) == ["real CT", "fake MRI"]
+    assert len(show_translation(replace(v, label=None), v, segmentation=label, truth=label.astype(int)).axes) == 9
+
+
+def test_curves_leave_out_what_is_missing():
+    line = plot_curves({"a": [1, None, float("nan"), 4]}).axes[0].lines[0]
+    assert line.get_xdata().tolist() == [1, 2, 3, 4] and np.isnan(line.get_ydata()).tolist() == [False, True, True, False]
+
+
+def test_pictures_need_neither_a_display_nor_pyplot():
+    code = "import sys; sys.path.insert(0, 'tests'); from test_view import *; show_volume(volume())._repr_png_(); assert 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PATH": "", "MPLBACKEND": "TkAgg"}, cwd=__file__.rsplit("/", 2)[0])
