@@ -11,7 +11,9 @@ DEVELOPMENT = "nbdev fastcore execnb papermill nbclient nbformat nbconvert pytes
 def loaded_by(module):
     "Names in `sys.modules` after a fresh interpreter has imported `module`."
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
-    return set(json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
 
 
 @pytest.mark.parametrize("module, forbidden", [
