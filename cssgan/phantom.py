@@ -255,7 +255,7 @@ def paint_ribs(
     space.paint("cortical bone", rib < 5.5)
     space.paint("marrow", rib < 3)
     space.paint("cartilage", (rib < 5.5) & (y > 30) & (np.abs(x) < 55 + .3 * (z + 60)))
-    sternum = np.maximum((np.hypot(x / (14 + .06 * z), (d - 6) / 6.5) - 1) * 6.5, np.maximum(-45 - z, 30 - y))
+    sternum = np.maximum((np.hypot(x / (14 + .06 * z), (d - 6) / 6.5) - 1) * 6.5, np.maximum(np.abs(z - 30) - 75, 30 - y))
     space.paint("cortical bone", sternum < 0)
     space.paint("marrow", sternum < -1.6)
 
@@ -266,10 +266,10 @@ def vertebrae(
     "The parts of the spine, over and over along z."
     x, y, z = body[0], body[1] - 8 * (body[2] / 100)**2, body[2]
     level = np.abs(np.mod(z / 25, 1) - .5) * 25
-    front = (np.hypot(x / 17, (y + 83) / 15) - 1 + .012 * (12.5 - level)) * 15
-    wings = np.maximum(np.abs(y + 109 + .25 * np.abs(x)) - 5, np.abs(x) - 34)
-    spike = np.maximum(np.abs(x) - 3.5, np.abs(y + 131 - .3 * (level - 6)) - 15)
-    ring = np.hypot(x, y + 106)
+    front = (np.hypot(x / 17, (y + 74) / 15) - 1 + .012 * (12.5 - level)) * 15
+    wings = np.maximum(np.abs(y + 100 + .25 * np.abs(x)) - 5, np.abs(x) - 34)
+    spike = np.maximum(np.abs(x) - 3.5, np.abs(y + 122 - .3 * (level - 6)) - 15)
+    ring = np.hypot(x, y + 97)
     return front, np.minimum(np.maximum(np.minimum(wings, spike), 6 - level), ring - 14), ring - 8.5, level
 
 def paint_spine(
@@ -278,7 +278,7 @@ def paint_spine(
 ):
     "The muscles of the back, then vertebrae with discs between them, and the canal."
     front, arch, canal, level = vertebrae(body)
-    space.paint("muscle", np.hypot((np.abs(body[0]) - 24) / 22, (body[1] + 126) / 20) < 1)
+    space.paint("muscle", np.hypot(body[0] / 42, (body[1] + 122) / 29) < 1)
     space.paint("cortical bone", np.minimum(front, arch) < 0)
     space.paint("marrow", np.minimum(front, arch) < -1.8)
     space.paint("cartilage", (front < 0) & (level > 9.8))
@@ -297,7 +297,7 @@ def paint_belly(
     under = np.maximum(z - dome, d + 1)
     space.paint("muscle", under < 0)
     space.paint("fat", under < -1.5)
-    space.paint("liver", np.maximum(under + 2, -35 - x + .25 * (dome - z) + .1 * y) < 0)
+    space.paint("liver", np.maximum(under + 2, -42 - x + .25 * (dome - z) + .1 * y) < 0)
     space.paint("spleen", np.maximum(under + 5, ellipsoid(body, (-85, -70, p.dome - 45), (32, 42, 45))) < 0)
     stomach = np.maximum(under + 4, ellipsoid(body, (-62, 5, p.dome - 38), (38, 42, 38)))
     space.paint("stomach", stomach < 0)
@@ -312,12 +312,12 @@ def paint_lungs(
 ):
     "Vessels in the lungs, and the fat between the lungs."
     x, y, z = body
-    root = np.exp(-np.sqrt((np.abs(x) - 35)**2 + (y + 35)**2 + (z - 25)**2) / 40)
-    fields = [smooth_field(rng, space.axes, 11) for _ in range(2)]
-    space.paint("lung vessel", np.hypot(*fields) < .15 + .4 * root, over=["lung"])
-    back = np.hypot((x + 6) / 22, (y + 64) / 13) - 1
+    root = np.exp(-np.sqrt((np.abs(x) - 40)**2 + (y + 35)**2 + (z - 20)**2) / 30)
+    fields = [smooth_field(rng, space.axes, 8) for _ in range(2)]
+    space.paint("lung vessel", np.hypot(*fields) < .17 + .7 * root, over=["lung"])
+    back = np.hypot((x + 6) / 24, (y + 54) / 15) - 1
     wide = np.clip((z - 2) / 28, .01, 1) * (1 - np.clip(z - 50, 0, 80) / 150)
-    top = np.maximum(np.hypot((x / wide + 15) / 38, (y + 14) / 56) - 1, 5 - z)
+    top = np.maximum(np.hypot((x / wide + 14) / 33, (y + 14) / 56) - 1, 5 - z)
     sheet = np.abs(x - p.midline * (y - 66) / 56) - (4 + np.clip(z - 25, 0, 40) * .3 + np.clip(y - 52, 0, 20))
     between = np.minimum(np.minimum(back, top), np.maximum(sheet, 10 - y))
     space.paint("fat", between < 0, over=["lung", "lung vessel"])
@@ -451,7 +451,7 @@ def arteries(
     "The aorta with its arch, the pulmonary artery with its two branches."
     m, a, v = p.midline, h.aortic, h.pulmonary
     aorta = [to_body(a, 13), to_body(a + (3, 2, 10), 17), to_body(a + (7, 4, 32), 15), (m - 2, 2, 66, 15), (m - 12, -25, 84, 13.5),
-             (m - 24, -56, 74, 12.5), (m - 27, -68, 40, 12), (m - 25, -70, 0, 12), (m - 18, -72, -60, 11), (m - 8, -72, -200, 10)]
+             (m - 24, -52, 74, 12.5), (m - 27, -61, 40, 12), (m - 25, -61, 0, 12), (m - 18, -62, -60, 11), (m - 8, -62, -200, 10)]
     fork = to_body(v + (2, -36, 22), 12)
     right = [fork, to_body(v + (28, -56, 24), 10), to_body(v + (58, -62, 20), 8.5), (m + 55, -48, 32, 6), (m + 74, -62, 12, 2)]
     left = [fork, to_body(v + (-10, -58, 26), 9.5), (m - 46, -56, 44, 7.5), (m - 64, -74, 18, 3)]
@@ -480,7 +480,7 @@ def airways(
     "Windpipe, bronchi, and the gullet behind them."
     m = p.midline
     bronchi = [[(m, -46, 58, 7), (m + s * 22, -50, 42 - 4 * s, 6), (m + s * 48, -56, 28, 4)] for s in (1, -1)]
-    gullet = [(m - 4, -58, 190, 6), (m - 8, -62, 40, 6), (m - 12, -60, -40, 6), (m - 30, -40, -90, 7)]
+    gullet = [(m - 4, -50, 190, 6), (m - 8, -54, 40, 6), (m - 12, -52, -40, 6), (m - 30, -36, -90, 7)]
     return {"muscle": [gullet], "airway": [[(m + 3, -35, 190, 8.5), (m + 3, -42, 100, 8.5), (m, -46, 56, 8.5)], *bronchi]}
 
 def paint_vessels(
@@ -541,7 +541,7 @@ def ct_values(
     u, n = rng.uniform, rng.normal
     left, right, muscle = u(240, 460), u(60, 420), n(52, 6)
     myo = muscle + u(20, 75)
-    hu = {"air": -1000, "fat": n(-100, 8), "muscle": muscle, "lung": n(-855, 20), "lung vessel": (left + right) / 2.5,
+    hu = {"air": -1000, "fat": n(-100, 8), "muscle": muscle, "lung": n(-855, 20), "lung vessel": (left + right) / 2,
           "airway": -990, "cortical bone": u(420, 800), "marrow": u(120, 260), "cartilage": u(75, 130), "spinal canal": 30,
           "liver": u(50, 120), "stomach": u(5, 60), "spleen": u(80, 150), "heart wall": myo - 10, "vessel wall": muscle,
           "myocardium": myo, "LV blood": left, "papillary muscle": myo, "RV blood": right, "RV trabecula": myo + 10,
