@@ -1,0 +1,93 @@
+"The networks: any size in, the same size out; the paper's shape; reproducible; every weight can learn."
+import pytest
+import torch
+from torch import nn
+
+from cssgan.models import (Generator, Networks, PatchDiscriminator, ResnetGenerator, Segmentor, crop_like, mixed_precision, pad_to_multiple,
+                           patch_size)
+
+SIZES = [(16, 16, 16), (17, 23, 9), (8, 24, 5), (1, 1, 1), (30, 7, 12)]
+MAKERS = {"Generator": lambda: Generator(4), "Segmentor": lambda: Segmentor(4), "ResnetGenerator": lambda: ResnetGenerator(4, blocks=1)}
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", MAKERS)
+def test_any_size_comes_out_as_it_went_in(name, size):
+    with torch.no_grad(): out = MAKERS[name]()(torch.randn(1, 1, *size))
+    assert out.shape == (1, 6 if name == "Segmentor" else 1, *size) and out.isfinite().all()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_discriminator_scores_any_size(size):
+    with torch.no_grad(): out = PatchDiscriminator(4, 2)(torch.randn(2, 1, *size))
+    assert out.shape[:2] == (2, 1) and out.numel() > 0 and out.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["Generator", "ResnetGenerator"])
+def test_translations_stay_between_minus_one_and_one(name):
+    with torch.no_grad(): out = MAKERS[name]()(100 * torch.randn(1, 1, 16, 16, 16))
+    assert out.abs().max() <= 1
+
+
+@pytest.mark.parametrize("layers, size", [(1, 16), (2, 34), (3, 70)])
+def test_patch_is_as_large_as_said(layers, size):
+    D = PatchDiscriminator(2, layers)
+    assert patch_size(D) == size
+    local = nn.Sequential(*[m for m in D.net if not isinstance(m, nn.InstanceNorm3d)])  # the norm looks at the whole volume
+    for m in local.modules():
+        if isinstance(m, nn.Conv3d): nn.init.constant_(m.weight, 0.01)
+    x = torch.zeros(1, 1, 160, 32, 32, requires_grad=True)
+    scores = local(x)
+    scores[0, 0, scores.shape[2] // 2].sum().backward()
+    assert (x.grad != 0).any(4).any(3).sum().item() == size
+
+
+def test_the_papers_blocks():
+    G, S = Generator(4), Segmentor(4)
+    strided = [m for m in G.modules() if isinstance(m, nn.Conv3d) and m.stride == (2, 2, 2)]
+    assert len(strided) == 3 and all(m.kernel_size == (3, 3, 3) for m in strided)
+    assert any(isinstance(m, nn.InstanceNorm3d) for m in G.modules()) and not any(isinstance(m, nn.MaxPool3d) for m in G.modules())
+    assert sum(isinstance(m, nn.MaxPool3d) for m in S.modules()) == 3
+    assert not any("Norm" in type(m).__name__ for m in S.modules())
+    assert any(isinstance(m, nn.LeakyReLU) for m in PatchDiscriminator(4).modules())
+
+
+def test_same_seed_same_weights_and_the_callers_randomness_is_left_alone():
+    torch.manual_seed(7)
+    a = Networks(4, 1, seed=3).state_dict()
+    after = torch.rand(3)
+    torch.manual_seed(7)
+    assert torch.equal(after, torch.rand(3))
+    b, c = Networks(4, 1, seed=3).state_dict(), Networks(4, 1, seed=4).state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a) and not torch.equal(a["G_A.net.first.0.0.weight"], c["G_A.net.first.0.0.weight"])
+
+
+def test_the_two_of_a_kind_begin_differently():
+    nets = Networks(4, 1)
+    for a, b in ((nets.G_A, nets.G_B), (nets.D_A, nets.D_B), (nets.S_A, nets.S_B)):
+        assert not torch.equal(next(a.parameters()), next(b.parameters()))
+
+
+@pytest.mark.parametrize("name", ["G_A", "G_B", "D_A", "D_B", "S_A", "S_B"])
+def test_every_weight_has_a_finite_gradient(name):
+    torch.manual_seed(0)
+    net = getattr(Networks(4, 1), name)
+    net(torch.randn(1, 1, 16, 16, 16)).square().mean().backward()
+    for key, p in net.named_parameters(): assert p.grad is not None and p.grad.isfinite().all(), key
+    assert sum((p.grad != 0).any().item() for p in net.parameters()) > 0.8 * len(list(net.parameters()))
+
+
+def test_padding_repeats_the_edge_and_is_undone():
+    x = torch.randn(1, 2, 5, 8, 9)
+    y = pad_to_multiple(x, 8)
+    assert y.shape == (1, 2, 8, 8, 16) and torch.equal(y[:, :, :5, :, :9], x) and torch.equal(y[:, :, 7, :, 15], x[:, :, 4, :, 8])
+    assert torch.equal(crop_like(y, x), x) and pad_to_multiple(y, 8) is y
+
+
+def test_mixed_precision_changes_little():
+    torch.manual_seed(0)
+    S, x = Segmentor(4).eval(), torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        exact = S(x)
+        with mixed_precision(x.device): mixed = S(x).float()
+    assert (exact - mixed).abs().max() < 0.05 * exact.abs().max() + 0.05
