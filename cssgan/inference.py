@@ -67,12 +67,18 @@ def translate(scan: str|Path|Volume, # CT or MRI: a NIfTI file, or a volume
 
 # %% ../nbs/10_inference.ipynb #cell-024
 def one_heart(labels: np.ndarray, # integers (X, Y, Z)
+              affine: np.ndarray, # 4×4, where they lie
+              grid: Grid, # the training grid: its size is the field of view
+              centre, # world point (x, y, z) in its middle, mm
               ) -> np.ndarray: # the same, with one connected piece
-    "Keep the largest connected piece of all labels together."
+    "Keep the connected piece that fills most of the heart's presumed field of view."
     from scipy import ndimage
     pieces, count = ndimage.label(labels > 0)
     if count < 2: return labels
-    return np.where(pieces == 1 + np.bincount(pieces.ravel())[1:].argmax(), labels, 0)
+    field = Volume(np.ones(grid.shape, np.uint8), grid.affine(centre), "CT")
+    near = label_to_scan(field.voxels, field.affine, Volume(labels, affine, "CT")) > 0
+    sizes = np.bincount(pieces[near], minlength=count + 1)[1:]
+    return np.where(pieces == 1 + sizes.argmax(), labels, 0)
 
 # %% ../nbs/10_inference.ipynb #cell-026
 def segment(scan: str|Path|Volume, # CT or MRI: a NIfTI file, or a volume
@@ -86,7 +92,7 @@ def segment(scan: str|Path|Volume, # CT or MRI: a NIfTI file, or a volume
     grid = Grid(*(tuple(about["grid"][key]) for key in ("shape", "spacing")))
     seen = prepare(scan, grid, centre)
     scores = slide(nets.S_A if modality == "CT" else nets.S_B, seen, grid)
-    labels = one_heart(scores.argmax(0).numpy().astype(np.uint8))
+    labels = one_heart(scores.argmax(0).numpy().astype(np.uint8), seen.affine, grid, heart_centre(scan) if centre is None else centre)
     line = f"segmented by a network (cssgan {cssgan.__version__}): not for diagnosis"
     labelled = with_label(scan, label_to_scan(labels, seen.affine, scan), scan.affine)
     return replace(labelled, history=(*scan.history, line))

@@ -159,7 +159,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x): return x + self.net(x)
 
-# %% ../nbs/04_models.ipynb #cell-038
+# %% ../nbs/04_models.ipynb #cell-039
 class ResnetGenerator(nn.Module):
     "The 3D CycleGAN generator: residual blocks, transposed convolutions, no long skips."
     def __init__(self,
@@ -180,7 +180,7 @@ class ResnetGenerator(nn.Module):
                 ) -> torch.Tensor: # [N, 1, X, Y, Z] in [-1, 1]
         return torch.tanh(crop_like(self.net(pad_to_multiple(x, 4, smallest=8)), x))
 
-# %% ../nbs/04_models.ipynb #cell-045
+# %% ../nbs/04_models.ipynb #cell-046
 class Networks(nn.Module):
     "`G_A, G_B, D_A, D_B, S_A, S_B`, reproducible from a seed."
     def __init__(self,
@@ -198,14 +198,14 @@ class Networks(nn.Module):
             self.S_A, self.S_B = Segmentor(width, classes), Segmentor(width, classes)
         self.to(memory_format=torch.channels_last_3d) # the layout that convolutions are fast in
 
-# %% ../nbs/04_models.ipynb #cell-051
+# %% ../nbs/04_models.ipynb #cell-052
 def has_fast_bfloat16(device: torch.device, # where the networks are
                      ) -> bool: # is bfloat16 quicker than float32 there?
     "A GPU that knows bfloat16, or a CPU with AVX-512."
     if device.type == "cuda": return torch.cuda.is_bf16_supported()
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
-# %% ../nbs/04_models.ipynb #cell-052
+# %% ../nbs/04_models.ipynb #cell-053
 def mixed_precision(device: torch.device, # where the networks are
                    ) -> torch.autocast: # a context: `with mixed_precision(device): ...`
     "bfloat16 where it pays, float32 elsewhere."
