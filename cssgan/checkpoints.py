@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['CheckpointError', 'about_networks', 'write_tensors', 'save_checkpoint', 'refuse_pickles', 'find_checkpoint',
-           'read_tensors', 'read_about', 'load_checkpoint', 'optimizer_tensors', 'restore_optimizer']
+           'read_tensors', 'plausible', 'read_about', 'load_checkpoint', 'optimizer_tensors', 'restore_optimizer']
 
 # %% ../nbs/07_checkpoints.ipynb #cell-003
-import hashlib, json
+import hashlib, json, math
 from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 import cssgan
-from .volumes import Grid, REGIONS
+from .volumes import Grid, MODALITIES, REGIONS
 from .datasets import make_folder, write_whole
 from .models import Networks
 
@@ -92,17 +92,27 @@ def read_tensors(folder: Path, # the checkpoint's folder
         tensors |= load(content)
     return tensors
 
-# %% ../nbs/07_checkpoints.ipynb #cell-027
+# %% ../nbs/07_checkpoints.ipynb #cell-028
+def plausible(about: dict, # what checkpoint.json says
+             ) -> bool: # can these be a grid and its intensities?
+    "Are there three sizes above zero, and a range for each modality?"
+    try:
+        shape, spacing = about["grid"]["shape"], about["grid"]["spacing"]
+        sizes = len(shape) == len(spacing) == 3 and all(isinstance(n, int) for n in shape) and min(*shape, *spacing) > 0
+        return sizes and all(-math.inf < low < high < math.inf for low, high in map(about["ranges"].get, MODALITIES))
+    except (AttributeError, KeyError, TypeError, ValueError): return False
+
+# %% ../nbs/07_checkpoints.ipynb #cell-030
 def read_about(folder: Path, # the checkpoint's folder
               ) -> dict: # what `about_networks` wrote, and the files
     "Read checkpoint.json."
     try: about = json.loads((folder / "checkpoint.json").read_text())
     except (OSError, ValueError) as e: raise CheckpointError(f"{folder / 'checkpoint.json'} is damaged ({e}); copy it again") from e
-    missing = [key for key in ("cssgan", "networks", "grid", "ranges", "files") if key not in about]
-    if missing: raise CheckpointError(f"{folder / 'checkpoint.json'} does not say {', '.join(missing)}; it is no checkpoint of cssgan, or damaged")
+    missing = [key for key in ("cssgan", "networks", "grid", "ranges", "files") if not isinstance(about, dict) or key not in about]
+    if missing or not plausible(about): raise CheckpointError(f"{folder / 'checkpoint.json'} does not say {', '.join(missing or ['a grid and ranges that can be'])}; it is no checkpoint of cssgan, or damaged")
     return about
 
-# %% ../nbs/07_checkpoints.ipynb #cell-029
+# %% ../nbs/07_checkpoints.ipynb #cell-032
 def load_checkpoint(folder: str|Path, # a checkpoint's folder, or that of a run
                     with_training: bool=False, # also read what training needs to go on?
                     ) -> tuple: # (Networks, about, training tensors or {})
@@ -115,11 +125,11 @@ def load_checkpoint(folder: str|Path, # a checkpoint's folder, or that of a run
         nets = Networks(**about["networks"])
         nets.load_state_dict(read_tensors(folder, about["files"]["weights"]))
         return nets.eval(), about, read_tensors(folder, about["files"]["training"]) if with_training else {}
-    except (RuntimeError, TypeError, SafetensorError, KeyError, AttributeError) as e:
+    except (RuntimeError, TypeError, SafetensorError, LookupError, AttributeError) as e:
         what = " ".join(str(e).split())[:200]
         raise CheckpointError(f"{folder}: the weights do not have the shape that checkpoint.json describes ({what}); get both from one run") from e
 
-# %% ../nbs/07_checkpoints.ipynb #cell-037
+# %% ../nbs/07_checkpoints.ipynb #cell-040
 def optimizer_tensors(optimizer: torch.optim.Optimizer, # Adam
                       prefix: str, # of the names
                       ) -> dict: # "prefix.i.key" → tensor
@@ -127,7 +137,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, # Adam
     state = optimizer.state_dict()["state"]
     return {f"{prefix}.{i}.{key}": tensor for i, memory in state.items() for key, tensor in memory.items()}
 
-# %% ../nbs/07_checkpoints.ipynb #cell-038
+# %% ../nbs/07_checkpoints.ipynb #cell-042
 def restore_optimizer(optimizer: torch.optim.Optimizer, # a fresh one over the same parameters
                       tensors: dict, # with `optimizer_tensors` among them
                       prefix: str, # of the names

@@ -1,0 +1,223 @@
+"Checkpoints: whole or not at all, complete, and never run as code."
+import hashlib, json, os, pickle, shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cssgan import checkpoints, datasets
+from cssgan.checkpoints import (CheckpointError, about_networks, find_checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer,
+                                save_checkpoint)
+from cssgan.models import Networks
+from cssgan.volumes import Grid, VolumeError
+
+
+@pytest.fixture
+def copy(checkpoint, tmp_path):
+    "A copy that may be spoilt."
+    return shutil.copytree(checkpoint, tmp_path / "copy")
+
+
+def refused(folder, says="", **how):
+    "The message of the error that loading must raise: one line that names the folder."
+    with pytest.raises(CheckpointError) as e: load_checkpoint(folder, **how)
+    message = str(e.value)
+    assert "\n" not in message and says in message and str(folder) in message, message
+    return message
+
+
+def rewrite(folder, **facts):
+    "Change what checkpoint.json says."
+    file = folder / "checkpoint.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | facts))
+
+
+def about_of(nets, **more): return about_networks(nets, Grid((8, 8, 8), (2.0, 2.0, 2.0)), {"CT": (-1000, 1000), "MRI": (0, 500)}, **more)
+
+
+def equal(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# ---- there and back
+
+def test_weights_and_words_come_back(tmp_path):
+    nets = Networks(4, 1, seed=5)
+    save_checkpoint(tmp_path / "a" / "b", nets, about_of(nets, note=[1, None, "ü"]), {"rng": torch.arange(5, dtype=torch.uint8)})
+    again, about, training = load_checkpoint(tmp_path / "a" / "b", with_training=True)
+    assert equal(nets.state_dict(), again.state_dict()) and not again.training
+    assert about["note"] == [1, None, "ü"] and about["ranges"]["MRI"] == [0, 500] and about["grid"]["shape"] == [8, 8, 8]
+    assert training["rng"].tolist() == [0, 1, 2, 3, 4] and training["rng"].dtype == torch.uint8
+
+
+def test_a_folder_holds_json_and_safetensors_only(tmp_path):
+    nets = Networks(4, 1)
+    for training in ({"step": torch.zeros(2)}, {"step": torch.ones(2)}, None): save_checkpoint(tmp_path, nets, about_of(nets), training)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert len(names) == 2 and names[0] == "checkpoint.json" and names[1].startswith("weights-")
+
+
+def test_an_optimizer_goes_on_as_if_nothing_had_been():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 3)
+    adam = torch.optim.Adam(layer.parameters(), 1e-2, betas=(0.5, 0.999))
+    def step(layer, adam):
+        adam.zero_grad()
+        layer(torch.ones(1, 3)).square().sum().backward()
+        adam.step()
+    for _ in range(3): step(layer, adam)
+    twin = torch.nn.Linear(3, 3)
+    twin.load_state_dict(layer.state_dict())
+    other = torch.optim.Adam(twin.parameters(), 1e-2, betas=(0.5, 0.999))
+    restore_optimizer(other, optimizer_tensors(adam, "G") | {"Gx.0.step": torch.ones(())}, "G")
+    for _ in range(2): step(layer, adam), step(twin, other)
+    assert torch.equal(layer.weight, twin.weight)
+
+
+@pytest.mark.parametrize("place", ["", "best", "checkpoint", "checkpoint/best"])
+def test_a_runs_folder_will_do(checkpoint, tmp_path, place):
+    shutil.copytree(checkpoint, tmp_path / "run" / place)
+    assert find_checkpoint(tmp_path / "run") == tmp_path / "run" / place
+
+
+# ---- whole or not at all
+
+@pytest.mark.parametrize("survives", [0, 1, 2])
+def test_killed_between_two_writes_keeps_the_old_checkpoint(copy, monkeypatch, survives):
+    old, writes = load_checkpoint(copy)[0].state_dict(), []
+    def write(path, content):
+        if len(writes) == survives: raise KeyboardInterrupt
+        writes.append(path)
+        datasets.write_whole(path, content)
+    monkeypatch.setattr(checkpoints, "write_whole", write)
+    new = Networks(4, 1, seed=9)
+    with pytest.raises(KeyboardInterrupt): save_checkpoint(copy, new, about_of(new), {"rng": torch.ones(3)})
+    assert equal(load_checkpoint(copy, with_training=True)[0].state_dict(), old)
+    monkeypatch.undo()
+    save_checkpoint(copy, new, about_of(new), {"rng": torch.ones(3)})
+    assert equal(load_checkpoint(copy)[0].state_dict(), new.state_dict()) and len(list(copy.iterdir())) == 3
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(copy, monkeypatch):
+    old, names = load_checkpoint(copy)[0].state_dict(), sorted(os.listdir(copy))
+    def full(*_): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "replace", full)
+    new = Networks(4, 1, seed=9)
+    with pytest.raises(VolumeError, match="No space left"): save_checkpoint(copy, new, about_of(new))
+    assert equal(load_checkpoint(copy)[0].state_dict(), old) and sorted(os.listdir(copy)) == names
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    nets = Networks(4, 1)
+    with pytest.raises(VolumeError, match="cannot be made"): save_checkpoint(tmp_path / "file" / "run", nets, about_of(nets))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written(tmp_path):
+    tmp_path.chmod(0o555)
+    nets = Networks(4, 1)
+    with pytest.raises(VolumeError, match="cannot be written"): save_checkpoint(tmp_path, nets, about_of(nets))
+    tmp_path.chmod(0o755)
+
+
+# ---- strangers
+
+def test_nothing_there(tmp_path):
+    refused(tmp_path, "holds no checkpoint.json")
+    refused(tmp_path / "none", "holds no checkpoint.json")
+    (tmp_path / "file.safetensors").touch()
+    refused(tmp_path / "file.safetensors", "is a file")
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b[:1000], lambda b: b[:-1], lambda b: b"", lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b + b"x"], ids=["cut", "one byte short", "empty", "a flipped bit", "longer"])
+def test_damaged_weights(copy, spoil):
+    weights = next(copy.glob("weights-*"))
+    weights.write_bytes(spoil(weights.read_bytes()))
+    refused(copy, "is damaged")
+
+
+def test_missing_weights(copy):
+    next(copy.glob("weights-*")).unlink()
+    refused(copy, "copy the whole checkpoint folder")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", '"checkpoint"', "{}", "\x00\x01"])
+def test_damaged_json(copy, text):
+    (copy / "checkpoint.json").write_text(text)
+    refused(copy)
+
+
+def test_json_of_bytes_that_are_no_text(copy):
+    (copy / "checkpoint.json").write_bytes(b"\xff\xfe\x80")
+    refused(copy, "is damaged")
+
+
+@pytest.mark.parametrize("facts", [
+    {"networks": {"width": 8, "patch_layers": 1, "classes": 6}}, {"networks": {"width": 4, "patch_layers": 2, "classes": 6}},
+    {"networks": {"width": 4, "patch_layers": 1, "classes": 3}}, {"networks": {"width": "wide"}}, {"networks": {"width": 0}}, {"networks": {"width": -4}},
+    {"networks": []}, {"networks": {"depth": 3}}, {"networks": {"width": 4, "patch_layers": -1}}], ids=str)
+def test_weights_of_another_shape(copy, facts):
+    rewrite(copy, **facts)
+    refused(copy)
+
+
+@pytest.mark.parametrize("facts", [
+    {"grid": {}}, {"grid": []}, {"grid": {"shape": [24, 24], "spacing": [7, 7, 8]}}, {"grid": {"shape": [24, 24, 16], "spacing": [7, 0, 8]}},
+    {"grid": {"shape": [24, 24, 0], "spacing": [7, 7, 8]}}, {"grid": {"shape": [24, 24, 1.5], "spacing": [7, 7, 8]}}, {"grid": {"shape": "big", "spacing": "small"}},
+    {"ranges": {}}, {"ranges": {"CT": [-1000, 1000]}}, {"ranges": {"CT": [-1000, 1000], "MRI": [5, 5]}}, {"ranges": {"CT": [-1000, 1000], "MRI": [0]}},
+    {"ranges": {"CT": [-1000, 1000], "MRI": [0, float("nan")]}}, {"ranges": 3}, {"files": {}}, {"files": []}, {"files": {"weights": []}}], ids=str)
+def test_words_that_make_no_sense(copy, facts):
+    rewrite(copy, **facts)
+    refused(copy)
+
+
+def test_weights_alone_cannot_go_on(tmp_path):
+    nets = Networks(4, 1)
+    save_checkpoint(tmp_path, nets, about_of(nets))
+    load_checkpoint(tmp_path)
+    refused(tmp_path, "cannot go on", with_training=True)
+
+
+# ---- nothing is ever run
+
+class Hostile:
+    def __init__(self, mark): self.mark = str(mark)
+    def __reduce__(self): return open, (self.mark, "w")
+
+
+@pytest.mark.parametrize("name", ["extra.pt", "extra.pth", "extra.ckpt", "extra.bin", "extra.pkl", "optimizer.pickle"])
+@pytest.mark.parametrize("save", [lambda o, p: p.write_bytes(pickle.dumps(o)), torch.save], ids=["pickle", "torch"])
+def test_a_pickle_beside_the_weights_is_refused_and_never_runs(copy, tmp_path, name, save):
+    save(Hostile(tmp_path / "it ran"), copy / name)
+    refused(copy, "is a pickle")
+    (copy / "checkpoint.json").unlink()
+    refused(copy, "is a pickle")
+    assert not (tmp_path / "it ran").exists()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_pickle_in_the_place_of_the_weights_never_runs(copy, tmp_path, protocol):
+    content = pickle.dumps(Hostile(tmp_path / "it ran"), protocol=protocol)
+    weights = next(copy.glob("weights-*"))
+    weights.write_bytes(content)
+    rewrite(copy, files={"weights": {weights.name: hashlib.sha256(content).hexdigest()}})
+    refused(copy)
+    assert not (tmp_path / "it ran").exists()
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "sub/x.safetensors", "x.pt", "..", "", "/etc/x.safetensors"])
+def test_only_files_beside_the_json_are_read(copy, name):
+    save_file({"x": torch.zeros(1)}, copy.parent / "x.safetensors")
+    checksum = hashlib.sha256((copy.parent / "x.safetensors").read_bytes()).hexdigest()
+    rewrite(copy, files={"weights": {name: checksum}})
+    refused(copy, "only .safetensors beside checkpoint.json")
+
+
+def test_more_or_fewer_tensors_are_refused(copy):
+    weights = next(copy.glob("weights-*"))
+    for tensors in ({"x": torch.zeros(1)}, {}):
+        save_file(tensors, copy / "other.safetensors")
+        checksum = hashlib.sha256((copy / "other.safetensors").read_bytes()).hexdigest()
+        rewrite(copy, files={"weights": {"other.safetensors": checksum}})
+        refused(copy)
+    assert weights.exists()
