@@ -59,6 +59,13 @@ def test_myocardium_closes_around_the_left_ventricle(anatomies):
         assert (rim == 2).mean() < .05, f"seed {a.seed}: the right ventricle touches the left one"
 
 
+def test_there_is_skin_around_everyone():
+    for seed in (0, 3, 6, 10):
+        tissues = draw_anatomy(seed, Grid((90, 80, 40), (4.0, 4.0, 4.0))).tissues
+        air = tissues == TISSUES.index("air")
+        assert set(np.unique(tissues[binary_dilation(air) & ~air])) == {TISSUES.index("fat")}, f"seed {seed}: flesh or bone meets the air"
+
+
 def test_modalities_share_the_truth_and_nothing_else():
     a = draw_anatomy(1, SMALL_GRID)
     ct, mri = render(a, "CT"), render(a, "MRI")
