@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PAPER_PHASES', 'PRESETS', 'Passes', 'there_and_back', 'train_only', 'descend', 'Optimizers', 'make_optimizers',
            'update_generators', 'update_segmentors', 'update_discriminators', 'Pool', 'Phase', 'Config', 'preset',
-           'rate', 'Run', 'start', 'step', 'validation_loss', 'validate', 'train_epoch', 'to_device',
-           'training_tensors', 'save_run', 'resume', 'refuse_other_config', 'stalled', 'is_best', 'advance', 'fit']
+           'rate', 'Run', 'start', 'step', 'dice_and_loss', 'validate', 'train_epoch', 'to_device', 'training_tensors',
+           'save_run', 'resume', 'refuse_other_config', 'stalled', 'is_best', 'advance', 'fit']
 
 # %% ../nbs/08_joint.ipynb #cell-002
 import math
@@ -22,7 +22,7 @@ from .volumes import CT_WINDOW, Grid, PAPER_GRID, SMALL_GRID
 from .datasets import Batch, UnpairedData
 from .models import Networks, mixed_precision
 from .losses import adversarial_loss, cycle_loss, discriminator_loss, generator_objective, shape_loss
-from .metrics import dice_of_segmentor, s_score
+from .metrics import dice_scores, s_score
 from .checkpoints import (CheckpointError, about_networks, load_checkpoint, optimizer_tensors, restore_optimizer,
                                 save_checkpoint)
 
@@ -242,13 +242,18 @@ def step(run: Run, # networks and optimizers
 
 # %% ../nbs/08_joint.ipynb #cell-063
 @torch.no_grad()
-def validation_loss(segmentor: nn.Module, # S_A or S_B
-                    samples, # (volume, labels, id) one by one
-                    device: torch.device, # of the segmentor
-                    ) -> float: # mean cross-entropy
-    "The segmentor's loss on volumes that it does not learn from."
-    with mixed_precision(device):
-        return mean(shape_loss(segmentor(v[None].to(device)).float(), y[None].to(device)).item() for v, y, _ in samples)
+def dice_and_loss(segmentor: nn.Module, # S_A or S_B
+                  samples, # (volume, labels, id) one by one
+                  device: torch.device, # of the segmentor
+                  ) -> tuple: # mean Dice in percent, mean cross-entropy
+    "How a segmentor does on real volumes that it does not learn from."
+    dice, losses = [], []
+    for volume, labels, _ in samples:
+        volume, labels = volume[None].to(device), labels[None].to(device)
+        with mixed_precision(device): logits = segmentor(volume).float()
+        dice.append(dice_scores(logits.argmax(1), labels))
+        losses.append(shape_loss(logits, labels).item())
+    return torch.cat(dice).nanmean().item(), mean(losses)
 
 # %% ../nbs/08_joint.ipynb #cell-065
 def validate(run: Run, # networks and judges
@@ -256,15 +261,14 @@ def validate(run: Run, # networks and judges
              translations: bool=True, # are there generators worth judging?
              ) -> dict: # scores in percent, and the validation loss
     "Scores on the validation samples of both domains."
-    nets, judges = run.nets.eval(), run.judges or run.nets
-    judge_A, judge_B = (judges["S_A"], judges["S_B"]) if run.judges else (nets.S_A, nets.S_B)
-    scores = {"dice_CT": dice_of_segmentor(nets.S_A, data.valid_A), "dice_MRI": dice_of_segmentor(nets.S_B, data.valid_B)}
-    if translations: scores |= {"s_ct_to_mri": s_score(nets.G_B, judge_B, data.valid_A),
-                                "s_mri_to_ct": s_score(nets.G_A, judge_A, data.valid_B)}
-    scores = {name: dice.nanmean().item() for name, dice in scores.items()}
-    losses = [validation_loss(nets.S_A, data.valid_A, run.device), validation_loss(nets.S_B, data.valid_B, run.device)]
+    nets = run.nets.eval()
+    judge_A, judge_B = (run.judges["S_A"], run.judges["S_B"]) if run.judges else (nets.S_A, nets.S_B)
+    (dice_CT, loss_A), (dice_MRI, loss_B) = dice_and_loss(nets.S_A, data.valid_A, run.device), dice_and_loss(nets.S_B, data.valid_B, run.device)
+    scores = {"dice_CT": dice_CT, "dice_MRI": dice_MRI, "valid_loss": (loss_A + loss_B) / 2}
+    if translations: scores |= {"s_ct_to_mri": s_score(nets.G_B, judge_B, data.valid_A).nanmean().item(),
+                                "s_mri_to_ct": s_score(nets.G_A, judge_A, data.valid_B).nanmean().item()}
     run.nets.train()
-    return scores | {"valid_loss": mean(losses)}
+    return scores
 
 # %% ../nbs/08_joint.ipynb #cell-069
 def train_epoch(run: Run, # networks and optimizers

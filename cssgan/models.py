@@ -15,10 +15,10 @@ import torch.nn.functional as F
 # %% ../nbs/04_models.ipynb #cell-007
 def pad_to_multiple(x: torch.Tensor, # volumes [N, C, X, Y, Z]
                     multiple: int, # each side becomes a multiple of this
-                    smallest: int=0, # ... and at least this long, voxels
+                    smallest: tuple=(0, 0, 0), # ... and at least this long, voxels along X, Y, Z
                     ) -> torch.Tensor: # [N, C, X', Y', Z'], the input at its low corner
     "Repeat the far edges of `x` until every side divides by `multiple`."
-    wanted = [max(-(-n // multiple) * multiple, smallest) for n in x.shape[2:]]
+    wanted = [max(-(-n // multiple) * multiple, least) for n, least in zip(x.shape[2:], smallest)]
     missing = [w - n for w, n in zip(wanted, x.shape[2:])]
     return F.pad(x, (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate") if any(missing) else x
 
@@ -39,7 +39,7 @@ def conv_block(c_in: int, # channels that enter
     "One 3×3×3 convolution with what follows it."
     layers = [nn.Conv3d(c_in, c_out, 3, stride, padding=1, bias=not norm)]
     if norm: layers.append(nn.InstanceNorm3d(c_out, affine=True))
-    return nn.Sequential(*layers, nn.ReLU())
+    return nn.Sequential(*layers, nn.ReLU(inplace=True)) # in place: one large tensor less to write
 
 # %% ../nbs/04_models.ipynb #cell-016
 class UNet3d(nn.Module):
@@ -62,7 +62,7 @@ class UNet3d(nn.Module):
     def forward(self,
                 x: torch.Tensor, # volumes [N, 1, X, Y, Z], any size
                 ) -> torch.Tensor: # [N, c_out, X, Y, Z]
-        h = self.first(pad_to_multiple(x, 8, smallest=16))
+        h = self.first(pad_to_multiple(x, 8, smallest=(24, 16, 16)))
         skips = []
         for halve, down in zip(self.halve, self.down):
             skips.append(h)
@@ -72,7 +72,7 @@ class UNet3d(nn.Module):
             h = up(torch.cat([skips.pop(), h], dim=1))
         return crop_like(self.last(h), x)
 
-# %% ../nbs/04_models.ipynb #cell-020
+# %% ../nbs/04_models.ipynb #cell-021
 def init_gan(module: nn.Module, # a layer of a generator or discriminator
             ):
     "CycleGAN's initial weights: normal(0, 0.02) for convolutions, no bias."
@@ -80,7 +80,7 @@ def init_gan(module: nn.Module, # a layer of a generator or discriminator
         nn.init.normal_(module.weight, 0., 0.02)
         if module.bias is not None: nn.init.zeros_(module.bias)
 
-# %% ../nbs/04_models.ipynb #cell-022
+# %% ../nbs/04_models.ipynb #cell-023
 class Generator(nn.Module):
     "Translate a whole volume into the other modality (section 4.1)."
     def __init__(self,
@@ -94,7 +94,7 @@ class Generator(nn.Module):
                 ) -> torch.Tensor: # [N, 1, X, Y, Z] in [-1, 1]
         return torch.tanh(self.net(x))
 
-# %% ../nbs/04_models.ipynb #cell-026
+# %% ../nbs/04_models.ipynb #cell-027
 class PatchDiscriminator(nn.Module):
     "A score for every overlapping patch: is it real? (PatchGAN, in 3D)"
     def __init__(self,
@@ -104,18 +104,18 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         self.layers = layers
         c = [width * 2**i for i in range(layers + 1)]
-        net = [nn.Conv3d(1, c[0], 4, 2, padding=1), nn.LeakyReLU(0.2)]
+        net = [nn.Conv3d(1, c[0], 4, 2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
         for i, (a, b) in enumerate(zip(c, c[1:])):
             net += [nn.Conv3d(a, b, 4, 2 if i < layers - 1 else 1, padding=1, bias=False),
-                    nn.InstanceNorm3d(b, affine=True), nn.LeakyReLU(0.2)]
+                    nn.InstanceNorm3d(b, affine=True), nn.LeakyReLU(0.2, inplace=True)]
         self.net = nn.Sequential(*net, nn.Conv3d(c[-1], 1, 4, 1, padding=1)).apply(init_gan)
 
     def forward(self,
                 x: torch.Tensor, # volumes [N, 1, X, Y, Z], any size
                 ) -> torch.Tensor: # patch scores [N, 1, x, y, z], any real number
-        return self.net(pad_to_multiple(x, 1, smallest=2**(self.layers + 2)))
+        return self.net(pad_to_multiple(x, 1, smallest=tuple(n * 2**self.layers for n in (5, 4, 4))))
 
-# %% ../nbs/04_models.ipynb #cell-028
+# %% ../nbs/04_models.ipynb #cell-029
 def patch_size(discriminator: PatchDiscriminator, # whose patches?
               ) -> int: # voxels along a side
     "How many voxels along a side one score has seen."
@@ -124,7 +124,7 @@ def patch_size(discriminator: PatchDiscriminator, # whose patches?
         if isinstance(layer, nn.Conv3d): size = (size - 1) * layer.stride[0] + layer.kernel_size[0]
     return size
 
-# %% ../nbs/04_models.ipynb #cell-032
+# %% ../nbs/04_models.ipynb #cell-033
 def init_he(module: nn.Module, # a layer of a segmentor
            ):
     "He's initial weights, made for ReLU: the signal neither fades nor explodes."
@@ -132,7 +132,7 @@ def init_he(module: nn.Module, # a layer of a segmentor
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         nn.init.zeros_(module.bias)
 
-# %% ../nbs/04_models.ipynb #cell-033
+# %% ../nbs/04_models.ipynb #cell-034
 class Segmentor(nn.Module):
     "Class scores for every voxel (section 4.1)."
     def __init__(self,
@@ -147,7 +147,7 @@ class Segmentor(nn.Module):
                 ) -> torch.Tensor: # logits [N, classes, X, Y, Z]
         return self.net(x)
 
-# %% ../nbs/04_models.ipynb #cell-037
+# %% ../nbs/04_models.ipynb #cell-038
 class ResidualBlock(nn.Module):
     "Two convolutions beside a straight path."
     def __init__(self,
@@ -159,7 +159,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x): return x + self.net(x)
 
-# %% ../nbs/04_models.ipynb #cell-039
+# %% ../nbs/04_models.ipynb #cell-040
 class ResnetGenerator(nn.Module):
     "The 3D CycleGAN generator: residual blocks, transposed convolutions, no long skips."
     def __init__(self,
@@ -167,7 +167,7 @@ class ResnetGenerator(nn.Module):
                  blocks: int=6, # residual blocks at a quarter of the resolution
                  ):
         super().__init__()
-        norm_relu = lambda c: (nn.InstanceNorm3d(c, affine=True), nn.ReLU())
+        norm_relu = lambda c: (nn.InstanceNorm3d(c, affine=True), nn.ReLU(inplace=True))
         up = lambda c: (nn.ConvTranspose3d(2 * c, c, 3, 2, padding=1, output_padding=1, bias=False), *norm_relu(c))
         self.net = nn.Sequential(
             nn.Conv3d(1, width, 7, padding=3, padding_mode="replicate", bias=False), *norm_relu(width),
@@ -178,9 +178,9 @@ class ResnetGenerator(nn.Module):
     def forward(self,
                 x: torch.Tensor, # volumes [N, 1, X, Y, Z] in [-1, 1]
                 ) -> torch.Tensor: # [N, 1, X, Y, Z] in [-1, 1]
-        return torch.tanh(crop_like(self.net(pad_to_multiple(x, 4, smallest=8)), x))
+        return torch.tanh(crop_like(self.net(pad_to_multiple(x, 4, smallest=(12, 8, 8))), x))
 
-# %% ../nbs/04_models.ipynb #cell-046
+# %% ../nbs/04_models.ipynb #cell-047
 class Networks(nn.Module):
     "`G_A, G_B, D_A, D_B, S_A, S_B`, reproducible from a seed."
     def __init__(self,
@@ -198,14 +198,14 @@ class Networks(nn.Module):
             self.S_A, self.S_B = Segmentor(width, classes), Segmentor(width, classes)
         self.to(memory_format=torch.channels_last_3d) # the layout that convolutions are fast in
 
-# %% ../nbs/04_models.ipynb #cell-052
+# %% ../nbs/04_models.ipynb #cell-053
 def has_fast_bfloat16(device: torch.device, # where the networks are
                      ) -> bool: # is bfloat16 quicker than float32 there?
     "A GPU that knows bfloat16, or a CPU with AVX-512."
     if device.type == "cuda": return torch.cuda.is_bf16_supported()
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
-# %% ../nbs/04_models.ipynb #cell-053
+# %% ../nbs/04_models.ipynb #cell-054
 def mixed_precision(device: torch.device, # where the networks are
                    ) -> torch.autocast: # a context: `with mixed_precision(device): ...`
     "bfloat16 where it pays, float32 elsewhere."

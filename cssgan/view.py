@@ -72,6 +72,11 @@ def _legend(
 
 class Picture(Figure):
     "A matplotlib Figure that a notebook shows as PNG when it is a cell's last expression."
+    def __init__(self,
+        **kwargs,  # as for matplotlib's Figure
+    ):
+        super().__init__(**kwargs)
+
     def _repr_png_(self):
         data = io.BytesIO()
         self.savefig(data, format="png", dpi=self.dpi, metadata={"Software": None})
