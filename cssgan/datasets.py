@@ -63,6 +63,8 @@ def checked(cases: list, # of Case
         for case in cases:
             if getattr(case, key) not in known:
                 raise VolumeError(f"{name}: {case.image} has the {key} {getattr(case, key)!r}; known are {', '.join(filter(None, known))}")
+    for case in cases:
+        if case.image.startswith("phantom:") and not case.image[8:].isdecimal(): raise VolumeError(f"{name}: {case.image} is no phantom; its seed is a whole number, 0 or more")
     for modality in MODALITIES:
         if not any(c.modality == modality for c in cases): raise VolumeError(f"{name} holds no {modality} case; both CT and MRI are needed")
     if len({c.id for c in cases}) < len(cases): raise VolumeError(f"{name} names a case twice; give each its own id")
@@ -112,7 +114,8 @@ def from_manifest(path: str|Path, # a CSV file with at least the columns image, 
     "The cases of a manifest."
     path, cases = Path(path), []
     if not path.is_file(): raise VolumeError(f"{path} is not there; a manifest is a CSV file with image,label,modality,split")
-    with open(path, newline="", encoding="utf-8-sig") as file: rows = list(csv.DictReader(file)) # -sig: spreadsheets begin with a mark
+    try: rows = list(csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))) # -sig: spreadsheets begin with a mark
+    except (csv.Error, UnicodeDecodeError) as e: raise VolumeError(f"{path} is no CSV file in UTF-8 ({e}); export it again as one") from e
     missing = {"image", "label", "modality", "split"} - set(rows[0] if rows else ())
     if missing: raise VolumeError(f"{path} lacks the columns {', '.join(sorted(missing))}, or has no rows at all")
     for number, row in enumerate(rows):

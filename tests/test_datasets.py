@@ -1,0 +1,431 @@
+"From folders, manifests and seeds to unpaired batches: nothing leaks, nothing is guessed, nothing is mixed up."
+import json, os, subprocess, sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cssgan.datasets import (TABLES, Case, Samples, apply_table, checked, draw_splits, find_cases, fingerprint, from_folder, from_manifest,
+                             from_mmwhs, load_case, phantom_cases, phantom_S1, phantom_S2, select, take_fraction, thin, unpaired,
+                             unpaired_order, with_splits, write_manifest, write_phantom_of, write_phantoms, write_samples, write_whole)
+from cssgan.phantom import phantom
+from cssgan.volumes import IGNORE, Grid, VolumeError, read_label, read_volume, write_label, write_volume
+
+TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
+MMWHS = {0: 0, 1: 500, 2: 600, 3: 420, 4: 550, 5: 205}
+
+
+def refused(call, *args, says="", **how):
+    "The message of the VolumeError that the call must raise: one line."
+    with pytest.raises(VolumeError) as e: call(*args, **how)
+    message = str(e.value)
+    assert "\n" not in message and says in message, message
+    return message
+
+
+def write_values(values, affine, path):
+    "Write a label map with values above 255, as MM-WHS has them."
+    import nibabel as nib
+    nib.Nifti1Image(values.astype(np.int16), affine).to_filename(path)
+
+
+@pytest.fixture(scope="module")
+def scans():
+    "One tiny phantom of each modality."
+    return {"CT": phantom(0, "CT", TINY), "MRI": phantom(1, "MRI", TINY)}
+
+
+@pytest.fixture
+def mmwhs(scans, tmp_path):
+    "MM-WHS as people download it, with its slip."
+    for place, modality in (("ct_train", "CT"), ("mr_train", "MRI")):
+        (tmp_path / place).mkdir()
+        for number in (1001, 1002):
+            scan, name = scans[modality], f"{place}_{number}"
+            values = np.array([MMWHS[y] for y in range(6)])[scan.label]
+            if modality == "MRI" and number == 1001: values[values == 420] = 421
+            values[0, 0, 0], values[0, 0, 1] = 820, 850
+            write_volume(scan, tmp_path / place / f"{name}_image.nii.gz")
+            write_values(values, scan.affine, tmp_path / place / f"{name}_label.nii.gz")
+    return tmp_path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    "A plain folder: two CT, two MRI."
+    write_phantoms(tmp_path, 2, grid=TINY)
+    return tmp_path
+
+
+# ---- label tables
+
+def test_mmwhs_values_are_ours_and_the_slip_is_mended(mmwhs, scans):
+    cases = from_mmwhs(mmwhs)
+    assert [c.id for c in cases] == ["CT_ct_train_1001", "CT_ct_train_1002", "MRI_mr_train_1001", "MRI_mr_train_1002"]
+    slipped, right = load_case(cases[2], TINY), load_case(cases[3], TINY)
+    assert 421 in read_label(cases[2].label)[0] and np.array_equal(slipped.label, right.label)
+    assert set(np.unique(right.label)) == set(range(6)) and np.bincount(right.label.ravel())[3] > 0
+
+
+def test_every_value_of_mmwhs():
+    values = np.array([0, 205, 420, 421, 500, 550, 600, 820, 850])
+    assert apply_table(values, TABLES["MM-WHS"]).tolist() == [0, 5, 3, 3, 1, 4, 2, 0, 0]
+
+
+def test_unknown_label_value_is_named(mmwhs):
+    file = mmwhs / "ct_train/ct_train_1002_label.nii.gz"
+    values, affine = read_label(file)
+    values[5, 5, 5] = 777
+    write_values(values, affine, file)
+    message = refused(load_case, from_mmwhs(mmwhs)[1], TINY, says="777")
+    assert "ct_train_1002_label.nii.gz" in message
+
+
+def test_what_nobody_annotated_is_ignored_and_a_missing_label_ignores_all(folder, scans):
+    case = from_folder(folder)[0]
+    label, affine = read_label(case.label)
+    write_label(np.where(label == 2, IGNORE, label), affine, case.label)
+    assert IGNORE in load_case(case, TINY).label and 2 not in load_case(case, TINY).label
+    assert set(np.unique(load_case(replace(case, label=""), TINY).label)) <= {0, IGNORE}
+
+
+def test_label_on_another_grid_is_refused(folder):
+    case = from_folder(folder)[0]
+    label, affine = read_label(case.label)
+    write_label(label[:-1], affine, case.label)
+    assert Path(case.label).name in refused(load_case, case, TINY, says="own grid")
+
+
+# ---- folders
+
+def test_plain_folder(folder):
+    cases = from_folder(folder)
+    assert [(c.id, c.patient, c.split) for c in cases] == [
+        ("CT_phantom_00000", "phantom_00000", ""), ("CT_phantom_00002", "phantom_00002", ""),
+        ("MRI_phantom_00001", "phantom_00001", ""), ("MRI_phantom_00003", "phantom_00003", "")]
+
+
+def test_uncompressed_files_are_found_too(tmp_path):
+    write_phantoms(tmp_path, 1, grid=TINY, ending=".nii")
+    assert [Path(c.image).suffix for c in from_folder(tmp_path)] == [".nii", ".nii"]
+
+
+def test_image_without_label_is_refused(folder):
+    (folder / "MRI/phantom_00003_label.nii.gz").unlink()
+    assert "phantom_00003_image.nii.gz" in refused(from_folder, folder, says="no label beside it")
+
+
+@pytest.mark.parametrize("missing", ["CT", "MRI"])
+def test_a_domain_with_no_case(folder, missing):
+    for file in (folder / missing).iterdir(): file.unlink()
+    assert str(folder) in refused(from_folder, folder, says=f"no {missing} case")
+    (folder / missing).rmdir()
+    refused(from_folder, folder, says=f"no {missing} case")
+
+
+def test_same_name_in_both_modalities_is_one_patient(tmp_path):
+    write_label(phantom(3, "CT", TINY).label, TINY.affine(), tmp_path / "heart.nii.gz")
+    write_phantom_of(tmp_path / "heart.nii.gz", tmp_path / "set", grid=TINY)
+    write_phantoms(tmp_path / "set", 5, grid=TINY)
+    cases = draw_splits(from_folder(tmp_path / "set"))
+    both = [c for c in cases if c.patient == "heart"]
+    assert len(both) == 2 and both[0].split == both[1].split
+
+
+def test_a_data_set_is_known_by_what_it_is(folder, tmp_path_factory, mmwhs):
+    assert find_cases("phantom-S1") == phantom_S1() and len(find_cases("phantom-S2")) == 142 + 142 + 4212
+    only = tmp_path_factory.mktemp("only")
+    write_phantoms(only, 1, grid=TINY)
+    assert [c.table for c in find_cases(only)] == ["cssgan"] * 2 and {c.table for c in find_cases(mmwhs)} == {"MM-WHS"}
+    write_manifest(from_folder(only), only / "cases.csv")
+    assert find_cases(only / "cases.csv") == from_manifest(only / "cases.csv")
+
+
+@pytest.mark.parametrize("name", ["phantom-S3", "nowhere", "nowhere.csv", "cases.txt", ""])
+def test_no_data_set(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(find_cases, name)
+
+
+# ---- manifests
+
+def test_manifest_there_and_back(folder):
+    cases = draw_splits([replace(c, table="MM-WHS") if c.modality == "CT" else c for c in from_folder(folder) * 1] + phantom_cases({"": (3, 3)}))
+    (folder / "deep").mkdir()
+    write_manifest(cases, folder / "deep" / "cases.csv")
+    again = from_manifest(folder / "deep" / "cases.csv")
+    assert [replace(c, image="", label="") for c in again] == [replace(c, image="", label="") for c in cases]
+    assert all(c.image == d.image if d.image.startswith("phantom:") else os.path.samefile(c.image, d.image) for c, d in zip(again, cases))
+
+
+def test_manifest_moves_with_its_folder(folder, tmp_path_factory):
+    write_manifest(from_folder(folder), folder / "cases.csv")
+    there = tmp_path_factory.mktemp("there") / "moved"
+    folder.rename(there)
+    assert all(Path(c.image).exists() and Path(c.label).exists() for c in from_manifest(there / "cases.csv"))
+
+
+HEAD = "image,label,modality,split\n"
+
+
+def manifest(folder, text, encoding="utf-8"):
+    (folder / "m.csv").write_text(text, encoding=encoding)
+    return folder / "m.csv"
+
+
+def test_manifest_of_a_spreadsheet(tmp_path):
+    cases = from_manifest(manifest(tmp_path, HEAD + "a.nii,al.nii,CT,train\r\nü.nii,,MRI,test\r\n", "utf-8-sig"))
+    assert [(Path(c.image).name, Path(c.label).name, c.split) for c in cases] == [("a.nii", "al.nii", "train"), ("ü.nii", "", "test")]
+
+
+@pytest.mark.parametrize("text, says", [
+    ("", "lacks the columns"), (HEAD, "no rows"), ("image,modality\na.nii,CT\n", "label, split"),
+    (HEAD + "a.nii,b.nii,PET,train\nc.nii,,MRI,train\n", "the modality 'PET'"), (HEAD + "a.nii,b.nii,CT,training\nc.nii,,MRI,train\n", "the split 'training'"),
+    (HEAD + "a.nii,b.nii,CT,train\n", "no MRI case"), (HEAD + ",b.nii,CT,train\nc.nii,,MRI,train\n", "names no image"), (HEAD + "a.nii\nc.nii,,MRI,train\n", ""),
+    ("id," + HEAD + "x,a.nii,,CT,train\nx,c.nii,,MRI,train\n", "twice"), ("table," + HEAD + "mine,a.nii,,CT,train\n,c.nii,,MRI,train\n", "the table 'mine'"),
+    ("patient," + HEAD + "anna,a.nii,,CT,train\nanna,c.nii,,MRI,test\n", "patient anna is in train and in test"),
+    (HEAD + "phantom:x,,CT,train\nphantom:1,,MRI,train\n", "phantom:x"), (HEAD + "phantom:-2,,CT,train\nphantom:1,,MRI,train\n", "phantom:-2")])
+def test_manifest_that_cannot_be(tmp_path, text, says):
+    assert "m.csv" in refused(from_manifest, manifest(tmp_path, text), says=says)
+
+
+def test_manifest_that_is_not_there_or_no_text(tmp_path):
+    refused(from_manifest, tmp_path / "none.csv", says="is not there")
+    (tmp_path / "m.csv").write_bytes(b"\x89PNG\r\n\xff\xfe\x00")
+    refused(from_manifest, tmp_path / "m.csv", says="m.csv")
+
+
+def test_file_of_a_manifest_that_is_not_there(tmp_path):
+    cases = from_manifest(manifest(tmp_path, HEAD + "a.nii,b.nii,CT,train\nc.nii,,MRI,train\n"))
+    assert "a.nii" in refused(load_case, cases[0], TINY, says="does not exist")
+    refused(Samples(cases, TINY, tmp_path / "cache").__getitem__, 0, says="does not exist")
+
+
+def test_manifest_that_cannot_be_written(tmp_path):
+    refused(write_manifest, phantom_S1(), tmp_path / "none" / "cases.csv", says="cannot be written")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- splits and fractions
+
+def many(n=20, scans_each=2):
+    return [Case(f"{m}_{i}_{k}", f"{m}{i}", m, f"{m}_{i}_{k}.nii") for m in ("CT", "MRI") for i in range(n) for k in range(scans_each)]
+
+
+def test_splits_are_by_patient_and_by_seed():
+    drawn = draw_splits(many(), seed=4)
+    split_of = {}
+    for c in drawn: assert split_of.setdefault(c.patient, c.split) == c.split
+    assert drawn == draw_splits(many(), seed=4) != draw_splits(many(), seed=5)
+    assert {c.id: c.split for c in drawn} == {c.id: c.split for c in draw_splits(many()[::-1], seed=4)}
+    for m in ("CT", "MRI"): assert [len(select(drawn, m, s)) for s in ("train", "valid", "test")] == [24, 8, 8]
+
+
+def test_a_split_does_not_depend_on_the_other_domain():
+    ct = lambda cases: {c.id: c.split for c in cases if c.modality == "CT"}
+    assert ct(draw_splits(many())) == ct(draw_splits([c for c in many() if c.modality == "CT" or c.patient in ("MRI1", "MRI2", "MRI3")]))
+
+
+def test_three_patients_are_enough_and_two_are_not():
+    assert {c.split for c in draw_splits(many(3, 1))} == {"train", "valid", "test"}
+    refused(select, draw_splits(many(2, 1)), "CT", "train", says="no CT case in the split 'train'")
+
+
+def test_a_split_with_none():
+    cases = phantom_cases({"train": (2, 2), "valid": (2, 0)})
+    refused(unpaired, cases, TINY, says="no MRI case in the split 'valid'")
+
+
+def test_a_leak_is_refused():
+    cases = phantom_cases({"train": (2, 2), "valid": (1, 1)})
+    leak = [*cases, replace(cases[0], id="again", split="test")]
+    assert "patient 0" in refused(checked, leak, "this study", says="train and in test")
+
+
+def test_drawn_or_given_but_not_both():
+    loose, given = many(), draw_splits(many())
+    assert with_splits(given, 3) == given and with_splits(loose, 3) == draw_splits(loose, seed=3)
+    refused(with_splits, [loose[0], *given[1:]], says="has no split")
+
+
+def test_fractions_are_nested_and_reproducible():
+    cases = [c for c in many(50) if c.modality == "CT"]
+    kept = [{c.id for c in take_fraction(cases, f, seed=1)} for f in (0.01, 0.14, 0.28, 0.85, 1)]
+    assert [len(k) for k in kept] == [2, 14, 28, 84, 100] and all(a < b for a, b in zip(kept, kept[1:]))
+    assert kept[1] == {c.id for c in take_fraction(cases[::-1], 0.14, seed=1)} != {c.id for c in take_fraction(cases, 0.14, seed=2)}
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.01, 14, float("nan")])
+def test_a_fraction_that_cannot_be(fraction):
+    refused(take_fraction, many(), fraction, says="fraction")
+
+
+def test_thinning_leaves_validation_and_test_alone():
+    cases = draw_splits(many())
+    few = thin(cases, {"CT": 0.25, "MRI": 1.0}, seed=1)
+    gone = set(cases) - set(few)
+    assert len(gone) == 18 and {(c.modality, c.split) for c in gone} == {("CT", "train")}
+    assert [c for c in cases if c in set(few)] == few
+
+
+# ---- phantoms
+
+def test_phantom_sets_are_the_papers():
+    s1, s2 = phantom_S1(), phantom_S2()
+    for m in ("CT", "MRI"): assert [len(select(s1, m, s)) for s in ("train", "valid", "test")] == [57, 14, 71]
+    assert len(select(s2, "CT", "train")) == 57 + 4212 and set(s1) <= set(s2)
+    assert not {c.patient for c in s2 if c.modality == "CT"} & {c.patient for c in s2 if c.modality == "MRI"}
+
+
+def test_samples_are_written_again_bit_for_bit(root, tmp_path):
+    write_samples(tmp_path)
+    made, kept = ({p.relative_to(top): p.read_bytes() for p in top.rglob("*.nii*")} for top in (tmp_path, root / "data_samples"))
+    assert made.keys() == kept.keys() and [str(p) for p in made if made[p] != kept[p]] == [], "run `make samples`"
+    assert 0 < sum(map(len, kept.values())) < 3e6
+
+
+def test_samples_are_cases_far_from_the_sets(root):
+    cases = from_folder(root / "data_samples")
+    assert [c.modality for c in cases] == ["CT"] * 3 + ["MRI"] * 3 and {c.split for c in draw_splits(cases)} == {"train", "valid", "test"}
+    assert not {c.patient.split("_")[1] for c in cases} & {f"{int(c.patient):05d}" for c in phantom_S2()}
+    for c in cases: assert set(np.unique(load_case(c, TINY).label)) == set(range(6))
+
+
+def test_written_phantoms_are_the_drawn_ones(folder):
+    for modality, seed in (("CT", 2), ("MRI", 3)):
+        drawn, name = phantom(seed, modality, TINY), f"phantom_{seed:05d}"
+        read = read_volume(folder / modality / f"{name}_image.nii.gz", modality)
+        label, affine = read_label(folder / modality / f"{name}_label.nii.gz")
+        assert np.array_equal(read.voxels, drawn.voxels) and np.array_equal(label, drawn.label) and np.array_equal(affine, drawn.affine)
+
+
+def test_phantoms_cannot_be_none_or_nowhere(tmp_path):
+    (tmp_path / "file").touch()
+    refused(write_phantoms, tmp_path, 0, says="1 or more")
+    refused(write_phantoms, tmp_path, 1, first=-1, grid=TINY, says="seed")
+    refused(write_phantoms, tmp_path / "file", 1, grid=TINY, says="cannot be made")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_label_map_is_read_by_the_table_that_fits(tmp_path):
+    ours = phantom(3, "CT", TINY)
+    write_label(ours.label, ours.affine, tmp_path / "ours.nii.gz")
+    write_values(np.array([MMWHS[y] for y in range(6)])[ours.label], ours.affine, tmp_path / "theirs.nii.gz")
+    for name in ("ours", "theirs"): write_phantom_of(tmp_path / f"{name}.nii.gz", tmp_path / "set", grid=TINY)
+    labels = [read_label(f)[0] for f in sorted((tmp_path / "set").rglob("*_label.nii.gz"))]
+    assert len(labels) == 4 and all(np.array_equal(labels[0], o) for o in labels)
+    write_values(ours.label * 3, ours.affine, tmp_path / "strange.nii.gz")
+    assert "strange.nii.gz" in refused(write_phantom_of, tmp_path / "strange.nii.gz", tmp_path / "set", grid=TINY, says="no table knows")
+
+
+# ---- the cache
+
+def ct_case(folder): return from_folder(folder)[0]
+
+
+def test_prepared_once(folder, monkeypatch):
+    samples = Samples(from_folder(folder), TINY, folder / "cache")
+    first = samples[0]
+    monkeypatch.setattr("cssgan.datasets.load_case", lambda *_: pytest.fail("made again"))
+    again = samples[0]
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1]) and first[2] == again[2] == "CT_phantom_00000"
+    assert first[0].shape == (1, *TINY.shape) and first[0].dtype == torch.float32 and first[0].abs().max() <= 1 and first[1].dtype == torch.int64
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b"", lambda b: b[:100], lambda b: b[:-1], lambda b: b"x" * len(b), lambda b: b"\x80\x04" + b, lambda b: b"{}"],
+                         ids=["empty", "cut", "one byte short", "rubbish", "pickle", "text"])
+def test_a_damaged_file_is_made_again(folder, spoil):
+    samples = Samples(from_folder(folder), TINY, folder / "cache")
+    volume, labels, _ = samples[0]
+    file, = (folder / "cache").iterdir()
+    good = file.read_bytes()
+    file.write_bytes(spoil(good))
+    again = samples[0]
+    assert torch.equal(volume, again[0]) and torch.equal(labels, again[1]) and file.read_bytes() == good
+
+
+def test_a_changed_file_is_not_confused_with_the_old_one(folder):
+    samples = Samples(from_folder(folder), TINY, folder / "cache")
+    before = samples[0][0]
+    case = samples.cases[0]
+    scan = read_volume(case.image, "CT")
+    stamp = os.stat(case.image)
+    write_volume(replace(scan, voxels=scan.voxels[::-1]), case.image)
+    assert not torch.equal(samples[0][0], before)
+    label, affine = read_label(case.label)
+    with_changed_label = samples[0][1]
+    write_label(np.where(label == 1, 5, label), affine, case.label)
+    assert not torch.equal(samples[0][1], with_changed_label) and stamp.st_ino != os.stat(case.image).st_ino
+
+
+def test_everything_that_matters_is_in_the_fingerprint(folder):
+    case = ct_case(folder)
+    prints = {fingerprint(c, g) for c, g in [
+        (case, TINY), (replace(case, table="MM-WHS"), TINY), (replace(case, label=""), TINY), (case, Grid((24, 24, 16), (7.0, 7.0, 8.5))),
+        (case, Grid((24, 24, 17), (7.0, 7.0, 8.0))), (from_folder(folder)[1], TINY), (Case("a", "0", "CT", "phantom:0"), TINY), (Case("a", "0", "MRI", "phantom:0"), TINY)]}
+    assert len(prints) == 8
+    assert fingerprint(replace(case, split="test", id="other", patient="p"), TINY) in prints
+
+
+def test_two_processes_build_the_cache_at_once(folder):
+    code = """
+import hashlib, json, os, sys, time
+from pathlib import Path
+from cssgan.datasets import Samples, phantom_cases
+from cssgan.volumes import Grid
+samples = Samples(phantom_cases({"train": (3, 3)}), Grid((24, 24, 16), (7.0, 7.0, 8.0)), sys.argv[1])
+(Path(sys.argv[2]) / str(os.getpid())).touch()
+while len(os.listdir(sys.argv[2])) < 2: time.sleep(0.001)
+print(json.dumps([hashlib.sha256(v.numpy().tobytes() + y.numpy().tobytes()).hexdigest() for v, y, _ in (samples[i] for i in range(6))]))
+"""
+    (folder / "ready").mkdir()
+    running = [subprocess.Popen([sys.executable, "-c", code, folder / "cache", folder / "ready"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    out = [p.communicate(timeout=120) for p in running]
+    assert [p.returncode for p in running] == [0, 0], out
+    assert json.loads(out[0][0]) == json.loads(out[1][0]) and len(set(json.loads(out[0][0]))) == 6
+    names = [p.name for p in (folder / "cache").iterdir()]
+    assert len(names) == 6 and all(n.endswith(".safetensors") and not n.startswith(".") for n in names)
+
+
+def test_a_cache_that_cannot_be_made(folder):
+    (folder / "file").touch()
+    refused(Samples(from_folder(folder), TINY, folder / "file" / "cache").__getitem__, 0, says="cannot be made")
+
+
+def test_whole_or_not_at_all(tmp_path, monkeypatch):
+    write_whole(tmp_path / "a", b"old")
+    def full(*_): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "replace", full)
+    refused(write_whole, tmp_path / "a", b"new", says="No space left")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+
+
+# ---- unpaired batches
+
+@pytest.mark.parametrize("n_A, n_B", [(5, 5), (7, 2), (1, 6), (1, 1)])
+def test_an_epoch_is_one_pass_over_the_larger_domain(n_A, n_B):
+    order = unpaired_order(n_A, n_B, seed=0, epoch=3)
+    counts = [np.bincount([pair[side] for pair in order], minlength=n) for side, n in enumerate((n_A, n_B))]
+    assert len(order) == max(n_A, n_B) and all(c.max() - c.min() <= 1 for c in counts)
+    assert max(counts, key=len).tolist() == [1] * max(n_A, n_B)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    orders = [unpaired_order(9, 4, s, e) for s in range(3) for e in range(3)]
+    assert len({tuple(o) for o in orders}) == 9 and orders[4] == unpaired_order(9, 4, 1, 1)
+
+
+def test_batches(tmp_path):
+    data = unpaired(phantom_cases({"train": (3, 2), "valid": (1, 1)}), TINY, tmp_path)
+    batches = list(data.epoch(0, 0, batch_size=2))
+    assert [len(b.real_A) for b in batches] == [len(b.real_B) for b in batches] == [2, 1] and data.length() == 3
+    assert sorted(i for b in batches for i in b.ids if i.startswith("CT")) == ["CT_00000", "CT_00002", "CT_00004"]
+    assert batches[0].real_A.shape == (2, 1, *TINY.shape) and batches[0].y_B.shape == (2, *TINY.shape)
+
+
+def test_ranges_are_the_training_volumes_median(tmp_path):
+    data = unpaired(phantom_cases({"train": (1, 3), "valid": (1, 1)}), TINY, tmp_path)
+    lows = sorted(load_case(c, TINY).range[0] for c in data.train_B.cases)
+    assert data.ranges()["CT"] == [-1000, 1000] and data.ranges()["MRI"][0] == pytest.approx(lows[1])
