@@ -321,6 +321,7 @@ def resume(config: Config, # must be what the run was started with
            ) -> Run:
     "A run as it was when its checkpoint was written."
     nets, about, tensors = load_checkpoint(folder, with_training=True)
+    if "config" not in about or "rng" not in tensors: raise CheckpointError(f"{folder} was not written by a run, none can go on from it; name a run's last/")
     refuse_other_config(config, about["config"], folder)
     run = start(config, nets.train(), ranges=about["ranges"])
     judges = {name[len("judge."):]: t for name, t in tensors.items() if name.startswith("judge.")}
@@ -352,9 +353,10 @@ def stalled(run: Run, # in the middle of a phase
 
 def is_best(run: Run, # after an epoch
            ) -> bool: # is its validation Dice the highest of this phase?
-    "The mean Dice over both modalities decides; for generators alone, who have none, the latest."
+    "The Dice of both modalities (that have labels) decides; for generators alone, who have none, the latest."
     if run.config.phases[run.phase].name == "generators": return True
-    dice = [h["dice_CT"] + h["dice_MRI"] for h in run.history if h["phase"] == run.phase]
+    known = lambda *scores: sum(dice for dice in scores if not math.isnan(dice))
+    dice = [known(h["dice_CT"], h["dice_MRI"]) for h in run.history if h["phase"] == run.phase]
     return dice[-1] > max(dice[:-1], default=-1)
 
 # %% ../nbs/08_joint.ipynb #cell-084
