@@ -1,0 +1,186 @@
+"Any scan in, the same grid out; what is found lies where it is in the patient."
+import shutil
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from cssgan import inference
+from cssgan.checkpoints import CheckpointError
+from cssgan.inference import one_heart, prepare, segment, slide, translate
+from cssgan.volumes import Grid, Volume, VolumeError, read_volume, write_volume
+
+TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
+HEART, RADII = np.array((10.0, 20.0, -5.0)), np.array((45.0, 35.0, 40.0))
+
+
+def turned(angles, spacing, order=(0, 1, 2), flips=(1, 1, 1), shape=(40, 36, 24)):
+    "An affine with axes in any order, direction and tilt, whose middle voxel lies near the heart."
+    a, b, c = np.radians(angles)
+    x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    z = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    axes = (z @ y @ x @ np.diag(flips))[:, list(order)] * np.array(spacing)
+    return nib.affines.from_matvec(axes, HEART + (5, -8, 3) - axes @ ((np.array(shape) - 1) / 2))
+
+
+SCANS = {
+    "plain": ((40, 36, 24), ((0, 0, 0), (5, 5, 7))), "odd and anisotropic": ((37, 51, 19), ((0, 0, 0), (4.5, 3.7, 9.1))), "flipped": ((40, 36, 24), ((0, 0, 0), (5, 5, 7), (0, 1, 2), (-1, -1, 1))),
+    "sagittal slices": ((30, 36, 40), ((0, 0, 0), (6, 5, 5), (1, 2, 0), (-1, 1, -1))), "oblique": ((44, 40, 30), ((20, -15, 30), (5, 5, 7))),
+    "oblique, flipped, swapped": ((30, 44, 40), ((-10, 25, 8), (7, 5, 5), (2, 0, 1), (1, -1, -1))), "smaller than a window": ((14, 15, 11), ((0, 5, 0), (8, 8, 9))),
+    "a few slices": ((40, 40, 3), ((0, 0, 0), (5, 5, 8))), "far larger than a window": ((90, 80, 40), ((0, 0, 3), (4, 4, 6))),
+}
+
+
+def where(shape, affine, centre, radii): return (((nib.affines.apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1)) - centre) / radii) ** 2).sum(-1) < 1
+
+
+def make(name, modality="CT"):
+    "A scan of a body with a bright heart, and the heart."
+    shape, how = SCANS[name]
+    affine = turned(*how, shape=shape)
+    heart = where(shape, affine, HEART, RADII)
+    hu = np.where(where(shape, affine, HEART + (5, -20, 5), (70, 62, 400)), 0.0, -1000.0) + np.random.default_rng(0).normal(0, 5, shape)
+    hu[heart] = 800
+    return Volume((hu if modality == "CT" else (hu + 1000) / 4).astype(np.float32), affine, modality), heart
+
+
+class Bright(torch.nn.Module):
+    "A segmentor that calls bright voxels LV."
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, x): return torch.cat([0.45 - x, x - 0.45, *[x * 0 - 9] * 4], 1)
+
+
+class Same(Bright):
+    "A generator that changes nothing."
+    def forward(self, x): return x + self.weight
+
+
+@pytest.fixture
+def simple(monkeypatch, checkpoint):
+    "Networks whose answer can be worked out, in the place of a checkpoint's."
+    nets, about, _ = inference.load_checkpoint(checkpoint)
+    nets.S_A = nets.S_B = Bright()
+    nets.G_A = nets.G_B = Same()
+    monkeypatch.setattr(inference, "load_checkpoint", lambda *_: (nets, about, {}))
+    return checkpoint
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_result_has_exactly_the_scans_grid(checkpoint, name, tmp_path):
+    for modality, other in (("CT", "MRI"), ("MRI", "CT")):
+        write_volume(make(name, modality)[0], tmp_path / "scan.nii.gz")
+        for result in (translate(tmp_path / "scan.nii.gz", checkpoint, to=other), segment(tmp_path / "scan.nii.gz", checkpoint, modality)):
+            there = nib.load(tmp_path / "scan.nii.gz")
+            assert result.shape == there.shape and np.array_equal(result.affine, there.affine) and np.isfinite(result.voxels).all()
+        assert result.label.dtype == np.uint8 and result.label.max() <= 5
+
+
+@pytest.mark.parametrize("modality", ["CT", "MRI"])
+@pytest.mark.parametrize("name", SCANS)
+def test_the_heart_is_found_where_it_is(simple, name, modality):
+    scan, heart = make(name, modality)
+    found = segment(scan, simple, modality).label == 1
+    dice = 2 * (found & heart).sum() / (found.sum() + heart.sum())
+    shift = (np.argwhere(found).mean(0) - np.argwhere(heart).mean(0)) * scan.spacing
+    assert dice > 0.85 and np.abs(shift).max() < 3, (dice, shift)
+
+
+@pytest.mark.parametrize("name", ["plain", "oblique"])
+def test_a_reoriented_copy_gives_the_same_answer(checkpoint, name):
+    scan, _ = make(name)
+    flip = np.array([[0, -1, 0, scan.shape[1] - 1], [0, 0, 1, 0], [-1, 0, 0, scan.shape[0] - 1], [0, 0, 0, 1.0]])
+    copy = Volume(np.ascontiguousarray(scan.voxels[::-1, ::-1].transpose(1, 2, 0)), scan.affine @ np.linalg.inv(flip), "CT")
+    a, b = segment(scan, checkpoint, "CT").label, segment(copy, checkpoint, "CT").label.transpose(2, 0, 1)[::-1, ::-1]
+    x, y = translate(scan, checkpoint, "MRI").voxels, translate(copy, checkpoint, "MRI").voxels.transpose(2, 0, 1)[::-1, ::-1]
+    assert (a == b).mean() > 0.99 and np.abs(x - y).mean() < 0.01 * np.ptp(x)
+
+
+@pytest.mark.parametrize("name", ["plain", "oblique", "smaller than a window", "far larger than a window"])
+def test_a_generator_that_changes_nothing_gives_the_scan_back(simple, name):
+    scan, heart = make(name, "MRI")
+    ct = translate(scan, simple, to="CT")
+    low, high = prepare(scan, TINY).range
+    expected = ((scan.voxels - low) / (high - low)).clip(0, 1) * 2000 - 1000
+    inside = where(scan.shape, scan.affine, HEART, RADII * 0.6)
+    assert ct.modality == "CT" and np.abs(ct.voxels[inside] - expected[inside]).max() < 25 and -1001 <= ct.voxels.min() and ct.voxels.max() <= 1001
+
+
+def test_synthetic_ct_is_in_hu_and_synthetic_mri_in_the_training_range(checkpoint, tmp_path):
+    ct, mri = translate(make("plain", "MRI")[0], checkpoint, "CT"), translate(make("plain", "CT")[0], checkpoint, "MRI")
+    assert -1000 <= ct.voxels.min() and ct.voxels.max() <= 1000 and 10 <= mri.voxels.min() and mri.voxels.max() <= 600
+    write_volume(ct, tmp_path / "ct.nii.gz")
+    assert nib.load(tmp_path / "ct.nii.gz").get_data_dtype() == np.int16
+
+
+def test_the_result_says_that_a_network_made_it(checkpoint):
+    scan = make("plain")[0]
+    assert any("not a measurement" in line for line in translate(scan, checkpoint, "MRI").history)
+    assert any("not for diagnosis" in line for line in segment(scan, checkpoint, "CT").history)
+
+
+def test_segmenting_leaves_the_image_alone(checkpoint):
+    scan = make("plain")[0]
+    before = scan.voxels.copy()
+    assert np.array_equal(segment(scan, checkpoint, "CT").voxels, before) and np.array_equal(scan.voxels, before)
+
+
+def test_same_scan_same_result(checkpoint):
+    scan = make("far larger than a window")[0]
+    assert np.array_equal(translate(scan, checkpoint, "MRI").voxels, translate(scan, checkpoint, "MRI").voxels)
+
+
+def test_windows_are_put_together_seamlessly(simple):
+    prepared = prepare(make("far larger than a window")[0], TINY)
+    assert any(a > b for a, b in zip(prepared.shape, TINY.shape))
+    assert np.abs(slide(Same(), prepared, TINY)[0].numpy() - prepared.voxels).max() < 0.02
+
+
+def test_mri_range_comes_from_the_field_of_view_around_the_heart():
+    scan, _ = make("far larger than a window", "MRI")
+    wide = replace(scan, voxels=np.pad(scan.voxels, ((40, 40), (0, 0), (0, 0))), affine=scan.affine @ nib.affines.from_matvec(np.eye(3), (-40, 0, 0)))
+    a, b = (prepare(v, TINY, centre=HEART).range for v in (scan, wide))
+    assert a == pytest.approx(b, rel=0.02)
+
+
+def test_a_centre_may_be_given(simple):
+    scan, heart = make("far larger than a window")
+    assert (segment(scan, simple, "CT", centre=HEART).label == 1).sum() == (segment(scan, simple, "CT").label == 1).sum()
+    for centre in ((5000, 0, 0), (float("nan"), 0, 0)):
+        with pytest.raises(VolumeError) as e: segment(scan, simple, "CT", centre=centre)
+        assert "\n" not in str(e.value)
+
+
+def test_one_heart_is_kept():
+    two = np.zeros((30, 30, 30), np.uint8)
+    two[10:16, 10:16, 10:16], two[16:18, 10:16, 10:16], two[25:28, 25:28, 25:28] = 1, 5, 2
+    kept = one_heart(two, np.diag([4.0, 4, 4, 1]), Grid((20, 20, 20), (4.0, 4.0, 4.0)), (50.0, 50.0, 50.0))
+    assert set(np.unique(kept)) == {0, 1, 5} and (kept > 0).sum() == 6 * 6 * 8
+    assert np.array_equal(one_heart(two * 0, np.eye(4), TINY, (0, 0, 0)), two * 0)
+
+
+# ---- bad input
+
+def test_the_wrong_modality(checkpoint):
+    scan = make("plain")[0]
+    for call in (lambda: translate(scan, checkpoint, "CT"), lambda: segment(scan, checkpoint, "MRI"), lambda: translate(scan, checkpoint, "PET"), lambda: segment(scan, checkpoint, "ct")):
+        with pytest.raises(VolumeError): call()
+
+
+def test_a_missing_scan_or_checkpoint(checkpoint, tmp_path):
+    with pytest.raises(VolumeError, match="none.nii does not exist"): translate(tmp_path / "none.nii", checkpoint, "MRI")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"): translate(make("plain")[0], tmp_path, "MRI")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("file, modality, other", [("cta/ct.nii.gz", "CT", "MRI"), ("lge_mr/mr.nii.gz", "MRI", "CT")])
+def test_real_scans_go_all_the_way(real, checkpoint, tmp_path, file, modality, other):
+    here = nib.load(real / file)
+    write_volume(translate(real / file, checkpoint, other), tmp_path / "fake.nii.gz")
+    there, found = nib.load(tmp_path / "fake.nii.gz"), segment(real / file, checkpoint, modality)
+    assert here.shape == there.shape == found.label.shape and np.array_equal(here.affine, there.affine) and np.array_equal(here.affine, found.affine)
