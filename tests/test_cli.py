@@ -1,0 +1,370 @@
+"The commands: what they promise to scripts (form, exit status, one line on stderr) and to newcomers (help)."
+import gzip, json, os, pickle, shutil, subprocess, sys
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from cssgan import cli
+from cssgan.datasets import from_folder, from_manifest
+from cssgan.phantom import phantom
+from cssgan.volumes import Grid, write_label, write_volume
+
+TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
+COMMANDS = {"cssgan_train": cli.train_main, "cssgan_translate": cli.translate_main, "cssgan_segment": cli.segment_main, "cssgan_phantom": cli.phantom_main}
+
+
+@pytest.fixture
+def run(capsys):
+    "Run a command as its console script would: (exit status, stdout, stderr)."
+    def run(command, *words):
+        capsys.readouterr()
+        try: status = COMMANDS[command]([str(w) for w in words])
+        except SystemExit as e: status = e.code
+        out, err = capsys.readouterr()
+        return status, out, err
+    return run
+
+
+@pytest.fixture
+def fails(run):
+    "Run a command that must fail: its one line on stderr."
+    def fails(command, *words, says="", status=1):
+        found, out, err = run(command, *words)
+        assert found == status and out == "" and err.count("\n") == 1 and err.startswith(f"{command}: ") and "Traceback" not in err, (found, out, err)
+        assert says in err, err
+        return err
+    return fails
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    "A tilted CT and MRI as files."
+    folder = tmp_path_factory.mktemp("scans")
+    tilt = nib.affines.from_matvec(np.array([[-0.98, 0.2, 0], [-0.2, -0.98, 0], [0, 0, 1.0]]), (80, 90, -60))
+    for seed, modality in ((2, "CT"), (3, "MRI")):
+        scan = phantom(seed, modality, TINY)
+        write_volume(replace(scan, affine=tilt @ np.diag([7, 7, 8, 1.0])), folder / f"{modality}.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    "What cssgan_phantom writes: three patients of each modality."
+    folder = tmp_path_factory.mktemp("phantoms") / "deep"
+    assert cli.phantom_main(["--out", str(folder), "--n", "3", "--grid", "small"]) == 0
+    return folder
+
+
+@pytest.fixture
+def data(phantoms, tmp_path):
+    "A copy of them, to train on or to spoil."
+    return shutil.copytree(phantoms, tmp_path / "data")
+
+
+# ---- help
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_tells_a_newcomer_what_to_type(run, command):
+    status, out, err = run(command, "--help")
+    assert status == 0 and err == "" and out.count(f"\n  {command} ") >= 2 and "examples:" in out and "None" not in out
+    assert max(map(len, out.splitlines())) < 120
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_version(run, command):
+    import cssgan
+    assert run(command, "--version") == (0, f"{command} {cssgan.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_of_the_help_can_be_parsed(command, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(cli, "attempt", lambda name, job, *_: jobs.append(name) or 0)
+    for example in (cli.TRAIN_EXAMPLES + "\n" + cli.TRANSLATE_EXAMPLES + "\n" + cli.SEGMENT_EXAMPLES + "\n" + cli.PHANTOM_EXAMPLES).splitlines():
+        name, *words = example.split()
+        if name == command: assert COMMANDS[command](words) == 0
+    assert len(jobs) >= 2 and set(jobs) == {command}
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, cssgan.cli\ntry: cssgan.cli.translate_main(['--help'])\nexcept SystemExit: pass\nprint(sorted({'torch', 'monai', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.endswith("[]\n")
+
+
+# ---- the fixed forms
+
+@pytest.mark.parametrize("modality, other", [("CT", "MRI"), ("MRI", "CT")])
+def test_translate(run, scans, checkpoint, tmp_path, modality, other):
+    scan, out = scans / f"{modality}.nii.gz", tmp_path / "out.nii.gz"
+    status, said, err = run("cssgan_translate", scan, "--checkpoint", checkpoint, "--to", other, "--out", out)
+    assert (status, err) == (0, "") and str(out) in said and said.count("\n") == 1
+    here, there = nib.load(scan), nib.load(out)
+    assert here.shape == there.shape and np.array_equal(here.affine, there.affine)
+    if other == "CT": assert there.get_data_dtype() == np.int16 and there.get_fdata().min() >= -1024 and "in HU" in said
+    else: assert there.get_data_dtype() == np.float32 and there.get_fdata().min() >= 0
+
+
+@pytest.mark.parametrize("modality", ["CT", "MRI"])
+@pytest.mark.parametrize("name", ["out.nii.gz", "out.nii"])
+def test_segment(run, scans, checkpoint, tmp_path, modality, name):
+    scan, out = scans / f"{modality}.nii.gz", tmp_path / name
+    status, said, err = run("cssgan_segment", scan, "--checkpoint", checkpoint, "--modality", modality, "--out", out)
+    assert (status, err) == (0, "") and "LV" in said and "ml" in said
+    here, there = nib.load(scan), nib.load(out)
+    assert here.shape == there.shape and np.array_equal(here.affine, there.affine) and there.get_data_dtype() == np.uint8 and there.get_fdata().max() <= 5
+
+
+def test_options_may_come_first_and_a_centre_may_be_negative(run, scans, checkpoint, tmp_path):
+    words = "--checkpoint", checkpoint, "--to", "MRI", "--centre", "-4.5", "3", "-1", "--out", tmp_path / "a.nii", scans / "CT.nii.gz"
+    assert run("cssgan_translate", *words)[0] == 0
+
+
+def test_same_command_same_bytes(run, scans, checkpoint, tmp_path):
+    for name in ("a", "b"): run("cssgan_translate", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--to", "MRI", "--out", tmp_path / f"{name}.nii.gz")
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_as_a_program(scans, checkpoint, tmp_path):
+    "In a process of its own: warnings of third parties stay away, and the status arrives."
+    def program(*words): return subprocess.run([sys.executable, "-c", "import sys; from cssgan.cli import segment_main; sys.exit(segment_main())", *map(str, words)], capture_output=True, text=True)
+    good = program(scans / "MRI.nii.gz", "--checkpoint", checkpoint, "--modality", "MRI", "--out", tmp_path / "l.nii.gz")
+    assert (good.returncode, good.stderr) == (0, "") and (tmp_path / "l.nii.gz").exists()
+    bad = program(scans / "MRI.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "m.nii.gz")
+    assert bad.returncode == 1 and bad.stderr.count("\n") == 1 and bad.stdout == "" and not (tmp_path / "m.nii.gz").exists()
+
+
+# ---- what is wrong is said in one line, and nothing is written
+
+def spoilt(folder, scans, how):
+    "A scan that cannot be used."
+    image, path = nib.load(scans / "CT.nii.gz"), folder / "bad.nii.gz"
+    hu = image.get_fdata()
+    if how == "missing": return path
+    if how == "truncated": path.write_bytes((scans / "CT.nii.gz").read_bytes()[:3000])
+    elif how in ("empty", "text"): path.write_bytes(b"" if how == "empty" else b"this is no scan" * 100)
+    elif how == "folder": path.mkdir()
+    else:
+        affine = image.affine.copy()
+        if how == "NaN": hu[3, 4, 5] = np.nan
+        if how == "infinity": hu[3, 4, 5] = np.inf
+        if how == "2D": hu = hu[..., 0]
+        if how == "4D": hu = np.stack([hu, hu], -1)
+        if how == "constant": hu[:] = 40
+        if how == "not HU": hu = hu + 1024
+        if how == "absurd spacing": affine[:3, :3] *= 100
+        new = nib.Nifti1Image(hu.astype(np.float32), affine)
+        if how == "singular": new.header.set_sform(affine * np.array([[1], [0], [1], [1]]), 1), new.header.set_qform(None, 0)
+        new.to_filename(path)
+        if how == "singular":  # nibabel writes the image's own affine: spoil what stands in the file
+            raw = nib.Nifti1Image.from_bytes(gzip.decompress(path.read_bytes()))
+            raw.header["srow_y"], raw.header["sform_code"], raw.header["qform_code"] = raw.header["srow_x"], 1, 0
+            path.write_bytes(raw.header.binaryblock + b"\0" * 4 + hu.astype(np.float32).tobytes(order="F"))
+    return path
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "truncated", "text", "folder", "2D", "4D", "NaN", "infinity", "constant", "absurd spacing", "singular", "not HU"])
+def test_bad_scan(fails, scans, checkpoint, tmp_path, how):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    scan = spoilt(tmp_path / "in", scans, how)
+    fails("cssgan_translate", scan, "--checkpoint", checkpoint, "--to", "MRI", "--out", tmp_path / "out" / "o.nii.gz", says="bad.nii.gz")
+    fails("cssgan_segment", scan, "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "out" / "o.nii.gz", says="bad.nii.gz")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("how", ["missing", "empty folder", "a file", "cut", "another shape", "pickle", "path", "no grid"])
+def test_bad_checkpoint(fails, scans, checkpoint, tmp_path, how):
+    bad = tmp_path / "bad"
+    if how not in ("missing", "empty folder", "a file"): shutil.copytree(checkpoint, bad)
+    if how == "empty folder": bad.mkdir()
+    if how == "a file": bad.touch()
+    weights = next(bad.glob("weights*"), None)
+    def change(old, new): (bad / "checkpoint.json").write_text((bad / "checkpoint.json").read_text().replace(old, new))
+    if how == "cut": weights.write_bytes(weights.read_bytes()[:500])
+    if how == "another shape": change('"width": 4', '"width": 6')
+    if how == "pickle": (bad / "weights.pt").write_bytes(pickle.dumps(os.getcwd))
+    if how == "path": change(weights.name, "../" + weights.name)
+    if how == "no grid": change('"grid"', '"grit"')
+    fails("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", bad, "--modality", "CT", "--out", tmp_path / "o.nii.gz", says=str(bad))
+    assert not (tmp_path / "o.nii.gz").exists()
+
+
+@pytest.mark.parametrize("name", ["none/o.nii.gz", "file/o.nii.gz", "folder", "o.png", "o"])
+def test_bad_output_is_said_before_anything_is_computed(fails, scans, checkpoint, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("cssgan.inference.load_checkpoint", lambda *_: pytest.fail("computed"))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for command, option, modality in (("cssgan_translate", "--to", "MRI"), ("cssgan_segment", "--modality", "CT")):
+        fails(command, scans / "CT.nii.gz", "--checkpoint", checkpoint, option, modality, "--out", tmp_path / name, says="cannot be written")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_scan_is_never_replaced(fails, scans, checkpoint, tmp_path):
+    shutil.copy(scans / "CT.nii.gz", tmp_path / "ct.nii.gz")
+    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "ct.nii.gz")
+    for out in (tmp_path / "ct.nii.gz", tmp_path / "." / "ct.nii.gz", tmp_path / "link.nii.gz"):
+        fails("cssgan_translate", tmp_path / "ct.nii.gz", "--checkpoint", checkpoint, "--to", "MRI", "--out", out, says="is the scan itself")
+
+
+def test_the_wrong_modality_is_said(fails, scans, checkpoint, tmp_path):
+    fails("cssgan_translate", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--to", "CT", "--out", tmp_path / "o.nii.gz", says="looks like CT")
+    fails("cssgan_segment", scans / "MRI.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "o.nii.gz", says="not in HU")
+    fails("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "o.nii.gz", "--centre", "9999", "0", "0", says="does not touch the scan")
+    fails("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "o.nii.gz", "--centre", "nan", "0", "0")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command, words, says", [
+    ("cssgan_translate", "ct.nii --checkpoint d --to PET --out o.nii", "'PET'"), ("cssgan_segment", "ct.nii --checkpoint d --modality ct --out o.nii", "'ct'"),
+    ("cssgan_translate", "", "required"), ("cssgan_translate", "ct.nii --to MRI --out o.nii", "--checkpoint"), ("cssgan_segment", "ct.nii --checkpoint d --modality CT", "--out"),
+    ("cssgan_translate", "a.nii b.nii --checkpoint d --to MRI --out o.nii", "b.nii"), ("cssgan_translate", "a.nii --checkpoint d --to MRI --out o.nii --center 1 2 3", "--center"),
+    ("cssgan_segment", "a.nii --checkpoint d --modality CT --out o.nii --centre 1 2", "--centre"), ("cssgan_segment", "a.nii --checkpoint d --modality CT --out o.nii --centre 1 2 here", "here"),
+    ("cssgan_phantom", "", "--out"), ("cssgan_phantom", "--out d --samples e", "--samples"), ("cssgan_phantom", "--out d --n many", "many"), ("cssgan_phantom", "--out d --modality PET", "PET"),
+    ("cssgan_phantom", "--out d --grid huge", "huge"), ("cssgan_phantom", "--out d --labels l.nii --table mine", "mine"),
+    ("cssgan_train", "", "--data"), ("cssgan_train", "--data d", "--out"), ("cssgan_train", "--out d", "--data"), ("cssgan_train", "--resume", "--out"), ("cssgan_train", "--resume a --out b", "one folder"),
+    ("cssgan_train", "--data d --out o --learning-rate 3", "--learning-rate"), ("cssgan_train", "--data d --out o --seed one", "one"), ("cssgan_train", "--data d --out o --fraction-ct some", "some")])
+def test_a_mistyped_command(fails, tmp_path, monkeypatch, command, words, says):
+    monkeypatch.chdir(tmp_path)
+    assert "--help" in fails(command, *words.split(), says=says, status=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error, says", [(ValueError("two\n  lines"), "two lines"), (OSError(28, "No space left on device", "f.nii"), "No space left"), (FloatingPointError("nan"), "nan"), (MemoryError(), "MemoryError")])
+def test_foreseen_errors_are_one_line(capsys, error, says):
+    def job(): raise error
+    assert cli.attempt("cssgan_test", job) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.startswith("cssgan_test: ") and says in err
+
+
+def test_interrupted_is_130_and_says_how_to_go_on(run, data, tmp_path, monkeypatch):
+    def stop(*_, **__): raise KeyboardInterrupt
+    monkeypatch.setattr("cssgan.joint.fit", stop)
+    status, out, err = run("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--quiet")
+    assert status == 130 and err == f"cssgan_train: interrupted (go on with cssgan_train --resume {tmp_path / 'run'})\n"
+
+
+def test_what_nobody_foresaw_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError): cli.attempt("cssgan_test", lambda: 1 / 0)
+
+
+# ---- phantoms
+
+def test_phantoms_make_a_folder_that_can_be_trained_on(data):
+    cases = from_folder(data)
+    assert [c.patient for c in cases] == [f"phantom_{k:05d}" for k in (0, 2, 4, 1, 3, 5)]
+    assert nib.load(cases[0].image).shape == (48, 48, 32) and nib.load(cases[0].image).get_data_dtype() == np.int16
+
+
+def test_phantoms_are_the_same_every_time_and_a_seed_away_from_others(run, tmp_path):
+    for name, seed in (("a", 4), ("b", 4), ("c", 5)):
+        assert run("cssgan_phantom", "--out", tmp_path / name, "--n", 1, "--modality", "CT", "--seed", seed, "--grid", "small")[0] == 0
+    files = {name: {p.name: p.read_bytes() for p in (tmp_path / name).rglob("*.nii.gz")} for name in "abc"}
+    assert files["a"] == files["b"] and len(files["a"]) == 2 and not set(files["a"]) & set(files["c"]) and not (tmp_path / "a" / "MRI").exists()
+
+
+def test_a_label_map_becomes_a_phantom_in_both_modalities(run, tmp_path):
+    heart = phantom(3, "CT", TINY)
+    write_label(heart.label, heart.affine, tmp_path / "heart.nii.gz")
+    status, _, err = run("cssgan_phantom", "--out", tmp_path / "set", "--labels", tmp_path / "heart.nii.gz", "--grid", "small")
+    ct, mri = from_folder(tmp_path / "set")
+    assert (status, err) == (0, "") and ct.patient == mri.patient == "heart"
+    assert np.array_equal(nib.load(ct.label).get_fdata(), nib.load(mri.label).get_fdata()) and nib.load(ct.label).get_fdata().max() == 5
+
+
+@pytest.mark.parametrize("words, says", [("--n 0", "1 or more"), ("--n -3", "1 or more"), ("--seed -1", "seed"), ("--labels none.nii.gz", "none.nii.gz does not exist"), ("--labels strange.nii.gz", "strange.nii.gz has label values"),
+                                         ("--labels strange.nii.gz --table MM-WHS", "does not know"), ("--labels nothing.nii.gz", "heart")])
+def test_phantoms_that_cannot_be(fails, tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    heart = phantom(3, "CT", TINY)
+    write_label(heart.label * 3, heart.affine, "strange.nii.gz")
+    write_label(heart.label * 0, heart.affine, "nothing.nii.gz")
+    fails("cssgan_phantom", "--out", "set", "--grid", "small", *words.split(), says=says)
+    assert not list(Path("set").rglob("*.nii.gz"))
+
+
+def test_phantoms_into_what_is_no_folder(fails, tmp_path):
+    (tmp_path / "file").touch()
+    for words in (("--out", tmp_path / "file", "--grid", "small"), ("--samples", tmp_path / "file")): fails("cssgan_phantom", *words, says="cannot be made")
+
+
+@pytest.mark.data
+def test_a_real_heart_becomes_a_phantom_in_both_modalities(run, real, tmp_path):
+    assert run("cssgan_phantom", "--out", tmp_path, "--labels", real / "rodero01/labels_1mm.nii.gz")[0] == 0
+    for case in from_folder(tmp_path): assert set(np.unique(nib.load(case.label).get_fdata())) == {0, 1, 2, 3, 4, 5}
+
+
+# ---- training
+
+def test_train_then_use_it(run, data, tmp_path):
+    words = "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--cache", tmp_path / "cache", "--seed", 3
+    status, out, _ = run("cssgan_train", *words)
+    assert status == 0 and str(tmp_path / "run" / "best") in out and out.count("\n") == 1
+    cases = from_manifest(tmp_path / "run" / "cases.csv")
+    assert len(cases) == 6 and {c.split for c in cases} == {"train", "valid", "test"}
+    assert json.loads((tmp_path / "run" / "train.json").read_text())["seed"] == json.loads((tmp_path / "run/last/checkpoint.json").read_text())["config"]["seed"] == 3
+    scan = next((data / "CT").glob("*_image.nii.gz"))
+    assert run("cssgan_translate", scan, "--checkpoint", tmp_path / "run", "--to", "MRI", "--out", tmp_path / "o.nii.gz")[0] == 0
+
+
+def weights(folder): return sorted(p.name for p in (folder / "best").glob("weights-*")), sorted(p.name for p in (folder / "last").iterdir())
+
+
+@pytest.mark.parametrize("again", ["--resume {run}", "--data {data} --out {run} --resume", "--out {run} --resume"], ids=["folder", "all of it", "flag"])
+def test_an_interrupted_training_goes_on_to_the_same_end(run, fails, data, tmp_path, monkeypatch, again):
+    from cssgan import joint
+    rest = "--quiet", "--cache", tmp_path / "cache"
+    words = "--data", data, "--preset", "smoke", "--fraction-ct", 1, *rest
+    assert run("cssgan_train", *words, "--out", tmp_path / "whole")[0] == 0
+    step, calls = joint.step, []
+    def dies(*args):
+        calls.append(1)
+        if len(calls) == 3: raise KeyboardInterrupt
+        return step(*args)
+    monkeypatch.setattr(joint, "step", dies)
+    assert run("cssgan_train", *words, "--out", tmp_path / "run")[0] == 130
+    monkeypatch.undo()
+    fails("cssgan_train", *words, "--out", tmp_path / "run", says="already holds a run")
+    assert run("cssgan_train", *again.format(run=tmp_path / "run", data=data).split(), *rest)[0] == 0
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_going_on_otherwise_is_refused(fails, run, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("cssgan.joint.fit", lambda *_, **__: None)
+    monkeypatch.setattr(cli, "tell", lambda *_: None)
+    assert run("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke")[0] == 0
+    for words in (("--preset", "paper"), ("--seed", 4), ("--fraction-mri", 0.5), ("--data", "phantom-S1")): fails("cssgan_train", "--resume", tmp_path / "run", *words, says="was begun with")
+    assert run("cssgan_train", "--resume", tmp_path / "run", "--preset", "smoke", "--seed", 0)[0] == 0
+
+
+def test_nothing_to_go_on_with(fails, tmp_path):
+    fails("cssgan_train", "--resume", tmp_path / "none", says="holds no run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.json").write_text("{")
+    fails("cssgan_train", "--resume", tmp_path / "run", says="train.json is damaged")
+
+
+@pytest.mark.parametrize("words, says", [
+    ("--preset huge", "unknown preset 'huge'"), ("--fraction-ct 0", "fraction of 0"), ("--fraction-mri 14", "fraction of 14"), ("--seed -1", ""), ("--data nowhere", "nowhere is no data set"),
+    ("--data none.csv", "none.csv is not there"), ("--data empty", "empty holds no CT case"), ("--data two", "no CT case in the split 'train'"), ("--out file/run", "cannot be made")])
+def test_training_that_cannot_be(fails, data, tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for modality in ("CT", "MRI"):
+        (tmp_path / "two" / modality).mkdir(parents=True)
+        for file in sorted((data / modality).iterdir())[:4]: shutil.copy(file, tmp_path / "two" / modality)
+    fails("cssgan_train", *(("--data", data) if "--data" not in words else ()), *(("--out", "run") if "--out" not in words else ()), *words.split(), says=says)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_case_that_cannot_be_read_is_named(fails, data, tmp_path):
+    file = sorted((data / "MRI").glob("*_label.nii.gz"))[0]
+    image = nib.load(file)
+    nib.Nifti1Image((image.get_fdata() * 77).astype(np.int16), image.affine).to_filename(file)
+    fails("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--quiet", "--cache", tmp_path / "cache", says=file.name)
+    assert not list((tmp_path / "run").glob("*/checkpoint.json"))
