@@ -235,6 +235,7 @@ def volumes_of(label, # (X, Y, Z) 0..5
                spacing: tuple, # mm along x, y, z
                ) -> str: # "LV 102 ml, RV …"
     "How large every region is."
+    if not label.any(): return "no heart was found"
     import numpy as np
     from cssgan.volumes import REGIONS
     ml = np.bincount(label.ravel(), minlength=len(REGIONS)) * np.prod(spacing) / 1000
