@@ -11,7 +11,8 @@ from itertools import chain
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
-from .datasets import Batch, Samples, UnpairedData, make_folder, write_whole
+from .cases import make_folder, write_whole
+from .datasets import Batch, Samples, UnpairedData
 from .joint import Config, Phase, there_and_back
 from .models import Networks, mixed_precision
 

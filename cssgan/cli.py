@@ -121,7 +121,7 @@ def begin(folder: Path, # of the run
           asked: dict, # by the names in `BEGUN_WITH`; None: not typed
           ) -> tuple: # what the run is begun with, by the same names; its cases
     "Choose the cases of a new run, and write down what it is begun with."
-    from cssgan.datasets import find_cases, make_folder, select, thin, with_splits, write_manifest, write_whole
+    from cssgan.cases import find_cases, make_folder, select, thin, with_splits, write_manifest, write_whole
     from cssgan.joint import preset
     if (folder / "last").exists(): raise ValueError(f"{folder} already holds a run: go on with it (--resume), or choose another folder")
     facts = BEGUN_WITH | {name: value for name, value in asked.items() if value is not None}
@@ -140,7 +140,7 @@ def go_on(folder: Path, # of the run
           asked: dict, # by the names in `BEGUN_WITH`; None: not typed
           ) -> tuple: # what the run was begun with, by the same names; its cases
     "The run as it was begun, or not at all."
-    from cssgan.datasets import from_manifest
+    from cssgan.cases import from_manifest
     try: facts = BEGUN_WITH | json.loads((folder / "train.json").read_text())
     except (TypeError, ValueError) as e: raise ValueError(f"{folder / 'train.json'} is damaged ({e}): begin again in another folder") from e
     for name, value in asked.items():

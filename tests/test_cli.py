@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cssgan import cli
-from cssgan.datasets import from_folder, from_manifest
+from cssgan.cases import from_folder, from_manifest
 from cssgan.phantom import phantom
 from cssgan.volumes import Grid, write_label, write_volume
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from cssgan.datasets import (TABLES, Case, Samples, apply_table, checked, draw_splits, find_cases, fingerprint, from_folder, from_manifest,
-                             from_mmwhs, load_case, phantom_cases, phantom_S1, phantom_S2, select, take_fraction, thin, unpaired,
-                             unpaired_order, with_splits, write_manifest, write_phantom_of, write_phantoms, write_samples, write_whole)
+from cssgan.cases import TABLES, Case, apply_table, checked, draw_splits, find_cases, from_folder, from_manifest, from_mmwhs, phantom_cases, phantom_S1, phantom_S2, select, take_fraction, thin, with_splits, write_manifest, write_whole
+from cssgan.datasets import Samples, fingerprint, load_case, unpaired, unpaired_order, write_phantom_of, write_phantoms, write_samples
 from cssgan.phantom import phantom
 from cssgan.volumes import IGNORE, Grid, VolumeError, read_label, read_volume, write_label, write_volume
 
@@ -373,7 +372,8 @@ def test_two_processes_build_the_cache_at_once(folder):
     code = """
 import hashlib, json, os, sys, time
 from pathlib import Path
-from cssgan.datasets import Samples, phantom_cases
+from cssgan.cases import phantom_cases
+from cssgan.datasets import Samples
 from cssgan.volumes import Grid
 samples = Samples(phantom_cases({"train": (3, 3)}), Grid((24, 24, 16), (7.0, 7.0, 8.0)), sys.argv[1])
 (Path(sys.argv[2]) / str(os.getpid())).touch()

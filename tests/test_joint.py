@@ -8,7 +8,8 @@ import torch
 
 from cssgan import joint
 from cssgan.checkpoints import CheckpointError, load_checkpoint
-from cssgan.datasets import Batch, UnpairedData, phantom_cases, unpaired
+from cssgan.cases import phantom_cases
+from cssgan.datasets import Batch, UnpairedData, unpaired
 from cssgan.joint import (PAPER_PHASES, Config, Phase, Pool, advance, fit, is_best, make_optimizers, preset, rate, resume, save_run,
                           stalled, start, step, there_and_back, training_tensors, update_discriminators, update_generators,
                           update_segmentors)
