@@ -224,14 +224,14 @@ def _write_nifti(
     "Write a file whole or not at all, the same bytes for the same content."
     path, image = check_output(path), nib.Nifti1Image(array, affine)
     (head := image.header).set_xyzt_units("mm")
-    head.set_qform(affine, 1)
-    head.set_sform(affine, 1)
+    for place in (head.set_qform, head.set_sform): place(affine, 1)
     if np.abs(head.get_qform() - affine).max() < np.abs(head.get_sform() - affine).max(): head["sform_code"] = 0
     if history: head.extensions.append(nib.nifti1.Nifti1Extension("comment", (NOTE + "\n".join(history)).encode()))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as f:
             with gzip.GzipFile("", "wb", 6, f, mtime=0) if path.suffix == ".gz" else nullcontext(f) as z: z.write(image.to_bytes())
+            f.flush(), os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as e: raise VolumeError(f"{path} cannot be written ({e.strerror}): choose another folder") from e
     finally: part.unlink(missing_ok=True)
@@ -324,7 +324,7 @@ def to_grid(
     affine, where = grid.affine(centre), f"({', '.join(f'{c:.1f}' for c in centre)}) mm"
     voxels, inside = _resample(volume.voxels, volume.affine, grid.shape, affine, 1, volume.nothing)
     if not inside.any(): raise VolumeError(f"the grid around {where} does not touch the scan: give a centre inside it")
-    label = None if volume.label is None else _resample(volume.label, volume.affine, grid.shape, affine, 0, 0)[0]
+    label = None if volume.label is None else _resample(volume.label, volume.affine, grid.shape, affine, 0, IGNORE if IGNORE in volume.label else 0)[0]
     line = f"to grid {_times(grid.shape)} at {_times(grid.spacing)} mm around {where}"
     new = replace(volume, voxels=voxels, affine=affine, label=label, history=volume.history + (line,))
     return replace(new, range=intensity_range(new, inside))

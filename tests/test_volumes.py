@@ -314,6 +314,15 @@ def test_nothing_half_written_when_the_disk_is_full(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"] and (tmp_path / "a.nii.gz").read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_all_of_it_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch, name):
+    synced, move = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda f: synced.append(os.fstat(f).st_size))
+    monkeypatch.setattr(os, "replace", lambda part, path: (synced.append(os.stat(part).st_size), move(part, path)))
+    write_volume(Volume(voxels(), LPS, "CT"), tmp_path / name)
+    assert synced == 2 * [(tmp_path / name).stat().st_size]
+
+
 def test_what_makes_no_sense_is_not_written(tmp_path):
     v = Volume(voxels(), LPS, "CT")
     refused(write_volume, normalise(v), tmp_path / "a.nii", says="denormalise")
@@ -385,6 +394,15 @@ def test_padding_is_nothing(modality, nothing):
     assert (there.voxels[:9] == nothing).all() and (there.label[:9] == 0).all() and (there.label[10:30, 10:30, 10:30] == 1).all()
     scaled = to_grid(normalise(scan), Grid((40, 40, 40), (1, 1, 1)))
     assert (scaled.voxels[:9] == -1).all()
+
+
+@pytest.mark.parametrize("ignored", ["all", "a region", "none"])
+def test_outside_a_scan_is_background_only_where_everything_was_annotated(ignored):
+    scan = labelled(LPS, (20, 20, 20))
+    label = np.full(scan.shape, IGNORE, np.uint8) if ignored == "all" else np.where(scan.label == 2, IGNORE if ignored == "a region" else 2, scan.label).astype(np.uint8)
+    there = to_grid(replace(scan, label=label), Grid((40, 40, 40), (2, 2.5, 3)))
+    assert set(np.unique(there.label[:4])) == {0 if ignored == "none" else IGNORE}
+    if ignored == "all": assert (there.label == IGNORE).all()
 
 
 def test_mri_range_ignores_padding_and_what_the_grid_does_not_see():
