@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from cssgan import datasets, volumes
 from cssgan.cases import TABLES, Case, apply_table, checked, draw_splits, find_cases, from_folder, from_manifest, from_mmwhs, phantom_cases, phantom_S1, phantom_S2, select, take_fraction, thin, with_splits, write_manifest, write_whole
 from cssgan.datasets import Samples, fingerprint, load_case, unpaired, unpaired_order, write_phantom_of, write_phantoms, write_samples
 from cssgan.phantom import phantom
@@ -87,7 +88,7 @@ def test_what_nobody_annotated_is_ignored_and_a_missing_label_ignores_all(folder
     label, affine = read_label(case.label)
     write_label(np.where(label == 2, IGNORE, label), affine, case.label)
     assert IGNORE in load_case(case, TINY).label and 2 not in load_case(case, TINY).label
-    assert set(np.unique(load_case(replace(case, label=""), TINY).label)) <= {0, IGNORE}
+    assert set(np.unique(load_case(replace(case, label=""), TINY).label)) == {IGNORE}
 
 
 def test_label_on_another_grid_is_refused(folder):
@@ -179,8 +180,19 @@ def test_manifest_of_a_spreadsheet(tmp_path):
     assert [(Path(c.image).name, Path(c.label).name, c.split) for c in cases] == [("a.nii", "al.nii", "train"), ("ü.nii", "", "test")]
 
 
+def test_rows_that_end_early_are_filled_up(tmp_path):
+    cases = from_manifest(manifest(tmp_path, "image,modality,split,label\na.nii,CT,train\nc.nii,MRI\n"))
+    assert [(c.label, c.split) for c in cases] == [("", "train"), ("", "")]
+
+
+def test_a_phantom_may_be_scanned_twice(tmp_path):
+    cases = from_manifest(manifest(tmp_path, "patient," + HEAD + "a,phantom:4,,CT,train\na,phantom:4,,MRI,train\n"))
+    assert [c.modality for c in cases] == ["CT", "MRI"]
+
+
 @pytest.mark.parametrize("text, says", [
-    ("", "lacks the columns"), (HEAD, "no rows"), ("image,modality\na.nii,CT\n", "label, split"),
+    (HEAD + "a.nii,b.nii,CT,train\nb/../a.nii,b.nii,CT,train\nc.nii,,MRI,train\n", "a.nii twice"), (HEAD + "a.nii,,CT,train\na.nii,,MRI,train\n", "a.nii twice"),
+    (HEAD + "phantom:4,,CT,train\nphantom:4,,CT,test\nphantom:1,,MRI,train\n", "phantom:4 twice"), ("", "lacks the columns"), (HEAD, "no rows"), ("image,modality\na.nii,CT\n", "label, split"),
     (HEAD + "a.nii,b.nii,PET,train\nc.nii,,MRI,train\n", "the modality 'PET'"), (HEAD + "a.nii,b.nii,CT,training\nc.nii,,MRI,train\n", "the split 'training'"),
     (HEAD + "a.nii,b.nii,CT,train\n", "no MRI case"), (HEAD + ",b.nii,CT,train\nc.nii,,MRI,train\n", "names no image"), (HEAD + "a.nii\nc.nii,,MRI,train\n", ""),
     ("id," + HEAD + "x,a.nii,,CT,train\nx,c.nii,,MRI,train\n", "twice"), ("table," + HEAD + "mine,a.nii,,CT,train\n,c.nii,,MRI,train\n", "the table 'mine'"),
@@ -303,7 +315,7 @@ def test_written_phantoms_are_the_drawn_ones(folder):
 def test_phantoms_cannot_be_none_or_nowhere(tmp_path):
     (tmp_path / "file").touch()
     refused(write_phantoms, tmp_path, 0, says="1 or more")
-    refused(write_phantoms, tmp_path, 1, first=-1, grid=TINY, says="seed")
+    refused(write_phantoms, tmp_path, 1, first=-1, grid=TINY, says="-1")
     refused(write_phantoms, tmp_path / "file", 1, grid=TINY, says="cannot be made")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
@@ -368,6 +380,23 @@ def test_everything_that_matters_is_in_the_fingerprint(folder):
     assert fingerprint(replace(case, split="test", id="other", patient="p"), TINY) in prints
 
 
+def test_a_table_and_the_program_are_known_by_what_they_say(folder, monkeypatch, tmp_path_factory):
+    case, before = ct_case(folder), fingerprint(ct_case(folder), TINY)
+    with monkeypatch.context() as m:
+        m.setitem(TABLES, "cssgan", TABLES["cssgan"] | {9: 1})
+        assert fingerprint(case, TINY) != before
+    other = tmp_path_factory.mktemp("other") / "volumes.py"
+    other.write_bytes(Path(volumes.__file__).read_bytes() + b"#")
+    with monkeypatch.context() as m:
+        m.setattr(volumes, "__file__", str(other))
+        datasets.program.cache_clear()
+        assert fingerprint(case, TINY) != before
+    datasets.program.cache_clear()
+    assert fingerprint(case, TINY) == before
+    monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("read again"))
+    assert fingerprint(case, TINY) == before
+
+
 def test_two_processes_build_the_cache_at_once(folder):
     code = """
 import hashlib, json, os, sys, time
@@ -402,6 +431,17 @@ def test_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
 
 
+def test_on_the_disk_before_it_gets_its_name_and_no_litter_of_who_is_interrupted(tmp_path, monkeypatch):
+    synced = []
+    def stop(*_): raise KeyboardInterrupt
+    monkeypatch.setattr(os, "fsync", lambda f: synced.append(os.fstat(f).st_size))
+    write_whole(tmp_path / "a", b"old")
+    assert synced == [3]
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt): write_whole(tmp_path / "a", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+
+
 # ---- unpaired batches
 
 @pytest.mark.parametrize("n_A, n_B", [(5, 5), (7, 2), (1, 6), (1, 1)])
@@ -429,3 +469,9 @@ def test_ranges_are_the_training_volumes_median(tmp_path):
     data = unpaired(phantom_cases({"train": (1, 3), "valid": (1, 1)}), TINY, tmp_path)
     lows = sorted(load_case(c, TINY).range[0] for c in data.train_B.cases)
     assert data.ranges()["CT"] == [-1000, 1000] and data.ranges()["MRI"][0] == pytest.approx(lows[1])
+
+
+def test_ranges_read_no_ct(tmp_path, monkeypatch):
+    data = unpaired(phantom_cases({"train": (2, 1), "valid": (1, 1)}), TINY, tmp_path)
+    monkeypatch.setattr(data.train_A, "prepared", lambda _: pytest.fail("read a CT"))
+    assert data.ranges()["CT"] == [-1000, 1000]
