@@ -241,6 +241,21 @@ def test_foreseen_errors_are_one_line(capsys, error, says):
     assert err.count("\n") == 1 and err.startswith("cssgan_test: ") and says in err
 
 
+@pytest.mark.parametrize("said", ["CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation", "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12",
+                                  "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"])
+def test_pytorch_without_memory_is_one_line_with_a_cure(capsys, said):
+    def job(): raise RuntimeError(said)
+    assert cli.attempt("cssgan_test", job) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "memory" in err and "--preset" in err
+
+
+@pytest.mark.parametrize("said", ["size mismatch", "CUDA error: an illegal memory access was encountered", "unsupported memory format"])
+def test_other_errors_of_pytorch_keep_their_traceback(said):
+    def job(): raise RuntimeError(said)
+    with pytest.raises(RuntimeError): cli.attempt("cssgan_test", job)
+
+
 def test_interrupted_is_130_and_says_how_to_go_on(run, data, tmp_path, monkeypatch):
     def stop(*_, **__): raise KeyboardInterrupt
     monkeypatch.setattr("cssgan.joint.fit", stop)
@@ -276,8 +291,8 @@ def test_a_label_map_becomes_a_phantom_in_both_modalities(run, tmp_path):
     assert np.array_equal(nib.load(ct.label).get_fdata(), nib.load(mri.label).get_fdata()) and nib.load(ct.label).get_fdata().max() == 5
 
 
-@pytest.mark.parametrize("words, says", [("--n 0", "1 or more"), ("--n -3", "1 or more"), ("--seed -1", "seed"), ("--labels none.nii.gz", "none.nii.gz does not exist"), ("--labels strange.nii.gz", "strange.nii.gz has label values"),
-                                         ("--labels strange.nii.gz --table MM-WHS", "does not know"), ("--labels nothing.nii.gz", "heart")])
+@pytest.mark.parametrize("words, says", [("--n 0", "1 or more"), ("--n -3", "1 or more"), ("--seed -1", "-1"), ("--labels none.nii.gz", "none.nii.gz does not exist"), ("--labels strange.nii.gz", "strange.nii.gz has label values"),
+                                         ("--labels strange.nii.gz --table MM-WHS", "does not know"), ("--labels nothing.nii.gz", "nothing.nii.gz")])
 def test_phantoms_that_cannot_be(fails, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
     heart = phantom(3, "CT", TINY)
