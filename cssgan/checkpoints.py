@@ -55,7 +55,7 @@ def save_checkpoint(folder: str|Path, # the checkpoint's folder; made if need be
     if training is not None: files["training"] = write_tensors(folder, "training", training)
     write_whole(folder / "checkpoint.json", json.dumps(about | {"files": files}, indent=1).encode())
     named = {name for group in files.values() for name in group}
-    for old in folder.glob("*.safetensors"):
+    for old in (*folder.glob("*.safetensors"), *folder.glob(".*.safetensors.*")): # the second: what a kill left half-written
         if old.name not in named: old.unlink()
 
 # %% ../nbs/07_checkpoints.ipynb #cell-019
@@ -108,8 +108,9 @@ def read_about(folder: Path, # the checkpoint's folder
     "Read checkpoint.json."
     try: about = json.loads((folder / "checkpoint.json").read_text())
     except (OSError, ValueError) as e: raise CheckpointError(f"{folder / 'checkpoint.json'} is damaged ({e}); copy it again") from e
-    missing = [key for key in ("cssgan", "networks", "grid", "ranges", "files") if not isinstance(about, dict) or key not in about]
+    missing = [key for key in ("cssgan", "networks", "grid", "ranges", "regions", "files") if not isinstance(about, dict) or key not in about]
     if missing or not plausible(about): raise CheckpointError(f"{folder / 'checkpoint.json'} does not say {', '.join(missing or ['a grid and ranges that can be'])}; it is no checkpoint of cssgan, or damaged")
+    if about.get("regions") != list(REGIONS): raise CheckpointError(f"{folder / 'checkpoint.json'} was trained for the regions {about.get('regions')}, and this version has {list(REGIONS)}; train again")
     return about
 
 # %% ../nbs/07_checkpoints.ipynb #cell-032

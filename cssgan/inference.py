@@ -18,11 +18,12 @@ from .checkpoints import load_checkpoint
 # %% ../nbs/10_inference.ipynb #cell-008
 def prepare(scan: Volume, # in its own grid and unit
             grid: Grid, # the checkpoint's training grid
+            window: tuple, # the checkpoint's (low, high) in HU for CT
             centre, # world point (x, y, z) of the heart, mm
             box: Grid|None=None, # what to look at, around the centre; None: the whole scan
             ) -> Volume: # in [-1, 1], patient's axes, the training grid's spacing
     "What the networks see of a scan."
-    scan = replace(scan, label=None)
+    scan = replace(scan, label=None, range=tuple(window) if scan.modality == "CT" else None)
     scan = replace(scan, range=to_grid(scan, grid, centre).range)
     box, middle = whole_scan_grid(scan, grid.spacing) if box is None else (box, centre)
     return normalise(to_grid(scan, box, middle))
@@ -67,7 +68,7 @@ def translate(scan: str|Path|Volume, # CT or MRI: a NIfTI file, or a volume
     "Translate a scan of any size into the other modality."
     scan = as_scan(scan, MODALITIES[1 - MODALITIES.index(check_modality(to))])
     nets, grid, ranges = load_networks(checkpoint)
-    seen = prepare(scan, grid, heart_centre(replace(scan, label=None)) if centre is None else centre)
+    seen = prepare(scan, grid, ranges["CT"], heart_centre(replace(scan, label=None)) if centre is None else centre)
     fake = slide(nets.G_B if to == "MRI" else nets.G_A, seen, grid)[0].numpy()
     line = f"translated to {to} by a network (cssgan {cssgan.__version__}): not a measurement"
     synthetic = replace(seen, voxels=fake, modality=to, range=tuple(ranges[to]), history=(*seen.history, line))
@@ -86,11 +87,12 @@ def one_heart(labels: np.ndarray, # integers (X, Y, Z)
 def look(segmentor: torch.nn.Module, # S_A or S_B
          scan: Volume, # in its own grid and unit
          grid: Grid, # the training grid
+         window: tuple, # the checkpoint's (low, high) in HU for CT
          centre, # world point (x, y, z) of the heart, mm
          box: Grid|None=None, # what to look at, around the centre; None: the whole scan
          ) -> Volume: # what the segmentor saw, with labels of one heart
     "Segment a part of a scan."
-    seen = prepare(scan, grid, centre, box)
+    seen = prepare(scan, grid, window, centre, box)
     labels = slide(segmentor, seen, grid).argmax(0).numpy().astype(np.uint8)
     return replace(seen, label=one_heart(labels))
 
@@ -111,12 +113,14 @@ def segment(scan: str|Path|Volume, # CT or MRI: a NIfTI file, or a volume
             ) -> Volume: # the scan itself, with labels 0..5
     "Segment a scan of any size."
     scan = replace(as_scan(scan, check_modality(modality)), label=None)
-    nets, grid, _ = load_networks(checkpoint)
+    nets, grid, ranges = load_networks(checkpoint)
     segmentor = nets.S_A if modality == "CT" else nets.S_B
     centre = heart_centre(scan) if centre is None else centre
-    found = look(segmentor, scan, grid, centre, grid)
-    if not found.label.any(): found = look(segmentor, scan, grid, centre)
-    if found.label.any(): found = look(segmentor, scan, grid, heart_centre(found), box_around(found, grid))
+    found = look(segmentor, scan, grid, ranges["CT"], centre, grid)
+    if not found.label.any(): found = look(segmentor, scan, grid, ranges["CT"], centre)
+    if found.label.any():
+        again = look(segmentor, scan, grid, ranges["CT"], heart_centre(found), box_around(found, grid))
+        found = again if again.label.any() else found
     line = f"segmented by a network (cssgan {cssgan.__version__}): not for diagnosis"
     labelled = with_label(scan, label_to_scan(found.label, found.affine, scan), scan.affine)
     return replace(labelled, history=(*scan.history, line))

@@ -158,6 +158,10 @@ class Phase:
     decay: int=0 # epochs over which the rate then falls linearly to 0
     patience: int|None=None # stop after so many epochs without a lower validation loss of the segmentors; None: never
 
+    def __post_init__(self):
+        if self.name not in ("segmentors", "generators", "joint"): raise ValueError(f"unknown phase {self.name!r}; known are segmentors, generators, joint")
+        if self.epochs < 0 or self.decay < 0 or self.epochs + self.decay < 1: raise ValueError(f"the phase {self.name} has {self.epochs} + {self.decay} epochs; leave it out, or give it 1 or more")
+
 PAPER_PHASES = (Phase("segmentors", 100), Phase("generators", 60), Phase("joint", 50, 50, patience=5))
 
 # %% ../nbs/08_joint.ipynb #cell-045
@@ -168,6 +172,7 @@ class Config:
     width: int = 8 # channels at full resolution
     patch_layers: int = 3 # halvings of the discriminators
     phases: tuple = PAPER_PHASES # of Phase, in order
+    resnet: bool = False # the original 3D CycleGAN generators, to compare with
     lr: float = 2e-4 # of all three Adams
     lambda_cyc: float = 10. # weight of the cycle loss
     gamma_shape: float = 1. # weight of the shape loss in the joint phase
@@ -179,7 +184,7 @@ class Config:
 PRESETS = {
     "paper": Config(width=16),
     "cpu": Config(SMALL_GRID, 8, 2, (Phase("segmentors", 30), Phase("generators", 12), Phase("joint", 14, 14, 5)), lr=5e-4),
-    "demo": Config(SMALL_GRID, 8, 2, (Phase("segmentors", 20), Phase("generators", 8), Phase("joint", 10, 14)), lr=1e-3),
+    "demo": Config(Grid((40, 40, 32), (4.2, 4.2, 4.)), 8, 2, (Phase("segmentors", 160), Phase("generators", 80), Phase("joint", 25, 25)), lr=1e-3),
     "smoke": Config(Grid((24, 24, 16), (7., 7., 8.)), 4, 1, (Phase("segmentors", 1), Phase("generators", 1), Phase("joint", 1, 1)), lr=1e-3)}
 
 def preset(name: str, # "paper", "cpu", "demo" or "smoke"
@@ -221,7 +226,7 @@ def start(config: Config, # what is decided
           ) -> Run:
     "A run at its beginning."
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    nets = (deepcopy(nets) if nets else Networks(config.width, config.patch_layers, seed=config.seed)).to(device)
+    nets = (deepcopy(nets) if nets else Networks(config.width, config.patch_layers, resnet=config.resnet, seed=config.seed)).to(device)
     judges = (deepcopy(judges) if judges else nn.ModuleDict()).to(device)
     rng = torch.Generator().manual_seed(config.seed)
     pools = {side: Pool(config.pool_size) for side in "AB"}
@@ -258,14 +263,16 @@ def dice_and_loss(segmentor: nn.Module, # S_A or S_B
 # %% ../nbs/08_joint.ipynb #cell-065
 def validate(run: Run, # networks and judges
              data: UnpairedData, # with validation samples
-             translations: bool=True, # are there generators worth judging?
+             phase: str="joint", # what is being trained; the rest has not changed
              ) -> dict: # scores in percent, and the validation loss
     "Scores on the validation samples of both domains."
     nets = run.nets.eval()
     judge_A, judge_B = (run.judges["S_A"], run.judges["S_B"]) if run.judges else (nets.S_A, nets.S_B)
-    (dice_CT, loss_A), (dice_MRI, loss_B) = dice_and_loss(nets.S_A, data.valid_A, run.device), dice_and_loss(nets.S_B, data.valid_B, run.device)
-    scores = {"dice_CT": dice_CT, "dice_MRI": dice_MRI, "valid_loss": (loss_A + loss_B) / 2}
-    if translations: scores |= {"s_ct_to_mri": s_score(nets.G_B, judge_B, data.valid_A).nanmean().item(),
+    scores = {}
+    if phase != "generators":
+        (dice_CT, loss_A), (dice_MRI, loss_B) = dice_and_loss(nets.S_A, data.valid_A, run.device), dice_and_loss(nets.S_B, data.valid_B, run.device)
+        scores = {"dice_CT": dice_CT, "dice_MRI": dice_MRI, "valid_loss": (loss_A + loss_B) / 2}
+    if phase != "segmentors": scores |= {"s_ct_to_mri": s_score(nets.G_B, judge_B, data.valid_A).nanmean().item(),
                                 "s_mri_to_ct": s_score(nets.G_A, judge_A, data.valid_B).nanmean().item()}
     run.nets.train()
     return scores
@@ -285,7 +292,7 @@ def train_epoch(run: Run, # networks and optimizers
     for batch in bar:
         losses = {name: loss.item() for name, loss in step(run, phase.name, to_device(batch, run.device)).items()}
         for name, loss in losses.items():
-            if not math.isfinite(loss): raise FloatingPointError(f"the loss {name} became {loss} on the cases {', '.join(batch.ids)}; lower the rate, or look at these cases")
+            if not math.isfinite(loss): raise FloatingPointError(f"the loss {name} became {loss} on the cases {', '.join(batch.ids)}; look at these cases, or lower the rate")
             sums.setdefault(name, []).append(loss)
         bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()})
     return {name: mean(values) for name, values in sums.items()}
@@ -348,6 +355,7 @@ def refuse_other_config(config: Config, # what the user asks for
 def stalled(run: Run, # in the middle of a phase
            ) -> bool: # has the validation loss not fallen for `patience` epochs?
     "Is it time to stop early? (section 4.2)"
+    if run.config.phases[run.phase].name == "generators": return False # their segmentors do not learn
     losses, patience = [h["valid_loss"] for h in run.history if h["phase"] == run.phase], run.config.phases[run.phase].patience
     return patience is not None and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 
@@ -368,12 +376,12 @@ def advance(run: Run, # where we are
     "One epoch, validated and saved; at a phase's end, on to the next."
     phase = run.config.phases[run.phase]
     losses = train_epoch(run, data, progress)
-    scores = validate(run, data, translations=phase.name != "segmentors")
+    scores = validate(run, data, phase.name)
     run.history.append({"phase": run.phase, "name": phase.name, "epoch": run.epoch, **losses, **scores})
     run.epoch += 1
     if run.phase == len(run.config.phases) - 1 and is_best(run): save_run(run, folder / "best", with_training=False)
     if run.epoch == phase.epochs + phase.decay or stalled(run):
-        if phase.name == "segmentors": run.judges = nn.ModuleDict({"S_A": deepcopy(run.nets.S_A), "S_B": deepcopy(run.nets.S_B)})
+        if phase.name == "segmentors" and not run.judges: run.judges = nn.ModuleDict({"S_A": deepcopy(run.nets.S_A), "S_B": deepcopy(run.nets.S_B)})
         run.phase, run.epoch = run.phase + 1, 0
     save_run(run, folder / "last", with_training=True)
 

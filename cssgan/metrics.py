@@ -109,5 +109,6 @@ def gap_reduction(ours: float, # Dice with our synthetic data, percent
                   other: float, # Dice with the other method's synthetic data, percent
                   real: float, # Dice with as much real data instead, percent
                   ) -> float: # percent of the other method's gap that ours closes
-    "By how much the distance to real data shrinks."
+    "By how much the distance to real data shrinks; nan where there is none."
+    if real == other: return float("nan")
     return 100 * (1 - (real - ours) / (real - other))

@@ -187,13 +187,15 @@ class Networks(nn.Module):
                  width: int=8, # channels of generators and segmentors at full resolution
                  patch_layers: int=3, # halvings of the discriminators: 3 for the paper's grid, 2 for small ones
                  classes: int=6, # background and the five regions
+                 resnet: bool=False, # the original 3D CycleGAN generators, to compare with
                  seed: int=0, # of the initial weights
                  ):
         super().__init__()
-        self.sizes = dict(width=width, patch_layers=patch_layers, classes=classes)
+        self.sizes = dict(width=width, patch_layers=patch_layers, classes=classes, resnet=resnet)
+        G = ResnetGenerator if resnet else Generator
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.G_A, self.G_B = Generator(width), Generator(width)
+            self.G_A, self.G_B = G(width), G(width)
             self.D_A, self.D_B = PatchDiscriminator(width, patch_layers), PatchDiscriminator(width, patch_layers)
             self.S_A, self.S_B = Segmentor(width, classes), Segmentor(width, classes)
         self.to(memory_format=torch.channels_last_3d) # the layout that convolutions are fast in
@@ -202,7 +204,7 @@ class Networks(nn.Module):
 def has_fast_bfloat16(device: torch.device, # where the networks are
                      ) -> bool: # is bfloat16 quicker than float32 there?
     "A GPU that knows bfloat16, or a CPU with AVX-512."
-    if device.type == "cuda": return torch.cuda.is_bf16_supported()
+    if device.type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 # %% ../nbs/04_models.ipynb #cell-054

@@ -12,7 +12,7 @@ from cssgan.joint import Config, Phase, fit
 from cssgan.models import Networks, mixed_precision
 from cssgan.volumes import Grid
 
-CONFIG = Config(Grid((24, 16, 16), (7.0, 7.0, 8.0)), 4, 1, (Phase("joint", 1, 1),), lr=1e-3)
+CONFIG = Config(Grid((24, 16, 16), (7.0, 7.0, 8.0)), 4, 1, phases=(Phase("joint", 1, 1),), lr=1e-3)
 
 
 class Random:

@@ -162,7 +162,7 @@ def test_weights_of_another_shape(copy, facts):
 
 
 @pytest.mark.parametrize("facts", [
-    {"grid": {}}, {"grid": []}, {"grid": {"shape": [24, 24], "spacing": [7, 7, 8]}}, {"grid": {"shape": [24, 24, 16], "spacing": [7, 0, 8]}},
+    {"regions": ["background", "RV", "LV", "LA", "RA", "myocardium"]}, {"grid": {}}, {"grid": []}, {"grid": {"shape": [24, 24], "spacing": [7, 7, 8]}}, {"grid": {"shape": [24, 24, 16], "spacing": [7, 0, 8]}},
     {"grid": {"shape": [24, 24, 0], "spacing": [7, 7, 8]}}, {"grid": {"shape": [24, 24, 1.5], "spacing": [7, 7, 8]}}, {"grid": {"shape": "big", "spacing": "small"}},
     {"ranges": {}}, {"ranges": {"CT": [-1000, 1000]}}, {"ranges": {"CT": [-1000, 1000], "MRI": [5, 5]}}, {"ranges": {"CT": [-1000, 1000], "MRI": [0]}},
     {"ranges": {"CT": [-1000, 1000], "MRI": [0, float("nan")]}}, {"ranges": 3}, {"files": {}}, {"files": []}, {"files": {"weights": []}}], ids=str)

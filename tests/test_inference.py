@@ -136,7 +136,7 @@ def test_same_scan_same_result(checkpoint):
 
 
 def test_windows_are_put_together_seamlessly(simple):
-    prepared = prepare(make("far larger than a window")[0], TINY, HEART)
+    prepared = prepare(make("far larger than a window")[0], TINY, (-1000.0, 1000.0), HEART)
     assert any(a > b for a, b in zip(prepared.shape, TINY.shape))
     assert np.abs(slide(Same(), prepared, TINY)[0].numpy() - prepared.voxels).max() < 0.02
 
@@ -144,8 +144,14 @@ def test_windows_are_put_together_seamlessly(simple):
 def test_mri_range_comes_from_the_field_of_view_around_the_heart():
     scan, _ = make("far larger than a window", "MRI")
     wide = replace(scan, voxels=np.pad(scan.voxels, ((40, 40), (0, 0), (0, 0))), affine=scan.affine @ nib.affines.from_matvec(np.eye(3), (-40, 0, 0)))
-    a, b = (prepare(v, TINY, HEART).range for v in (scan, wide))
+    a, b = (prepare(v, TINY, (-1000.0, 1000.0), HEART).range for v in (scan, wide))
     assert a == pytest.approx(b, rel=0.02)
+
+
+def test_ct_is_scaled_with_the_checkpoints_own_window():
+    scan, _ = make("far larger than a window")
+    assert prepare(scan, TINY, (-200.0, 500.0), HEART).range == (-200.0, 500.0)
+    assert prepare(replace(scan, range=(0.0, 1.0)), TINY, (-1000.0, 1000.0), HEART).range == (-1000.0, 1000.0)
 
 
 def test_a_centre_may_be_given(simple):

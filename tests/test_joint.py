@@ -18,7 +18,7 @@ from cssgan.models import Networks
 from cssgan.volumes import Grid
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
-SHORT = Config(TINY, 4, 1, (Phase("segmentors", 1), Phase("generators", 1), Phase("joint", 1, 1)), lr=1e-3, pool_size=2)
+SHORT = Config(TINY, 4, 1, phases=(Phase("segmentors", 1), Phase("generators", 1), Phase("joint", 1, 1)), lr=1e-3, pool_size=2)
 
 
 class Random:
@@ -189,6 +189,28 @@ def test_stops_when_the_loss_no_longer_falls(losses, stop):
     run = start(replace(SHORT, phases=(Phase("joint", 50, 0, patience=2),)))
     assert stalled(history(run, losses)) is stop
     assert not stalled(history(replace(run, config=SHORT), losses))
+
+
+def test_generators_alone_are_not_stopped_by_segmentors_that_do_not_learn(data, tmp_path):
+    config = replace(SHORT, phases=(Phase("generators", 4, patience=1),))
+    assert len(fit(data, config, tmp_path, progress=False).history) == 4
+
+
+@pytest.mark.parametrize("wrong", [("Joint", 50), ("segmentor", 5), ("generators", 0), ("joint", -1, 5)])
+def test_a_phase_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError): Phase(*wrong)
+
+
+def test_judges_that_are_given_stay(data, tmp_path):
+    judges = torch.nn.ModuleDict({"S_A": Networks(4, 1, seed=5).S_A, "S_B": Networks(4, 1, seed=5).S_B})
+    run = fit(data, replace(SHORT, phases=SHORT.phases[:1]), tmp_path, judges=judges, progress=False)
+    assert same(judges.state_dict(), run.judges.state_dict())
+
+
+def test_cyclegans_own_generators_train_and_go_on(data, tmp_path):
+    config = replace(SHORT, resnet=True, phases=(Phase("generators", 1),))
+    fit(data, config, tmp_path, progress=False)
+    assert load_checkpoint(tmp_path)[1]["networks"]["resnet"] and resume(config, tmp_path / "last").nets.sizes["resnet"]
 
 
 def test_early_stop_ends_the_phase(data, tmp_path, monkeypatch):
