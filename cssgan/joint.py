@@ -9,7 +9,7 @@ __all__ = ['PAPER_PHASES', 'PRESETS', 'Passes', 'there_and_back', 'train_only', 
            'save_run', 'resume', 'refuse_other_config', 'stalled', 'is_best', 'advance', 'fit']
 
 # %% ../nbs/08_joint.ipynb #cell-002
-import math
+import json, math
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,7 +34,6 @@ class Passes(NamedTuple):
     rec_A: torch.Tensor # G_A(fake_B): back to CT
     rec_B: torch.Tensor # G_B(fake_A): back to MRI
 
-# %% ../nbs/08_joint.ipynb #cell-009
 def there_and_back(nets: Networks, # the six networks
                    real_A: torch.Tensor, # CT [N, 1, X, Y, Z]
                    real_B: torch.Tensor, # MRI [N, 1, X, Y, Z]
@@ -43,7 +42,7 @@ def there_and_back(nets: Networks, # the six networks
     fake_A, fake_B = nets.G_A(real_B), nets.G_B(real_A)
     return Passes(fake_A, fake_B, rec_A=nets.G_A(fake_B), rec_B=nets.G_B(fake_A))
 
-# %% ../nbs/08_joint.ipynb #cell-013
+# %% ../nbs/08_joint.ipynb #cell-012
 def train_only(nets: Networks, # the six networks
                *names: str, # those that learn now, e.g. "G_A", "G_B"
               ):
@@ -58,7 +57,7 @@ def descend(optimizer: torch.optim.Optimizer, # of the networks that learn now
     loss.backward()
     optimizer.step()
 
-# %% ../nbs/08_joint.ipynb #cell-017
+# %% ../nbs/08_joint.ipynb #cell-016
 @dataclass
 class Optimizers:
     "One Adam for each pair that learns together."
@@ -74,7 +73,7 @@ def make_optimizers(nets: Networks, # the six networks
     return Optimizers(pair(nets.G_A, nets.G_B, (.5, .999)), pair(nets.D_A, nets.D_B, (.5, .999)),
                       pair(nets.S_A, nets.S_B, (.9, .999)))
 
-# %% ../nbs/08_joint.ipynb #cell-021
+# %% ../nbs/08_joint.ipynb #cell-020
 def update_generators(nets: Networks, # the six networks
                       optimizer: torch.optim.Optimizer, # of G_A and G_B
                       batch: Batch, # real volumes and their labels
@@ -93,7 +92,7 @@ def update_generators(nets: Networks, # the six networks
     descend(optimizer, generator_objective(gan, cyc, shape, lambda_cyc, gamma_shape))
     return Passes(*(p.detach() for p in passes)), {"gan": gan, "cyc": cyc} | ({"shape": shape} if gamma_shape else {})
 
-# %% ../nbs/08_joint.ipynb #cell-026
+# %% ../nbs/08_joint.ipynb #cell-025
 def update_segmentors(nets: Networks, # the six networks
                       optimizer: torch.optim.Optimizer, # of S_A and S_B
                       batch: Batch, # real volumes and their labels
@@ -111,7 +110,7 @@ def update_segmentors(nets: Networks, # the six networks
     descend(optimizer, losses["S_A"] + losses["S_B"])
     return losses
 
-# %% ../nbs/08_joint.ipynb #cell-030
+# %% ../nbs/08_joint.ipynb #cell-029
 def update_discriminators(nets: Networks, # the six networks
                           optimizer: torch.optim.Optimizer, # of D_A and D_B
                           batch: Batch, # real volumes
@@ -126,7 +125,7 @@ def update_discriminators(nets: Networks, # the six networks
     descend(optimizer, losses["D_A"] + losses["D_B"])
     return losses
 
-# %% ../nbs/08_joint.ipynb #cell-039
+# %% ../nbs/08_joint.ipynb #cell-038
 @dataclass
 class Pool:
     "Up to `size` past translations."
@@ -149,7 +148,7 @@ class Pool:
         older, self.volumes[i] = self.volumes[i], fake.clone()
         return older
 
-# %% ../nbs/08_joint.ipynb #cell-043
+# %% ../nbs/08_joint.ipynb #cell-042
 @dataclass(frozen=True)
 class Phase:
     "A stretch of training."
@@ -164,7 +163,7 @@ class Phase:
 
 PAPER_PHASES = (Phase("segmentors", 100), Phase("generators", 60), Phase("joint", 50, 50, patience=5))
 
-# %% ../nbs/08_joint.ipynb #cell-045
+# %% ../nbs/08_joint.ipynb #cell-044
 @dataclass(frozen=True)
 class Config:
     "Everything that decides a run, but the data."
@@ -180,7 +179,7 @@ class Config:
     pool_size: int = 50 # past translations that the discriminators may see again
     seed: int = 0 # of the initial weights, of the order of cases, of the pools
 
-# %% ../nbs/08_joint.ipynb #cell-047
+# %% ../nbs/08_joint.ipynb #cell-046
 PRESETS = {
     "paper": Config(width=16),
     "cpu": Config(SMALL_GRID, 8, 2, (Phase("segmentors", 30), Phase("generators", 12), Phase("joint", 14, 14, 5)), lr=5e-4),
@@ -193,14 +192,14 @@ def preset(name: str, # "paper", "cpu", "demo" or "smoke"
     if name not in PRESETS: raise ValueError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
     return PRESETS[name]
 
-# %% ../nbs/08_joint.ipynb #cell-051
+# %% ../nbs/08_joint.ipynb #cell-050
 def rate(phase: Phase, # where we are
          epoch: int, # in this phase, from 0
          ) -> float: # between 0 and 1, times the full rate
     "Constant, then linear to 0 (section 4.2)."
     return min(1., (phase.epochs + phase.decay - epoch) / (phase.decay + 1))
 
-# %% ../nbs/08_joint.ipynb #cell-055
+# %% ../nbs/08_joint.ipynb #cell-054
 @dataclass
 class Run:
     "Networks in training, and how far they are."
@@ -218,7 +217,6 @@ class Run:
     @property
     def device(self): return next(self.nets.parameters()).device
 
-# %% ../nbs/08_joint.ipynb #cell-056
 def start(config: Config, # what is decided
           nets: Networks|None=None, # to go on from; None: fresh ones
           judges: nn.ModuleDict|None=None, # segmentors trained on real volumes only
@@ -232,7 +230,7 @@ def start(config: Config, # what is decided
     pools = {side: Pool(config.pool_size) for side in "AB"}
     return Run(config, nets, make_optimizers(nets, config.lr), pools, rng, judges, ranges or {"CT": CT_WINDOW, "MRI": (0., 1000.)})
 
-# %% ../nbs/08_joint.ipynb #cell-059
+# %% ../nbs/08_joint.ipynb #cell-057
 def step(run: Run, # networks and optimizers
          phase: str, # "segmentors", "generators" or "joint"
          batch: Batch, # real volumes and their labels, on the run's device
@@ -245,7 +243,7 @@ def step(run: Run, # networks and optimizers
     fake_A, fake_B = run.pools["A"].exchange(passes.fake_A, run.rng), run.pools["B"].exchange(passes.fake_B, run.rng)
     return losses | update_discriminators(run.nets, run.optimizers.D, batch, fake_A, fake_B)
 
-# %% ../nbs/08_joint.ipynb #cell-063
+# %% ../nbs/08_joint.ipynb #cell-061
 @torch.no_grad()
 def dice_and_loss(segmentor: nn.Module, # S_A or S_B
                   samples, # (volume, labels, id) one by one
@@ -260,7 +258,7 @@ def dice_and_loss(segmentor: nn.Module, # S_A or S_B
         losses.append(shape_loss(logits, labels).item())
     return torch.cat(dice).nanmean().item(), mean(losses)
 
-# %% ../nbs/08_joint.ipynb #cell-065
+# %% ../nbs/08_joint.ipynb #cell-063
 def validate(run: Run, # networks and judges
              data: UnpairedData, # with validation samples
              phase: str="joint", # what is being trained; the rest has not changed
@@ -277,7 +275,7 @@ def validate(run: Run, # networks and judges
     run.nets.train()
     return scores
 
-# %% ../nbs/08_joint.ipynb #cell-069
+# %% ../nbs/08_joint.ipynb #cell-067
 def train_epoch(run: Run, # networks and optimizers
                 data: UnpairedData, # with training samples
                 progress: bool=True, # show a progress bar?
@@ -303,7 +301,7 @@ def to_device(batch: Batch, # as it comes from the data
     "The batch where the networks are."
     return Batch(*(part.to(device) if torch.is_tensor(part) else part for part in batch))
 
-# %% ../nbs/08_joint.ipynb #cell-073
+# %% ../nbs/08_joint.ipynb #cell-071
 def training_tensors(run: Run, # at the end of an epoch
                     ) -> dict: # name → tensor
     "All of a run's state that is made of tensors, but the weights."
@@ -313,7 +311,7 @@ def training_tensors(run: Run, # at the end of an epoch
         if pool.volumes: tensors[f"pool.{side}"] = torch.stack(pool.volumes)
     return tensors
 
-# %% ../nbs/08_joint.ipynb #cell-075
+# %% ../nbs/08_joint.ipynb #cell-073
 def save_run(run: Run, # at the end of an epoch
              folder: Path, # of the checkpoint
              with_training: bool, # everything that is needed to go on?
@@ -322,7 +320,7 @@ def save_run(run: Run, # at the end of an epoch
     about = about_networks(run.nets, run.config.grid, run.ranges, config=asdict(run.config), history=run.history, phase=run.phase, epoch=run.epoch)
     save_checkpoint(folder, run.nets, about, training_tensors(run) if with_training else None)
 
-# %% ../nbs/08_joint.ipynb #cell-076
+# %% ../nbs/08_joint.ipynb #cell-074
 def resume(config: Config, # must be what the run was started with
            folder: Path, # of the checkpoint to go on from
            ) -> Run:
@@ -340,18 +338,16 @@ def resume(config: Config, # must be what the run was started with
     run.rng.set_state(tensors["rng"])
     return replace(run, history=about["history"], phase=about["phase"], epoch=about["epoch"])
 
-# %% ../nbs/08_joint.ipynb #cell-077
 def refuse_other_config(config: Config, # what the user asks for
                         stored: dict, # what the run was started with
                         folder: Path, # for the error
                        ):
     "A run goes on under the configuration that it began with, or not at all."
-    asked = {name: value for name, value in asdict(config).items()}
-    plain = lambda value: list(map(plain, value)) if isinstance(value, (list, tuple)) else {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
-    other = [f"{name} is {plain(asked[name])}, was {stored.get(name)}" for name in asked if plain(asked[name]) != stored.get(name)]
+    asked = json.loads(json.dumps(asdict(config))) # as it would be stored
+    other = [f"{name} is {value}, was {stored.get(name)}" for name, value in asked.items() if value != stored.get(name)]
     if other: raise CheckpointError(f"{folder} was started otherwise: {'; '.join(other)}; go on as it was, or choose another folder")
 
-# %% ../nbs/08_joint.ipynb #cell-082
+# %% ../nbs/08_joint.ipynb #cell-079
 def stalled(run: Run, # in the middle of a phase
            ) -> bool: # has the validation loss not fallen for `patience` epochs?
     "Is it time to stop early? (section 4.2)"
@@ -367,7 +363,7 @@ def is_best(run: Run, # after an epoch
     dice = [known(h["dice_CT"], h["dice_MRI"]) for h in run.history if h["phase"] == run.phase]
     return dice[-1] > max(dice[:-1], default=-1)
 
-# %% ../nbs/08_joint.ipynb #cell-084
+# %% ../nbs/08_joint.ipynb #cell-081
 def advance(run: Run, # where we are
             data: UnpairedData, # of both domains
             folder: Path, # of the run
@@ -385,7 +381,7 @@ def advance(run: Run, # where we are
         run.phase, run.epoch = run.phase + 1, 0
     save_run(run, folder / "last", with_training=True)
 
-# %% ../nbs/08_joint.ipynb #cell-085
+# %% ../nbs/08_joint.ipynb #cell-082
 def fit(data: UnpairedData, # training and validation samples of both domains
         config: Config, # what is decided
         folder: str|Path, # for the checkpoints `best` and `last`
@@ -400,6 +396,5 @@ def fit(data: UnpairedData, # training and validation samples of both domains
     if begun and not go_on: raise CheckpointError(f"{folder} already holds a run; go on with it, or choose another folder")
     run = resume(config, folder / "last") if begun else start(config, nets, judges, data.ranges())
     while run.phase < len(config.phases): advance(run, data, folder, progress)
-    best = load_checkpoint(folder / "best")[0]
-    run.nets.load_state_dict(best.state_dict())
+    run.nets.load_state_dict(load_checkpoint(folder / "best")[0].state_dict())
     return run
