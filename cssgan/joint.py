@@ -183,7 +183,7 @@ class Config:
 PRESETS = {
     "paper": Config(width=16),
     "cpu": Config(SMALL_GRID, 8, 2, (Phase("segmentors", 30), Phase("generators", 12), Phase("joint", 14, 14, 5)), lr=5e-4),
-    "demo": Config(Grid((40, 40, 32), (4.2, 4.2, 4.)), 8, 2, (Phase("segmentors", 28), Phase("generators", 7), Phase("joint", 6, 6)), lr=1e-3),
+    "demo": Config(Grid((40, 40, 32), (4.2, 4.2, 4.)), 8, 2, (Phase("segmentors", 28), Phase("generators", 7), Phase("joint", 4, 5)), lr=1e-3),
     "smoke": Config(Grid((24, 24, 16), (7., 7., 8.)), 4, 1, (Phase("segmentors", 1), Phase("generators", 1), Phase("joint", 1, 1)), lr=1e-3)}
 
 def preset(name: str, # "paper", "cpu", "demo" or "smoke"
