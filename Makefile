@@ -38,7 +38,8 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@mkdir -p '$(OUT)'
-	TQDM_MININTERVAL=10 $(RUN) -m papermill --log-output --no-progress-bar -r preset '$(PRESET)' -p seed '$(SEED)' -r out_dir '$(OUT)' \
+	@echo "Training on phantoms: some minutes on two cores. The bar counts cells; a few of them take most of the time"
+	$(RUN) -m papermill --progress-bar -r preset '$(PRESET)' -p seed '$(SEED)' -r out_dir '$(OUT)' \
 	  nbs/experiments/quickstart.ipynb '$(OUT)/quickstart.ipynb'
 	@echo "Done. The numbers: $(OUT)/metrics.json. The story with pictures: $(OUT)/quickstart.ipynb"
 
