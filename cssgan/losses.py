@@ -34,9 +34,9 @@ def cycle_loss(rec: torch.Tensor, # reconstructions, [N, 1, X, Y, Z]
 def shape_loss(logits: torch.Tensor, # a segmentor's scores [N, classes, X, Y, Z]
                labels: torch.Tensor, # integers [N, X, Y, Z]; 255 where nobody annotated
                ) -> torch.Tensor: # scalar; 0 if nothing is annotated
-    "Cross-entropy over the annotated voxels (section 3.4)."
-    annotated = (labels != IGNORE).sum().clamp(min=1)
-    return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / annotated
+    "Cross-entropy, mean over each volume's annotated voxels, then over the volumes (section 3.4)."
+    annotated = (labels != IGNORE).flatten(1).sum(1).clamp(min=1)
+    return (F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none").flatten(1).sum(1) / annotated).mean()
 
 # %% ../nbs/05_losses.ipynb #cell-030
 def generator_objective(gan: torch.Tensor, # both directions' adversarial losses, summed
