@@ -7,13 +7,14 @@ __all__ = ['in_place_of_joint', 'SyntheticSamples', 'keep', 'translate_offline',
 
 # %% ../nbs/09_baselines.ipynb #cell-002
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 from .cases import make_folder, write_whole
 from .datasets import Batch, Samples, UnpairedData
-from .joint import Config, Phase, there_and_back
+from .joint import there_and_back
+from .training import Config, Phase
 from .models import Networks, mixed_precision
 
 # %% ../nbs/09_baselines.ipynb #cell-005
@@ -79,14 +80,15 @@ class HalfAndHalf(UnpairedData):
               seed: int, # of the run
               number: int, # the epoch, counted through the whole run
               batch_size: int=1, # real volumes of each domain in a step; as many synthetic ones come with them
+              seen: int=0, # pairs of this epoch to leave out
+              share: tuple=(0, 1), # (which, of how many) processes that share every step
               ): # yields Batch
         "The batches of one epoch, each half real and half synthetic."
-        real = super().epoch(seed, number, batch_size)
-        synthetic = chain.from_iterable(self.synthetic(seed, number, batch_size, again) for again in range(self.length()))
-        for (real_A, y_A, real_B, y_B, ids), (fake_A, z_A, fake_B, z_B, names) in zip(real, synthetic):
-            n, m = len(fake_A[:len(real_A)]), len(fake_B[:len(real_B)])
-            yield Batch(torch.cat([real_A, fake_A[:n]]), torch.cat([y_A, z_A[:n]]), torch.cat([real_B, fake_B[:m]]), torch.cat([y_B, z_B[:m]]), (*ids, *names))
+        real = super().epoch(seed, number, batch_size, seen, share)
+        synthetic = chain.from_iterable(self.synthetic(seed, number, batch_size, again, share) for again in range(self.length()))
+        for (real_A, y_A, real_B, y_B, ids), (fake_A, z_A, fake_B, z_B, names) in zip(real, islice(synthetic, seen // (batch_size * share[1]), None)):
+            yield Batch(torch.cat([real_A, fake_A]), torch.cat([y_A, z_A]), torch.cat([real_B, fake_B]), torch.cat([y_B, z_B]), (*ids, *names))
 
-    def synthetic(self, seed, number, batch_size, again):
+    def synthetic(self, seed, number, batch_size, again, share):
         "Batches of synthetic volumes, in an order of their own."
-        return UnpairedData(self.synthetic_A, self.synthetic_B, None, None).epoch(seed + 1, number + 100_000 * again, batch_size)
+        return UnpairedData(self.synthetic_A, self.synthetic_B, None, None).epoch(seed + 1, number + 100_000 * again, batch_size, share=share)

@@ -143,10 +143,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, # a fresh one over the s
                       tensors: dict, # with `optimizer_tensors` among them
                       prefix: str, # of the names
                      ):
-    "Give an optimizer its memory back."
-    state = {}
+    "Give an optimizer its memory back, each tensor in its parameter's layout, which a fused Adam takes for granted."
+    parameters, state = [p for group in optimizer.param_groups for p in group["params"]], {}
     for name, tensor in tensors.items():
         if name.startswith(prefix + "."):
             i, key = name[len(prefix) + 1:].split(".")
-            state.setdefault(int(i), {})[key] = tensor.clone() # Adam works in place
+            like = parameters[int(i)] if tensor.shape == parameters[int(i)].shape else tensor # a count of steps is a single number
+            state.setdefault(int(i), {})[key] = torch.empty_like(like, dtype=tensor.dtype, device=tensor.device, requires_grad=False).copy_(tensor)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -126,7 +126,7 @@ def begin(folder: Path, # of the run
           ) -> tuple: # what the run is begun with, by the same names; its cases
     "Choose the cases of a new run, and write down what it is begun with."
     from cssgan.cases import find_cases, make_folder, select, thin, with_splits, write_manifest, write_whole
-    from cssgan.joint import preset
+    from cssgan.training import preset
     if (folder / "last").exists(): raise ValueError(f"{folder} already holds a run: go on with it (--resume), or choose another folder")
     facts = BEGUN_WITH | {name: value for name, value in asked.items() if value is not None}
     preset(facts["preset"])
@@ -165,7 +165,7 @@ def train(args: argparse.Namespace, # from `train_parser`
     begun = args.resume and (folder / "train.json").exists()
     if not begun and not args.data: raise ValueError(f"{folder} holds no run that cssgan_train began: name the right folder, or begin with --data and --out")
     from cssgan.datasets import unpaired
-    from cssgan.joint import fit, preset
+    from cssgan.training import fit, preset
     facts, cases = (go_on if begun else begin)(folder, asked)
     config = replace(preset(facts["preset"]), seed=facts["seed"])
     fit(unpaired(cases, config.grid, args.cache), config, folder, go_on=bool(begun), progress=not args.quiet)

@@ -132,15 +132,23 @@ class UnpairedData:
         mri = torch.stack([self.train_B.prepared(case)["range"] for case in self.train_B.cases])
         return {"CT": list(CT_WINDOW), "MRI": mri.median(0).values.tolist()}
 
+    def name(self) -> str: # 16 hexadecimal digits
+        "A name for who is trained with and validated with."
+        ids = [[str(getattr(case, "id", case)) for case in samples.cases] for samples in (self.train_A, self.train_B, self.valid_A, self.valid_B)]
+        return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
+
     def epoch(self,
               seed: int, # of the run
               number: int, # the epoch, counted through the whole run
               batch_size: int=1, # volumes of each domain in a step
+              seen: int=0, # pairs of this epoch to leave out, because they were seen before an interruption
+              share: tuple=(0, 1), # (which, of how many) processes that share every step
               ): # yields Batch
-        "The batches of one epoch."
-        order = unpaired_order(len(self.train_A), len(self.train_B), seed, number)
-        for start in range(0, len(order), batch_size):
-            of_A, of_B = zip(*order[start:start + batch_size])
+        "The batches of one epoch; the last one is filled up with the epoch's first pairs."
+        order, (which, shares) = unpaired_order(len(self.train_A), len(self.train_B), seed, number), share
+        for start in range(seen, len(order), batch_size * shares):
+            own = [order[(start + which * batch_size + i) % len(order)] for i in range(batch_size)]
+            of_A, of_B = zip(*own)
             (real_A, y_A, ids_A), (real_B, y_B, ids_B) = stack([self.train_A[i] for i in of_A]), stack([self.train_B[j] for j in of_B])
             yield Batch(real_A, y_A, real_B, y_B, (*ids_A, *ids_B))
 

@@ -8,7 +8,7 @@ import torch
 from cssgan import joint
 from cssgan.baselines import HalfAndHalf, SyntheticSamples, in_place_of_joint, translate_offline
 from cssgan.datasets import UnpairedData
-from cssgan.joint import Config, Phase, fit
+from cssgan.training import Config, Phase, fit
 from cssgan.models import Networks, mixed_precision
 from cssgan.volumes import Grid
 

@@ -258,7 +258,7 @@ def test_other_errors_of_pytorch_keep_their_traceback(said):
 
 def test_interrupted_is_130_and_says_how_to_go_on(run, data, tmp_path, monkeypatch):
     def stop(*_, **__): raise KeyboardInterrupt
-    monkeypatch.setattr("cssgan.joint.fit", stop)
+    monkeypatch.setattr("cssgan.training.fit", stop)
     status, out, err = run("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--quiet")
     assert status == 130 and err == f"cssgan_train: interrupted (go on with cssgan_train --resume {tmp_path / 'run'})\n"
 
@@ -349,7 +349,7 @@ def test_an_interrupted_training_goes_on_to_the_same_end(run, fails, data, tmp_p
 
 
 def test_going_on_otherwise_is_refused(fails, run, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("cssgan.joint.fit", lambda *_, **__: None)
+    monkeypatch.setattr("cssgan.training.fit", lambda *_, **__: None)
     monkeypatch.setattr(cli, "tell", lambda *_: None)
     assert run("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke")[0] == 0
     for words in (("--preset", "paper"), ("--seed", 4), ("--fraction-mri", 0.5), ("--data", "phantom-S1")): fails("cssgan_train", "--resume", tmp_path / "run", *words, says="was begun with")

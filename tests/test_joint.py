@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from cssgan import joint
+from cssgan import joint, training
 from cssgan.checkpoints import CheckpointError, load_checkpoint
 from cssgan.cases import phantom_cases
 from cssgan.datasets import Batch, UnpairedData, unpaired
-from cssgan.joint import (PAPER_PHASES, Config, Phase, Pool, advance, fit, is_best, make_optimizers, preset, rate, resume, save_run,
-                          stalled, start, step, there_and_back, training_tensors, update_discriminators, update_generators,
-                          update_segmentors)
+from cssgan.joint import (Pool, make_optimizers, there_and_back, update_discriminators, update_generators,
+                          update_generators_and_segmentors, update_segmentors)
+from cssgan.training import (PAPER_PHASES, Config, Keeper, Phase, StopButton, advance, fit, is_best, preset, rate, resume, save_run,
+                             stalled, start, step, training_tensors)
 from cssgan.losses import shape_loss
 from cssgan.models import Networks
 from cssgan.volumes import Grid
@@ -214,16 +215,16 @@ def test_cyclegans_own_generators_train_and_go_on(data, tmp_path):
 
 
 def test_early_stop_ends_the_phase(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(joint, "validate", lambda *_, **__: {"dice_CT": 0.0, "dice_MRI": 0.0, "valid_loss": 1.0})
+    monkeypatch.setattr(training, "validate", lambda *_, **__: {"dice_CT": 0.0, "dice_MRI": 0.0, "valid_loss": 1.0})
     run = fit(data, replace(SHORT, phases=(Phase("segmentors", 9, patience=1), Phase("joint", 9, patience=2))), tmp_path, progress=False)
     assert [h["name"] for h in run.history] == ["segmentors"] * 2 + ["joint"] * 3
 
 
 def test_the_best_is_the_highest_dice_of_the_last_phase(data, tmp_path, monkeypatch):
     scores = iter([90, 10, 30, 20])
-    monkeypatch.setattr(joint, "validate", lambda *_, **__: dict.fromkeys(("dice_CT", "dice_MRI"), next(scores)) | {"valid_loss": 1.0})
+    monkeypatch.setattr(training, "validate", lambda *_, **__: dict.fromkeys(("dice_CT", "dice_MRI"), next(scores)) | {"valid_loss": 1.0})
     kept = []
-    monkeypatch.setattr(joint, "save_run", lambda run, folder, with_training: (save_run(run, folder, with_training), kept.append(frozen(run.nets))))
+    monkeypatch.setattr(training, "save_run", lambda run, folder, with_training, data=None: (save_run(run, folder, with_training, data), kept.append(frozen(run.nets))))
     run = fit(data, replace(SHORT, phases=(Phase("segmentors", 1), Phase("joint", 3))), tmp_path, progress=False)
     best = load_checkpoint(tmp_path / "best")
     assert [h["dice_CT"] for h in best[1]["history"]] == [90, 10, 30]
@@ -262,7 +263,8 @@ def state(folder):
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(data, whole, tmp_path, epochs):
     half = start(SHORT, ranges=data.ranges())
-    for _ in range(epochs): advance(half, data, tmp_path, progress=False)
+    keep = Keeper(tmp_path / "last", data, StopButton(), save_every=0)
+    for _ in range(epochs): advance(half, data, tmp_path, keep, progress=False)
     again = fit(data, SHORT, tmp_path, go_on=True, progress=False)
     (a, b, c), (d, e, f) = state(whole[1]), state(tmp_path)
     assert same(a, d) and same(b, e) and c == f
@@ -276,7 +278,7 @@ def test_a_run_killed_within_an_epoch_goes_on_from_the_one_before(data, whole, t
         calls.append(1)
         if len(calls) == 8: raise KeyboardInterrupt
         return step(*args)
-    monkeypatch.setattr(joint, "step", dies)
+    monkeypatch.setattr(training, "step", dies)
     with pytest.raises(KeyboardInterrupt): fit(data, SHORT, tmp_path, progress=False)
     monkeypatch.undo()
     again = fit(data, SHORT, tmp_path, go_on=True, progress=False)
