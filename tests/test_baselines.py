@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cssgan import joint
+from cssgan import training
 from cssgan.baselines import HalfAndHalf, SyntheticSamples, in_place_of_joint, translate_offline
 from cssgan.datasets import UnpairedData
 from cssgan.training import Config, Phase, fit
@@ -84,6 +84,18 @@ def test_few_synthetic_volumes_are_used_again(data, offline):
     assert [len(b.real_A) for b in few.epoch(0, 0)] == [2, 2, 2]
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_an_epoch_that_was_interrupted_goes_on_with_the_same_synthetic_volumes(mixed, batch_size):
+    whole = [b.ids for b in mixed.epoch(0, 4, batch_size)]
+    assert [b.ids for b in mixed.epoch(0, 4, batch_size, seen=batch_size)] == whole[1:]
+
+
+def test_processes_share_the_synthetic_volumes_too(mixed):
+    together = [Counter(b.ids) for b in mixed.epoch(0, 4, 2)]
+    shares = zip(*(mixed.epoch(0, 4, 1, 0, (which, 2)) for which in range(2)))
+    assert [Counter(one.ids) + Counter(other.ids) for one, other in shares] == together
+
+
 def test_the_order_is_a_function_of_seed_and_epoch(mixed):
     ids = lambda *at: [b.ids for b in mixed.epoch(*at)]
     assert ids(0, 1) == ids(0, 1) and ids(0, 1) != ids(0, 2) and ids(0, 1) != ids(1, 1)
@@ -97,12 +109,12 @@ def test_the_same_course_with_another_phase():
 
 def test_all_arms_make_the_same_number_of_updates_from_the_same_start(nets, data, mixed, tmp_path, monkeypatch):
     made, starts = Counter(), []
-    original = joint.step
+    original = training.step
     def count(run, phase, batch):
         if not made[arm]: starts.append(next(run.nets.S_A.parameters()).clone())
         made[arm] += 1
         return original(run, phase, batch)
-    monkeypatch.setattr(joint, "step", count)
+    monkeypatch.setattr(training, "step", count)
     for arm, samples, config in (("joint", data, CONFIG), ("baseline", data, in_place_of_joint(CONFIG, "segmentors")),
                                  ("ada", mixed, in_place_of_joint(CONFIG, "segmentors")), ("without shape", data, in_place_of_joint(CONFIG, "generators"))):
         fit(samples, config, tmp_path / arm, nets=nets, progress=False)

@@ -460,8 +460,8 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 def test_batches(tmp_path):
     data = unpaired(phantom_cases({"train": (3, 2), "valid": (1, 1)}), TINY, tmp_path)
     batches = list(data.epoch(0, 0, batch_size=2))
-    assert [len(b.real_A) for b in batches] == [len(b.real_B) for b in batches] == [2, 1] and data.length() == 3
-    assert sorted(i for b in batches for i in b.ids if i.startswith("CT")) == ["CT_00000", "CT_00002", "CT_00004"]
+    assert [len(b.real_A) for b in batches] == [len(b.real_B) for b in batches] == [2, 2] and data.length() == 3
+    assert {i for b in batches for i in b.ids if i.startswith("CT")} == {"CT_00000", "CT_00002", "CT_00004"}
     assert batches[0].real_A.shape == (2, 1, *TINY.shape) and batches[0].y_B.shape == (2, *TINY.shape)
 
 
@@ -475,3 +475,52 @@ def test_ranges_read_no_ct(tmp_path, monkeypatch):
     data = unpaired(phantom_cases({"train": (2, 1), "valid": (1, 1)}), TINY, tmp_path)
     monkeypatch.setattr(data.train_A, "prepared", lambda _: pytest.fail("read a CT"))
     assert data.ranges()["CT"] == [-1000, 1000]
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory):
+    "Five CT, two MRI."
+    return unpaired(phantom_cases({"train": (5, 2), "valid": (1, 1)}), TINY, tmp_path_factory.mktemp("five"))
+
+
+def pairs(batch):
+    "Who meets whom in a batch."
+    n = len(batch.real_A)
+    assert len(batch.ids) == 2 * n == 2 * len(batch.real_B)
+    return list(zip(batch.ids[:n], batch.ids[n:]))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5, 7, 11])
+def test_the_last_batch_is_filled_up_with_the_epochs_first_pairs(five, batch_size):
+    one_by_one = [pair for b in five.epoch(3, 1) for pair in pairs(b)]
+    many = [pair for b in five.epoch(3, 1, batch_size) for pair in pairs(b)]
+    assert len(one_by_one) == 5 and len(many) == -(-5 // batch_size) * batch_size
+    assert many == (one_by_one * 3)[:len(many)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_pairs_that_were_seen_are_left_out_and_the_rest_is_the_same(five, batch_size):
+    whole = list(five.epoch(0, 2, batch_size))
+    for done in range(len(whole) + 1):
+        rest = list(five.epoch(0, 2, batch_size, seen=done * batch_size))
+        assert [b.ids for b in rest] == [b.ids for b in whole[done:]]
+        assert all(torch.equal(a.real_B, b.real_B) and torch.equal(a.y_A, b.y_A) for a, b in zip(rest, whole[done:]))
+
+
+@pytest.mark.parametrize("n, batch_size", [(2, 1), (2, 2), (3, 1), (4, 2)])
+def test_the_shares_of_processes_together_are_the_batch_of_one(five, n, batch_size):
+    together = list(five.epoch(0, 3, n * batch_size))
+    shares = [list(five.epoch(0, 3, batch_size, share=(which, n))) for which in range(n)]
+    assert {len(share) for share in shares} == {len(together)}
+    for one, *parts in zip(together, *shares):
+        assert pairs(one) == [pair for part in parts for pair in pairs(part)] and all(len(part.real_A) == batch_size for part in parts)
+        for field in ("real_A", "y_A", "real_B", "y_B"): assert torch.equal(getattr(one, field), torch.cat([getattr(part, field) for part in parts]))
+    late = [list(five.epoch(0, 3, batch_size, n * batch_size, (which, n))) for which in range(n)]
+    assert [[b.ids for b in share] for share in late] == [[b.ids for b in share[1:]] for share in shares]
+
+
+def test_a_name_for_the_cases_changes_with_any_of_them_and_not_with_the_cache(five, tmp_path):
+    cases = phantom_cases({"train": (5, 2), "valid": (1, 1)})
+    assert unpaired(cases, TINY, tmp_path).name() == five.name()
+    for other in (cases[:-1] + [replace(cases[-1], id="other")], [replace(cases[0], split="test"), *cases[1:]]):
+        assert unpaired(other, TINY, tmp_path).name() != five.name()

@@ -1,57 +1,17 @@
-"The joint loop: who learns when, what the shape loss reaches, and that an interruption changes nothing."
-import json, shutil
-from dataclasses import replace
-from pathlib import Path
-
+"The joint loop: who learns when, what the shape loss reaches, and that the fast step is the plain one."
 import pytest
 import torch
 
-from cssgan import joint, training
-from cssgan.checkpoints import CheckpointError, load_checkpoint
-from cssgan.cases import phantom_cases
-from cssgan.datasets import Batch, UnpairedData, unpaired
+from cssgan import joint
 from cssgan.joint import (Pool, make_optimizers, there_and_back, update_discriminators, update_generators,
                           update_generators_and_segmentors, update_segmentors)
-from cssgan.training import (PAPER_PHASES, Config, Keeper, Phase, StopButton, advance, fit, is_best, preset, rate, resume, save_run,
-                             stalled, start, step, training_tensors)
 from cssgan.losses import shape_loss
 from cssgan.models import Networks
-from cssgan.volumes import Grid
-
-TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
-SHORT = Config(TINY, 4, 1, phases=(Phase("segmentors", 1), Phase("generators", 1), Phase("joint", 1, 1)), lr=1e-3, pool_size=2)
-
-
-class Random:
-    "Volumes of noise, with random labels, one by one."
-    def __init__(self, n, name, seed):
-        rng = torch.Generator().manual_seed(seed)
-        self.cases = list(range(n))
-        self.made = [(torch.rand(1, 16, 16, 16, generator=rng) * 2 - 1, torch.randint(0, 6, (16, 16, 16), generator=rng), f"{name}{i}") for i in range(n)]
-
-    def __len__(self): return len(self.made)
-    def __getitem__(self, i): return self.made[i]
-    def prepared(self, case): return {"range": torch.tensor([0.0, 100.0])}
+from tiny import changed, frozen, noise, same
 
 
 @pytest.fixture(scope="module")
-def data(): return UnpairedData(Random(3, "A", 0), Random(2, "B", 1), Random(1, "vA", 2), Random(1, "vB", 3))
-
-
-@pytest.fixture(scope="module")
-def batch(data): return next(data.epoch(0, 0))
-
-
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
-    "A run that nobody interrupted, and its folder."
-    folder = tmp_path_factory.mktemp("whole")
-    return fit(data, SHORT, folder, progress=False), folder
-
-
-def frozen(net): return {k: v.clone() for k, v in net.state_dict().items()}
-def changed(net, before): return any(not torch.equal(v, before[k]) for k, v in net.state_dict().items())
-def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+def batch(): return next(noise().epoch(0, 0))
 
 
 # ---- one update
@@ -138,15 +98,7 @@ def test_learning_lowers_the_losses(batch):
     assert segmentors[-1] < segmentors[0] and cycles[-1] < cycles[0]
 
 
-@pytest.mark.parametrize("phase, learn", [("segmentors", {"S_A", "S_B"}), ("generators", {"G_A", "G_B", "D_A", "D_B"}), ("joint", {"G_A", "G_B", "D_A", "D_B", "S_A", "S_B"})])
-def test_each_phase_trains_its_own(batch, phase, learn):
-    run = start(SHORT)
-    before = {n: frozen(net) for n, net in run.nets.named_children()}
-    step(run, phase, batch)
-    assert {n for n, net in run.nets.named_children() if changed(net, before[n])} == learn
-
-
-# ---- pools and schedule
+# ---- pools
 
 def test_pool_returns_the_past_and_never_more_than_its_size():
     pool, rng = Pool(3), torch.Generator().manual_seed(0)
@@ -159,207 +111,3 @@ def test_a_pool_of_no_size_remembers_nothing():
     pool = Pool(0)
     x = torch.rand(2, 1, 2, 2, 2)
     assert torch.equal(pool.exchange(x, torch.Generator()), x) and pool.volumes == []
-
-
-def test_rate_is_constant_then_falls_to_nothing():
-    rates = [rate(Phase("joint", 3, 4), e) for e in range(8)]
-    assert rates[:4] == [1, 1, 1, 0.8] and rates[4:] == pytest.approx([0.6, 0.4, 0.2, 0])
-
-
-def test_the_papers_schedule():
-    assert [(p.name, p.epochs, p.decay, p.patience) for p in PAPER_PHASES] == [("segmentors", 100, 0, None), ("generators", 60, 0, None), ("joint", 50, 50, 5)]
-    config = preset("paper")
-    assert (config.grid.shape, config.lr, config.lambda_cyc, config.gamma_shape, config.pool_size, config.batch_size) == ((112, 112, 86), 2e-4, 10, 1, 50, 1)
-    groups = {n: o.param_groups[0]["betas"][0] for n, o in vars(make_optimizers(Networks(4, 1))).items()}
-    assert groups["G"] == groups["D"] == 0.5
-
-
-@pytest.mark.parametrize("name", ["papr", "", "CPU", None])
-def test_unknown_preset(name):
-    with pytest.raises(ValueError, match="known are paper, cpu, demo, smoke") as e: preset(name)
-    assert "\n" not in str(e.value)
-
-
-# ---- stopping, and the best
-
-def history(run, losses, dice=None): return replace(run, history=[{"phase": 0, "valid_loss": v, "dice_CT": d, "dice_MRI": d} for v, d in zip(losses, dice or [0] * len(losses))])
-
-
-@pytest.mark.parametrize("losses, stop", [([5, 4, 3, 2], False), ([5, 4, 4, 4], True), ([5, 3, 4, 4], True), ([5, 4, 4, 3.9], False), ([5, 6], False), ([5, 6, 7], True)])
-def test_stops_when_the_loss_no_longer_falls(losses, stop):
-    run = start(replace(SHORT, phases=(Phase("joint", 50, 0, patience=2),)))
-    assert stalled(history(run, losses)) is stop
-    assert not stalled(history(replace(run, config=SHORT), losses))
-
-
-def test_generators_alone_are_not_stopped_by_segmentors_that_do_not_learn(data, tmp_path):
-    config = replace(SHORT, phases=(Phase("generators", 4, patience=1),))
-    assert len(fit(data, config, tmp_path, progress=False).history) == 4
-
-
-@pytest.mark.parametrize("wrong", [("Joint", 50), ("segmentor", 5), ("generators", 0), ("joint", -1, 5)])
-def test_a_phase_that_cannot_be_is_refused(wrong):
-    with pytest.raises(ValueError): Phase(*wrong)
-
-
-def test_judges_that_are_given_stay(data, tmp_path):
-    judges = torch.nn.ModuleDict({"S_A": Networks(4, 1, seed=5).S_A, "S_B": Networks(4, 1, seed=5).S_B})
-    run = fit(data, replace(SHORT, phases=SHORT.phases[:1]), tmp_path, judges=judges, progress=False)
-    assert same(judges.state_dict(), run.judges.state_dict())
-
-
-def test_cyclegans_own_generators_train_and_go_on(data, tmp_path):
-    config = replace(SHORT, resnet=True, phases=(Phase("generators", 1),))
-    fit(data, config, tmp_path, progress=False)
-    assert load_checkpoint(tmp_path)[1]["networks"]["resnet"] and resume(config, tmp_path / "last").nets.sizes["resnet"]
-
-
-def test_early_stop_ends_the_phase(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "validate", lambda *_, **__: {"dice_CT": 0.0, "dice_MRI": 0.0, "valid_loss": 1.0})
-    run = fit(data, replace(SHORT, phases=(Phase("segmentors", 9, patience=1), Phase("joint", 9, patience=2))), tmp_path, progress=False)
-    assert [h["name"] for h in run.history] == ["segmentors"] * 2 + ["joint"] * 3
-
-
-def test_the_best_is_the_highest_dice_of_the_last_phase(data, tmp_path, monkeypatch):
-    scores = iter([90, 10, 30, 20])
-    monkeypatch.setattr(training, "validate", lambda *_, **__: dict.fromkeys(("dice_CT", "dice_MRI"), next(scores)) | {"valid_loss": 1.0})
-    kept = []
-    monkeypatch.setattr(training, "save_run", lambda run, folder, with_training, data=None: (save_run(run, folder, with_training, data), kept.append(frozen(run.nets))))
-    run = fit(data, replace(SHORT, phases=(Phase("segmentors", 1), Phase("joint", 3))), tmp_path, progress=False)
-    best = load_checkpoint(tmp_path / "best")
-    assert [h["dice_CT"] for h in best[1]["history"]] == [90, 10, 30]
-    assert same(best[0].state_dict(), run.nets.state_dict()) and not same(load_checkpoint(tmp_path / "last")[0].state_dict(), run.nets.state_dict())
-
-
-def test_equal_or_missing_dice_still_leaves_a_best(data, tmp_path):
-    run = history(start(replace(SHORT, phases=(Phase("joint", 9),))), [1, 1, 1], [50, 60, 60])
-    assert not is_best(run) and is_best(replace(run, history=run.history[:2]))
-    nan = float("nan")
-    assert is_best(history(run, [1], [nan])), "nobody annotated the validation cases: the first epoch is the best so far"
-    mixed = replace(run, history=[{"phase": 0, "dice_CT": d, "dice_MRI": nan} for d in (50, 40, 60)])
-    assert is_best(mixed) and not is_best(replace(mixed, history=mixed.history[:2])), "one domain without labels: the other one decides"
-
-
-# ---- a run, and going on with it
-
-def test_from_scratch(data, tmp_path):
-    run = fit(data, replace(SHORT, phases=(Phase("joint", 1, 1, patience=5),)), tmp_path, progress=False)
-    assert [h["name"] for h in run.history] == ["joint"] * 2 and run.phase == 1
-    assert all(torch.isfinite(p).all() for p in run.nets.parameters())
-
-
-def test_history_has_losses_and_scores_of_every_epoch(whole):
-    first, _, last = whole[0].history[0], whole[0].history[1], whole[0].history[-1]
-    assert {"S_A", "S_B", "dice_CT", "dice_MRI", "valid_loss"} <= set(first) and "s_ct_to_mri" not in first
-    assert {"gan", "cyc", "shape", "D_A", "D_B", "S_A", "S_B", "s_ct_to_mri", "s_mri_to_ct", "dice_CT", "dice_MRI"} <= set(last)
-
-
-def state(folder):
-    "Everything that the last checkpoint of a run holds."
-    nets, about, tensors = load_checkpoint(folder / "last", with_training=True)
-    return nets.state_dict(), tensors, {k: about[k] for k in ("history", "phase", "epoch", "config", "ranges")}
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 3])
-def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(data, whole, tmp_path, epochs):
-    half = start(SHORT, ranges=data.ranges())
-    keep = Keeper(tmp_path / "last", data, StopButton(), save_every=0)
-    for _ in range(epochs): advance(half, data, tmp_path, keep, progress=False)
-    again = fit(data, SHORT, tmp_path, go_on=True, progress=False)
-    (a, b, c), (d, e, f) = state(whole[1]), state(tmp_path)
-    assert same(a, d) and same(b, e) and c == f
-    assert same(whole[0].nets.state_dict(), again.nets.state_dict()) and whole[0].history == again.history
-    assert {"pool.A", "pool.B", "rng", "judge.S_A.net.last.bias"} <= set(b)
-
-
-def test_a_run_killed_within_an_epoch_goes_on_from_the_one_before(data, whole, tmp_path, monkeypatch):
-    calls = []
-    def dies(*args):
-        calls.append(1)
-        if len(calls) == 8: raise KeyboardInterrupt
-        return step(*args)
-    monkeypatch.setattr(training, "step", dies)
-    with pytest.raises(KeyboardInterrupt): fit(data, SHORT, tmp_path, progress=False)
-    monkeypatch.undo()
-    again = fit(data, SHORT, tmp_path, go_on=True, progress=False)
-    assert same(whole[0].nets.state_dict(), again.nets.state_dict()) and whole[0].history == again.history
-
-
-def test_a_finished_run_is_not_trained_again(data, whole, tmp_path):
-    shutil.copytree(whole[1], tmp_path / "run")
-    again = fit(None, SHORT, tmp_path / "run", go_on=True, progress=False)
-    assert same(again.nets.state_dict(), whole[0].nets.state_dict())
-
-
-def test_going_on_with_nothing_is_beginning(data, whole, tmp_path):
-    assert same(fit(data, SHORT, tmp_path, go_on=True, progress=False).nets.state_dict(), whole[0].nets.state_dict())
-
-
-def test_an_existing_run_is_not_overwritten(data, whole):
-    with pytest.raises(CheckpointError, match="already holds a run"): fit(data, SHORT, whole[1], progress=False)
-
-
-@pytest.mark.parametrize("other", [{"lr": 1e-4}, {"width": 8}, {"seed": 1}, {"phases": (Phase("joint", 1),)}, {"grid": Grid((16, 16, 16), (7.0, 7.0, 8.0))}, {"gamma_shape": 0.0}], ids=str)
-def test_a_run_goes_on_under_its_own_configuration_only(data, whole, other):
-    with pytest.raises(CheckpointError, match=next(iter(other))) as e: fit(data, replace(SHORT, **other), whole[1], go_on=True, progress=False)
-    assert "\n" not in str(e.value)
-
-
-def test_a_checkpoint_that_no_run_wrote_cannot_go_on(checkpoint, tmp_path):
-    shutil.copytree(checkpoint, tmp_path / "last")
-    with pytest.raises(CheckpointError) as e: resume(SHORT, tmp_path / "last")
-    assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
-
-
-def test_a_lost_best_is_said_in_one_line(data, whole, tmp_path):
-    shutil.copytree(whole[1], tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "best")
-    with pytest.raises(CheckpointError): fit(data, SHORT, tmp_path / "run", go_on=True, progress=False)
-
-
-def test_same_seed_same_run_other_seed_other_run(data, whole, tmp_path):
-    again, other = fit(data, SHORT, tmp_path / "a", progress=False), fit(data, replace(SHORT, seed=1), tmp_path / "b", progress=False)
-    assert same(again.nets.state_dict(), whole[0].nets.state_dict()) and not same(other.nets.state_dict(), whole[0].nets.state_dict())
-
-
-def test_given_weights_are_started_from_and_left_as_they_are(data, tmp_path):
-    nets = Networks(4, 1, seed=8)
-    before = frozen(nets)
-    run = start(SHORT, nets=nets)
-    assert same(run.nets.state_dict(), before)
-    step(run, "joint", next(data.epoch(0, 0)))
-    assert same(nets.state_dict(), before) and not same(run.nets.state_dict(), before)
-
-
-def test_a_loss_that_is_no_number_names_the_cases(data, tmp_path):
-    bad = UnpairedData(Random(1, "spoilt", 0), data.train_B, data.valid_A, data.valid_B)
-    bad.train_A.made[0][0][0, 0, 0, 0] = float("nan")
-    with pytest.raises(FloatingPointError, match="spoilt0"): fit(bad, SHORT, tmp_path, progress=False)
-
-
-def test_unequal_domains_train_on_every_case(tmp_path):
-    seen = []
-    data = UnpairedData(Random(1, "A", 0), Random(4, "B", 1), Random(1, "vA", 2), Random(1, "vB", 3))
-    original = data.epoch
-    data.epoch = lambda *a: (seen.append(b.ids) or b for b in original(*a))
-    fit(data, replace(SHORT, phases=(Phase("joint", 1),)), tmp_path, progress=False)
-    assert len(seen) == 4 and {i for ids in seen for i in ids} == {"A0", "B0", "B1", "B2", "B3"}
-
-
-def test_batches_of_two(data, tmp_path):
-    run = fit(data, replace(SHORT, batch_size=2, phases=(Phase("joint", 1),)), tmp_path, progress=False)
-    assert len(run.history) == 1 and len(run.pools["A"].volumes) == 2
-
-
-def test_phantoms_train_from_end_to_end(tmp_path):
-    data = unpaired(phantom_cases({"train": (1, 2), "valid": (1, 1)}), TINY, tmp_path / "cache")
-    run = fit(data, preset("smoke"), tmp_path / "run", progress=False)
-    about = json.loads((tmp_path / "run/best/checkpoint.json").read_text())
-    assert about["grid"]["shape"] == [24, 24, 16] and about["ranges"]["CT"] == [-1000, 1000] and 0 <= about["ranges"]["MRI"][0] < about["ranges"]["MRI"][1] < 2000
-    assert len(run.history) == sum(p.epochs + p.decay for p in preset("smoke").phases)
-    assert not [p for p in Path(tmp_path / "run").rglob("*") if p.is_file() and p.suffix not in (".json", ".safetensors")]
-
-
-def test_training_tensors_are_all_of_the_memory(whole):
-    names = {n.split(".")[0] for n in training_tensors(whole[0])}
-    assert names == {"rng", "judge", "pool", "G", "D", "S"}
