@@ -13,12 +13,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: help setup demo test tree notebooks tests export readme samples clean
+.PHONY: help setup demo test tree notebooks tests bench export readme samples clean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo       train on phantoms and judge the result: $(OUT)/ (also: make demo SEED=1 OUT=runs/demo-1)"
 	@echo "make test       check everything: tree, notebooks, tests, packages"
+	@echo "make bench      measure speed and memory on this machine: bench/README.md"
 	@echo "make export     notebooks -> cssgan/, clean notebooks, README.md"
 	@echo "make samples    write data_samples/ again"
 	@echo "make clean      remove .venv and what was built (runs/ stays)"
@@ -53,6 +54,9 @@ notebooks: $(READY)
 
 tests: $(READY)
 	$(RUN) -m pytest tests --ignore=tests/test_tree.py
+
+bench: $(READY)
+	$(RUN) bench/run.py
 
 export: $(READY)
 	$(BIN)/nbdev_export

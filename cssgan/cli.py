@@ -37,7 +37,7 @@ def attempt(name: str, # of the command
             warnings.simplefilter("ignore")
             job()
         return 0
-    except KeyboardInterrupt: return complain(name, f"interrupted {advice}", 130)
+    except KeyboardInterrupt as e: return complain(name, f"{str(e) or 'interrupted'} {advice}", 130)
     except FORESEEN as e: return complain(name, str(e) or type(e).__name__)
     except RuntimeError as e:
         if not any(words in str(e) for words in NO_MEMORY): raise
@@ -109,6 +109,7 @@ def train_parser() -> Parser:
     new.add_argument("--fraction-ct", type=float, metavar="F", help="share of the training CT to use, 0 to 1 (default: 1)")
     new.add_argument("--fraction-mri", type=float, metavar="F", help="share of the training MRI to use, 0 to 1 (default: 1)")
     new.add_argument("--cache", metavar="DIR", help="where prepared scans are kept, about 3 MB each on the paper's grid (default: $CSSGAN_CACHE, or .cache/cssgan in your home)")
+    new.add_argument("--devices", type=int, default=1, metavar="N", help="processes that train together on this machine, one per GPU (default: 1); under torchrun or srun leave it out")
     new.add_argument("--quiet", action="store_true", help="no progress bars")
     return new
 
@@ -118,7 +119,9 @@ segment. The result is a folder that cssgan_translate and cssgan_segment use."""
 
 TRAIN_EXAMPLES = """  cssgan_train --data phantoms --out runs/first --preset smoke
   cssgan_train --data phantom-S1 --out runs/few --fraction-ct 0.14 --fraction-mri 0.14
-  cssgan_train --resume runs/few"""
+  cssgan_train --resume runs/few
+Ctrl-C (or SIGTERM) finishes the step, saves, and says where; a checkpoint is written
+every minute, so that a run that is killed outright can be gone on with as well."""
 
 # %% ../nbs/13_cli.ipynb #cell-033
 def begin(folder: Path, # of the run
@@ -164,12 +167,15 @@ def train(args: argparse.Namespace, # from `train_parser`
     asked = {name: getattr(args, name) for name in BEGUN_WITH}
     begun = args.resume and (folder / "train.json").exists()
     if not begun and not args.data: raise ValueError(f"{folder} holds no run that cssgan_train began: name the right folder, or begin with --data and --out")
+    if args.devices < 1: raise ValueError(f"--devices {args.devices}: ask for 1 or more")
     from cssgan.datasets import unpaired
+    from cssgan.parallel import from_first, join, rank
     from cssgan.training import fit, preset
-    facts, cases = (go_on if begun else begin)(folder, asked)
+    join()
+    facts, cases = from_first(lambda: (go_on if begun else begin)(folder, asked))
     config = replace(preset(facts["preset"]), seed=facts["seed"])
-    fit(unpaired(cases, config.grid, args.cache), config, folder, go_on=bool(begun), progress=not args.quiet)
-    tell(folder)
+    fit(unpaired(cases, config.grid, args.cache), config, folder, go_on=bool(begun), progress=not args.quiet, devices=args.devices)
+    if rank() == 0: tell(folder)
 
 def tell(folder: Path, # of a finished run
         ):

@@ -1,5 +1,5 @@
 "The commands: what they promise to scripts (form, exit status, one line on stderr) and to newcomers (help)."
-import gzip, json, os, pickle, shutil, subprocess, sys
+import gzip, json, os, pickle, shutil, signal, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -331,21 +331,30 @@ def weights(folder): return sorted(p.name for p in (folder / "best").glob("weigh
 
 @pytest.mark.parametrize("again", ["--resume {run}", "--data {data} --out {run} --resume", "--out {run} --resume"], ids=["folder", "all of it", "flag"])
 def test_an_interrupted_training_goes_on_to_the_same_end(run, fails, data, tmp_path, monkeypatch, again):
-    from cssgan import joint
+    from cssgan import training
     rest = "--quiet", "--cache", tmp_path / "cache"
     words = "--data", data, "--preset", "smoke", "--fraction-ct", 1, *rest
     assert run("cssgan_train", *words, "--out", tmp_path / "whole")[0] == 0
-    step, calls = joint.step, []
-    def dies(*args):
+    step, calls = training.step, []
+    def is_interrupted(*args):
         calls.append(1)
-        if len(calls) == 3: raise KeyboardInterrupt
+        if len(calls) == 3: os.kill(os.getpid(), signal.SIGINT)
         return step(*args)
-    monkeypatch.setattr(joint, "step", dies)
-    assert run("cssgan_train", *words, "--out", tmp_path / "run")[0] == 130
+    monkeypatch.setattr(training, "step", is_interrupted)
+    status, _, said = run("cssgan_train", *words, "--out", tmp_path / "run")
+    assert status == 130 and len(calls) == 3 and str(tmp_path / "run" / "last") in said and f"--resume {tmp_path / 'run'}" in said and said.count("\n") == 1
     monkeypatch.undo()
     fails("cssgan_train", *words, "--out", tmp_path / "run", says="already holds a run")
     assert run("cssgan_train", *again.format(run=tmp_path / "run", data=data).split(), *rest)[0] == 0
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_two_processes_train_one_run(run, fails, data, tmp_path):
+    words = "--data", data, "--preset", "smoke", "--quiet", "--cache", tmp_path / "cache", "--out", tmp_path / "run"
+    status, out, err = run("cssgan_train", *words, "--devices", 2)
+    assert status == 0 and out.count("\n") == 1 and "Traceback" not in err
+    assert (tmp_path / "run" / "best" / "checkpoint.json").exists()
+    fails("cssgan_train", *words[:-1], tmp_path / "other", "--devices", 0, says="1 or more")
 
 
 def test_going_on_otherwise_is_refused(fails, run, data, tmp_path, monkeypatch):

@@ -1,13 +1,22 @@
 "The joint loop: who learns when, what the shape loss reaches, and that the fast step is the plain one."
+import math, sys
+from copy import deepcopy
+
 import pytest
 import torch
 
-from cssgan import joint
+from cssgan import joint, models
+from cssgan.datasets import Batch
 from cssgan.joint import (Pool, make_optimizers, there_and_back, update_discriminators, update_generators,
                           update_generators_and_segmentors, update_segmentors)
 from cssgan.losses import shape_loss
 from cssgan.models import Networks
+from cssgan.volumes import IGNORE
+from conftest import ROOT
 from tiny import changed, frozen, noise, same
+
+sys.path.append(str(ROOT / "bench"))
+from plain import plain_networks, plain_optimizers, plain_step
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +120,117 @@ def test_a_pool_of_no_size_remembers_nothing():
     pool = Pool(0)
     x = torch.rand(2, 1, 2, 2, 2)
     assert torch.equal(pool.exchange(x, torch.Generator()), x) and pool.volumes == []
+
+
+def test_a_pool_keeps_what_it_was_given_even_if_that_changes_afterwards():
+    pool, x = Pool(1), torch.ones(1, 1, 2, 2, 2)
+    pool.exchange(x, torch.Generator())
+    x.zero_()
+    assert pool.volumes[0].eq(1).all()
+
+
+# ---- the fast step is the plain one
+
+def doubled(batch): return Batch(*(part.double() if torch.is_tensor(part) and part.is_floating_point() else part for part in batch))
+
+
+def fast_steps(nets, batches, pool_size=2, spare_memory=False, lr=1e-3, gamma=1.0):
+    "Joint steps as a run makes them: the networks change, the losses are returned."
+    optimizers, pools, rng, losses = make_optimizers(nets, lr), (Pool(pool_size), Pool(pool_size)), torch.Generator().manual_seed(5), []
+    for batch in batches:
+        passes, of_step = update_generators_and_segmentors(nets, optimizers, batch, 10.0, gamma, spare_memory)
+        fake_A, fake_B = pools[0].exchange(passes.fake_A, rng), pools[1].exchange(passes.fake_B, rng)
+        losses.append(of_step | update_discriminators(nets, optimizers.D, batch, fake_A, fake_B))
+    return losses
+
+
+def plain_steps(nets, batches, pool_size=2, lr=1e-3, gamma=1.0):
+    "The same with every network asked about every volume on its own, in PyTorch's own layers."
+    optimizers, pools, rng = plain_optimizers(nets, lr), {side: Pool(pool_size) for side in "AB"}, torch.Generator().manual_seed(5)
+    return [plain_step(nets, optimizers, pools, rng, batch, 10.0, gamma) for batch in batches]
+
+
+@pytest.mark.parametrize("batch_size, missing, pool_size, gamma", [(1, 0.0, 1, 1.0), (2, 0.9, 2, 1.0), (2, 0.5, 0, 0.3)])
+def test_the_fast_step_is_the_plain_step_in_losses_and_in_weights(batch_size, missing, pool_size, gamma):
+    "In double precision, over three steps; a weight may differ by a billionth of what its tensor typically learned."
+    data = noise(3 * batch_size, 2 * batch_size, missing)
+    batches = [doubled(b) for b in data.epoch(0, 0, batch_size)]
+    assert len(batches) == 3 and all(len(b.real_A) == batch_size and b.real_A.dtype == torch.float64 for b in batches)
+    assert missing == 0 or len({(y == IGNORE).sum().item() for b in batches for y in b.y_A}) > 1
+    nets = Networks(4, 1, seed=3).double()
+    plain, before = plain_networks(nets), frozen(nets)
+    fast_losses, plain_losses = fast_steps(nets, batches, pool_size, gamma=gamma), plain_steps(plain, batches, pool_size, gamma=gamma)
+    for fast, literal in zip(fast_losses, plain_losses, strict=True):
+        assert fast.keys() == literal.keys() == {"gan", "cyc", "shape", "S_A", "S_B", "D_A", "D_B"}
+        for name in fast: assert math.isclose(fast[name].item(), literal[name].item(), rel_tol=1e-12), name
+    weights = dict(plain.named_parameters())
+    assert weights.keys() == dict(nets.named_parameters()).keys()
+    for name, weight in nets.named_parameters():
+        learned = (weights[name] - before[name]).square().mean().sqrt()
+        assert learned > 0 and (weight - weights[name]).abs().max() <= 1e-9 * learned, name
+
+
+def test_the_fast_step_is_the_one_of_three_updates_in_single_precision_too(batch):
+    "`update_generators`, then `update_segmentors`, with nothing shared between them: all but the rounding is the same."
+    ends = []
+    for fast in (True, False):
+        nets = Networks(4, 1)
+        optimizers = make_optimizers(nets, 1e-3)
+        if fast: _, losses = update_generators_and_segmentors(nets, optimizers, batch)
+        else:
+            passes, losses = update_generators(nets, optimizers.G, batch)
+            losses |= update_segmentors(nets, optimizers.S, batch, passes)
+        ends.append({name: loss.item() for name, loss in losses.items()})
+    assert ends[0] == pytest.approx(ends[1], rel=2e-2 if models.has_fast_bfloat16(batch.real_A.device) else 1e-5)
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_sparing_memory_changes_no_bit(monkeypatch, bfloat16):
+    monkeypatch.setattr(models, "has_fast_bfloat16", lambda device: bfloat16)
+    ends, losses = [], []
+    for spare_memory in (False, True):
+        nets = Networks(4, 1)
+        losses.append(fast_steps(nets, list(noise().epoch(0, 0, 2)), spare_memory=spare_memory))
+        ends.append(frozen(nets))
+    assert same(*ends) and all(same(*step) for step in zip(*losses))
+
+
+def test_sparing_memory_changes_no_bit_of_the_generators_phase(batch):
+    ends = []
+    for spare_memory in (False, True):
+        nets = Networks(4, 1)
+        update_generators(nets, make_optimizers(nets, 1e-3).G, batch, gamma_shape=0.0, spare_memory=spare_memory)
+        ends.append(frozen(nets))
+    assert same(*ends)
+
+
+def test_the_shape_loss_of_a_batch_is_the_mean_of_its_volumes_losses():
+    "However unequally they are annotated; a volume that nobody annotated counts as 0."
+    rng = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(4, 6, 5, 4, 3, generator=rng, dtype=torch.float64), torch.randint(0, 6, (4, 5, 4, 3), generator=rng)
+    labels[1, 1:], labels[2, :, :, 1:], labels[3] = IGNORE, IGNORE, IGNORE
+    alone = [shape_loss(logits[i:i + 1], labels[i:i + 1]) for i in range(4)]
+    by_hand = [-(logits[i].log_softmax(0).gather(0, labels[i].clamp(max=5)[None])[0][labels[i] != IGNORE]).mean() for i in range(3)]
+    assert torch.allclose(torch.stack(alone[:3]), torch.stack(by_hand), rtol=1e-12) and alone[3] == 0
+    assert torch.isclose(shape_loss(logits, labels), sum(alone) / 4, rtol=1e-12, atol=0)
+
+
+def test_every_volume_of_a_batch_pulls_alike_at_the_segmentor():
+    "The gradient of a batch is the mean of its volumes' gradients, also where one has few labels."
+    nets, data = Networks(4, 1).double(), noise(2, 2, missing=0.95)
+    both, gradients = doubled(next(data.epoch(0, 0, 2))), []
+    for part in (slice(0, 2), slice(0, 1), slice(1, 2)):
+        nets.zero_grad()
+        loss = joint.ask_segmentor(nets.S_A, both.real_A[part], both.real_B[part], both.real_A[part], both.y_A[part], both.y_B[part])[0]
+        gradients.append((loss, nets.S_A.net.last.weight.grad.clone()))
+    for whole, one, other in zip(*gradients): assert torch.allclose(whole, (one + other) / 2, rtol=1e-12)
+
+
+def test_the_two_who_teach_the_generators_are_left_as_they_were(batch):
+    "A discriminator that is asked gets no gradient; a segmentor gets that of its own loss."
+    nets = Networks(4, 1)
+    optimizers = make_optimizers(nets, 1e-3)
+    before = {n: frozen(net) for n, net in nets.named_children()}
+    update_generators_and_segmentors(nets, optimizers, batch)
+    assert all(p.grad is None for D in (nets.D_A, nets.D_B) for p in D.parameters())
+    assert {n for n, net in nets.named_children() if changed(net, before[n])} == {"G_A", "G_B", "S_A", "S_B"}
