@@ -34,12 +34,13 @@ def slide(network: torch.nn.Module, # G or S
           volume: Volume, # in [-1, 1]
           grid: Grid, # the training grid: the size of a window
           ) -> torch.Tensor: # float32 [channels, X, Y, Z], on the volume's grid
-    "Apply a network window by window, and blend."
+    "Apply a network window by window, and blend; to a volume that one window covers, at once."
     from monai.inferers import sliding_window_inference
     device = next(network.parameters()).device
     def predict(window):
         with mixed_precision(device): return network(window).float()
     x = torch.from_numpy(np.ascontiguousarray(volume.voxels, np.float32))[None, None].to(device)
+    if volume.shape == grid.shape: return predict(x)[0].cpu() # nothing to blend
     return sliding_window_inference(x, grid.shape, 1, predict, overlap=0.5, mode="gaussian", cval=-1.)[0].cpu()
 
 # %% ../nbs/10_inference.ipynb #cell-018
