@@ -1,20 +1,20 @@
-"""How much longer `import cssgan.joint` takes than `import torch`:  python bench/import_time.py [ROUNDS]
+"""How much longer `import cssgan.joint` takes than `import torch`:  python bench/import_time.py [--rounds 5]
 
 Each round imports both, each in a fresh interpreter, in turn; the fastest of each counts."""
-import json, subprocess, sys, time
+import subprocess, sys
+from common import options, row, seconds, times
+
+GOAL = 1.6
 
 
-def seconds(module):
-    "Wall time of a fresh interpreter that imports `module` and ends."
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
-    return time.perf_counter() - start
+def main(quick=False, rounds=5):
+    spent = {m: [] for m in ("torch", "cssgan.joint")}
+    for _ in range(1 if quick else rounds):
+        for m, found in spent.items(): found.append(seconds(lambda: subprocess.run([sys.executable, "-c", f"import {m}"], check=True)))
+    best = {m: min(found) for m, found in spent.items()}
+    ratio = best["cssgan.joint"] / best["torch"]
+    return {"rows": [row("Time of `import cssgan.joint`, of that of `import torch`", times(ratio), f"at most {GOAL}", ratio <= GOAL)],
+            "detail": {"rounds": rounds, "seconds": {m: round(t, 3) for m, t in best.items()}, "ratio": round(ratio, 3)}}
 
 
-rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-times = {m: [] for m in ("torch", "cssgan.joint")}
-for _ in range(rounds):
-    for m in times: times[m].append(seconds(m))
-best = {m: min(ts) for m, ts in times.items()}
-print(json.dumps({"rounds": rounds, "seconds": {m: round(t, 3) for m, t in best.items()},
-                  "ratio": round(best["cssgan.joint"] / best["torch"], 3)}))
+if __name__ == "__main__": main(**options(__doc__, rounds=5))

@@ -11,7 +11,7 @@ import logging, os, signal, socket
 import torch
 import torch.distributed as dist
 
-# %% ../nbs/07_parallel.ipynb #cell-005
+# %% ../nbs/07_parallel.ipynb #cell-006
 def processes() -> int:
     "How many processes train together."
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -20,7 +20,7 @@ def rank() -> int:
     "This process's number, from 0. Rank 0 writes, validates and shows progress."
     return dist.get_rank() if dist.is_initialized() else 0
 
-# %% ../nbs/07_parallel.ipynb #cell-009
+# %% ../nbs/07_parallel.ipynb #cell-010
 def average(tensors: list, # of any shapes, the same ones in every process
            ):
     "Replace tensors by their mean over all processes."
@@ -34,7 +34,7 @@ def average_gradients(optimizer: torch.optim.Optimizer, # after the backward pas
     "Let all processes take the same step."
     average([p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
 
-# %% ../nbs/07_parallel.ipynb #cell-011
+# %% ../nbs/07_parallel.ipynb #cell-013
 def gather(volumes: torch.Tensor, # [N, ...], of the same shape in every process
           ) -> torch.Tensor: # [processes × N, ...], in the order of the ranks
     "What every process has, for all."
@@ -48,7 +48,7 @@ def own_share(volumes: torch.Tensor, # [processes × N, ...]
     "The part that belongs to this process."
     return volumes.chunk(processes())[rank()]
 
-# %% ../nbs/07_parallel.ipynb #cell-013
+# %% ../nbs/07_parallel.ipynb #cell-016
 def agree(wish: bool, # of this process
           device: torch.device="cpu", # where messages are sent from
           ) -> bool: # of any process
@@ -65,7 +65,7 @@ def from_first(make, # a function without arguments, which only rank 0 calls
     if processes() > 1: dist.broadcast_object_list(box, 0)
     return box[0]
 
-# %% ../nbs/07_parallel.ipynb #cell-017
+# %% ../nbs/07_parallel.ipynb #cell-020
 def join() -> torch.device: # the one to train on
     "Take part in the processes that were started, or be the only one."
     from lightning_fabric import Fabric
@@ -80,7 +80,7 @@ def join() -> torch.device: # the one to train on
     if not dist.is_initialized(): fabric.launch()
     return fabric.device
 
-# %% ../nbs/07_parallel.ipynb #cell-020
+# %% ../nbs/07_parallel.ipynb #cell-023
 def environments(n: int, # processes
                 ) -> dict: # rank → what to add to its environment
     "What tells each process who it is; the same that torchrun tells."
@@ -91,6 +91,7 @@ def environments(n: int, # processes
     shared = dict(WORLD_SIZE=n, LOCAL_WORLD_SIZE=n, GROUP_RANK=0, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, TORCHELASTIC_RUN_ID="cssgan", OMP_NUM_THREADS=threads)
     return {r: {name: str(value) for name, value in (shared | {"RANK": r, "LOCAL_RANK": r}).items()} for r in range(n)}
 
+# %% ../nbs/07_parallel.ipynb #cell-026
 def first_words(result, # what PyTorch's starter tells of processes that ended
                ) -> str: # one line
     "What the first process that failed said."
@@ -99,7 +100,7 @@ def first_words(result, # what PyTorch's starter tells of processes that ended
     own = [s for s in says if not any(echo in s for echo in ("gloo", "NCCL", "Signal", "To enable traceback"))] # who only heard the line go dead, or said nothing
     return " ".join(own[0].partition(": ")[2].split()) if own else "one of the processes ended without a word; was it killed, or was there not enough memory?"
 
-# %% ../nbs/07_parallel.ipynb #cell-021
+# %% ../nbs/07_parallel.ipynb #cell-028
 class ProcessError(ValueError):
     "What one of several processes died of."
 

@@ -358,17 +358,18 @@ def fit(data: UnpairedData, # training and validation samples of both domains
         save_every: float=60., # seconds between checkpoints
         ) -> Run: # finished, with the best weights
     "Train as the configuration says; keep the best and the last checkpoint. Raises `Stopped` if it is asked to stop."
-    folder = Path(folder)
+    folder, device = Path(folder), join()
     begun = from_first(lambda: (folder / "last" / "checkpoint.json").exists())
     if begun and not go_on: raise CheckpointError(f"{folder} already holds a run; go on with it, or choose another folder")
     if devices > 1: return fit_in(devices, data, config, folder, nets, judges, begun, progress, save_every)
     keep_freed_memory()
-    run = resume(config, folder / "last", data) if begun else start(config, nets, judges, data.ranges())
+    run = resume(config, folder / "last", data) if begun else start(config, nets, judges, data.ranges(), device)
     with StopButton() as button:
         keep = Keeper(folder / "last", data, button, save_every)
         while run.phase < len(config.phases): advance(run, data, folder, keep, progress)
     return finished(run, folder)
 
+# %% ../nbs/08_training.ipynb #cell-057
 def finished(run: Run, # that is over
              folder: Path, # of the run
              ) -> Run: # with the best weights
@@ -381,7 +382,8 @@ def fit_in(devices: int, # processes
            data, config, folder, nets, judges, go_on, progress, save_every, # as for `fit`
            ) -> Run: # finished, with the best weights
     "`fit` in several new processes."
-    if devices > 1 and torch.cuda.is_available() and torch.cuda.device_count() < devices: raise ValueError(f"{devices} devices are asked for, and this machine has {torch.cuda.device_count()} GPUs")
+    if processes() > 1: raise ValueError(f"{processes()} processes have been started already; leave devices at 1")
+    if torch.cuda.is_available() and torch.cuda.device_count() < devices: raise ValueError(f"{devices} devices are asked for, and this machine has {torch.cuda.device_count()} GPUs")
     several(devices, work, data, config, folder, nets, judges, go_on, progress, save_every)
     run = resume(config, folder / "last", data)
     if run.phase < len(config.phases): raise Stopped(f"stopped after {where(run)}; saved in {folder / 'last'}")

@@ -1,0 +1,91 @@
+"""The joint step on a GPU:  python bench/gpu.py [--sizes small paper] [--widths 8 16]
+
+Plain float32, plain bfloat16, ours, ours through torch.compile, each in a fresh process; CUDA events keep the time."""
+from contextlib import nullcontext
+from functools import partial
+from statistics import median
+import torch
+from common import GRIDS, NAMES, PATCH_LAYERS, batch, config, fresh, options, percent, row
+
+VARIANTS = ("plain float32", "plain bfloat16", "ours", "ours compiled")
+GOALS = {("paper", 16): (60, 8)} # ms a step and GB on an H100
+
+
+def events_ms(action, count):
+    "Median milliseconds of a call, by CUDA events."
+    times = []
+    for _ in range(count):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        action()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end))
+    return median(times)
+
+
+def action_of(variant, size, width):
+    "A function that does one joint step on the GPU."
+    from cssgan.joint import Pool
+    from cssgan.models import Networks
+    from cssgan.training import start, step
+    from plain import plain_networks, plain_optimizers, plain_step
+    device = torch.device("cuda")
+    pair = batch(GRIDS[size], device)
+    if variant.startswith("ours"):
+        run = start(config(size, width), device=device)
+        if variant == "ours compiled":
+            for net in run.nets.children(): net.compile()
+        return lambda: step(run, "joint", pair)
+    nets = plain_networks(Networks(width, PATCH_LAYERS[size]).to(device))
+    precision = partial(torch.autocast, "cuda", torch.bfloat16) if variant == "plain bfloat16" else nullcontext
+    optimizers, pools, rng = plain_optimizers(nets), {"A": Pool(), "B": Pool()}, torch.Generator().manual_seed(0)
+    return lambda: plain_step(nets, optimizers, pools, rng, pair, precision=precision)
+
+
+def measure(variant, size, width, count=20):
+    "Time, memory and, of ours, the share of the rate of a large bfloat16 matrix product, in this process."
+    from limit import flops
+    action = action_of(variant, size, width)
+    for _ in range(5): action()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    found = {"ms": events_ms(action, count), "peak_GB": torch.cuda.max_memory_allocated() / 1e9}
+    if variant != "ours": return found
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(5): a @ b
+    peak = 2 * 8192**3 / events_ms(lambda: a @ b, count)
+    return found | {"operations": flops(action), "share": flops(action) / found["ms"] / peak}
+
+
+def attempt(variant, size, width):
+    "A measurement, or why there is none."
+    try: return fresh("gpu.measure", variant=variant, size=size, width=width)
+    except RuntimeError as e: return {"error": str(e).splitlines()[-1][-300:]}
+
+
+def compare(size, width):
+    "All variants of one size and width: detail and lines."
+    found, where = {v: attempt(v, size, width) for v in VARIANTS}, f"GPU, joint step, {NAMES[size]}, width {width}"
+    say = lambda v: f"{v} {found[v]['ms']:.1f} ms, {found[v]['peak_GB']:.2f} GB" if "ms" in found[v] else f"{v}: no figure, {found[v]['error']}"
+    limit, ours = GOALS.get((size, width)), found["ours"]
+    met = "ms" in ours and ours["ms"] <= limit[0] and ours["peak_GB"] <= limit[1] if limit else None
+    rows = [row(where, "; ".join(map(say, VARIANTS)), f"at most {limit[0]} ms and {limit[1]} GB (one H100)" if limit else "", met)]
+    if "share" in ours: rows.append(row(f"{where}: share of the rate of a large bfloat16 matrix product", percent(ours["share"])))
+    return found, rows
+
+
+def main(quick=False, sizes=("small", "paper"), widths=(8, 16)):
+    if not torch.cuda.is_available():
+        print("GPU: not measured, PyTorch finds no CUDA device here", flush=True)
+        return {"rows": [], "detail": {"none": "PyTorch finds no CUDA device here"}}
+    if quick: sizes, widths = ("toy",), (8,)
+    detail, rows = {}, []
+    for size in sizes:
+        for width in widths:
+            detail[f"{size}, width {width}"], lines = compare(size, width)
+            rows += lines
+    return {"rows": rows, "detail": detail}
+
+
+if __name__ == "__main__": main(**options(__doc__, sizes=["small", "paper"], widths=[8, 16]))

@@ -1,0 +1,57 @@
+"""Whole volumes against MONAI's sliding window:  python bench/inference.py [--rounds 5]
+
+A volume of the training grid's size: the toolkit's `slide`, the network called directly, MONAI with one window that
+covers everything, and MONAI with the common smaller window. Same network, same precision. The seam is the largest
+difference from the direct answer."""
+import numpy as np, torch
+from monai.inferers import SlidingWindowInferer
+from common import GRIDS, NAMES, fresh, in_turn, ms, options, row, times
+
+SMALLER = {"paper": (96, 96, 64), "toy": (24, 16, 16)}
+
+
+def measure(kind, # "Generator" or "Segmentor"
+            size="paper", rounds=5):
+    "Times and seams of one network in this process."
+    import cssgan.models
+    from cssgan.inference import slide
+    from cssgan.phantom import phantom
+    from cssgan.training import keep_freed_memory
+    from cssgan.volumes import Grid, PAPER_GRID, normalise
+    keep_freed_memory()
+    torch.manual_seed(0)
+    network = getattr(cssgan.models, kind)(8).eval().to(memory_format=torch.channels_last_3d)
+    grid = PAPER_GRID if size == "paper" else Grid(GRIDS[size], (7., 7., 8.))
+    volume = normalise(phantom(0, "CT", grid))
+    x = torch.from_numpy(np.ascontiguousarray(volume.voxels, np.float32))[None, None]
+    def predict(window):
+        with cssgan.models.mixed_precision(window.device): return network(window).float()
+    def monai(roi):
+        inferer = SlidingWindowInferer(roi, 1, overlap=.5, mode="gaussian", cval=-1.)
+        return lambda: inferer(x, predict)
+    actions = {"ours": lambda: slide(network, volume, grid)[None], "direct": lambda: predict(x),
+               "monai_whole": monai(grid.shape), "monai_smaller": monai(SMALLER[size])}
+    with torch.no_grad():
+        direct = predict(x)
+        seam = {name: (action() - direct).abs().max().item() for name, action in actions.items()}
+        return {"ms": {name: 1000 * t for name, t in in_turn(actions, rounds).items()}, "seam": seam, "spread": direct.std().item()}
+
+
+def rows_of(kind, size, found):
+    "Lines about one network."
+    t, seam = found["ms"], found["seam"]
+    whole, smaller = (t[name] / t["ours"] for name in ("monai_whole", "monai_smaller"))
+    where = f"{kind}, {NAMES[size]}, width 8"
+    return [row(f"{where}: as fast as MONAI's sliding window that sees the whole", f"{times(whole)} ({ms(t['monai_whole'] / 1000)} and {ms(t['ours'] / 1000)}; the bare network {ms(t['direct'] / 1000)})", "at least 1, within 2 %", whole >= .98),
+            row(f"{where}: as fast as MONAI's with windows of {'×'.join(map(str, SMALLER[size]))}, overlap 0.5", f"{times(smaller)}"),
+            row(f"{where}: largest difference from the direct answer, ours; MONAI's smaller windows; (standard deviation of the answer)",
+                f"{seam['ours']:.2g}; {seam['monai_smaller']:.2g}; ({found['spread']:.2g})", "no seam: under 1e-5", seam["ours"] < 1e-5)]
+
+
+def main(quick=False, rounds=5):
+    size, rounds = ("toy", 2) if quick else ("paper", rounds)
+    detail = {kind: fresh("inference.measure", kind=kind, size=size, rounds=rounds) for kind in ("Generator", "Segmentor")}
+    return {"rows": [r for kind, found in detail.items() for r in rows_of(kind, size, found)], "detail": detail}
+
+
+if __name__ == "__main__": main(**options(__doc__, rounds=5))

@@ -1,0 +1,142 @@
+"""How near the limit the joint step is:  python bench/limit.py [--sizes small paper] [--rounds 7]
+
+The step's own convolutions, forward and backward, are recorded and replayed alone, in turn with whole steps."""
+import re
+from contextlib import nullcontext
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+from common import NAMES, fresh, in_turn, ms, options, percent, row, start_ours
+
+GOAL = .75 # the convolutions' share of the step
+GROUPS = { # words → pattern of the operation's name; the first that fits
+    "convolutions": r"convolution|conv3d|_slow_conv|thnn_conv",
+    "layout copies and casts": r"copy_|_to_copy|aten::to$|contiguous|clone|convert|reorder|aten::empty|resize_",
+    "ReLU, forward and backward": r"relu|threshold|clamp_min",
+    "instance norm": r"batch_?norm|instance_norm|repeat",
+    "max-pooling": r"max_pool",
+    "concatenation, padding and slicing": r"aten::cat|pad|slice|narrow|chunk|split|select",
+    "losses and tanh": r"cross_entropy|softmax|nll_loss|l1_loss|mse|square|pow|aten::abs|sgn|sign|aten::mean|tanh|aten::sum|aten::ne$|aten::div|aten::rsub|aten::sub",
+    "sums of gradients": r"aten::add_?$|AccumulateGrad|aten::mul",
+    "Adam": r"adam|_foreach",
+    "kernels of the doubling": r"aten::mm$|aten::matmul|aten::bmm",
+    "filling with zeros": r"aten::fill_|aten::zero",
+}
+
+
+def by_hand():
+    "The counter against arithmetic: one convolution, one transposed, forward and backward, the input's gradient too."
+    x = torch.randn(2, 3, 8, 10, 12, requires_grad=True)
+    conv, up = torch.nn.Conv3d(3, 5, 3, stride=2, padding=1), torch.nn.ConvTranspose3d(3, 5, 4, stride=2, padding=1)
+    outputs, inputs = 2 * 4 * 5 * 6, 2 * 8 * 10 * 12 # voxels over the batch
+    for layer, one_way in ((conv, 2 * outputs * 5 * 3 * 27), (up, 2 * inputs * 5 * 3 * 64)): # 2: multiply, add
+        counted = flops(lambda: layer(x).sum().backward())
+        assert counted == 3 * one_way, f"{layer}: {counted} counted, {3 * one_way} by hand"
+
+
+class NoModules(nullcontext):
+    "In place of the counter's own tracker of modules, which cannot follow `torch.autograd.grad`."
+    parents = {"Global"}
+
+
+def flops(action):
+    "Floating-point operations of one call."
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = NoModules()
+    with counter: action()
+    return counter.get_total_flops()
+
+
+class Convolutions(TorchDispatchMode):
+    "Notes every convolution and every backward pass of one, with tensors as (shape, strides, type)."
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default):
+            assert not kwargs
+            self.calls.append((function, tree_map_only(torch.Tensor, lambda t: Like(tuple(t.shape), t.stride(), t.dtype), args)))
+        return function(*args, **(kwargs or {}))
+
+
+class Like(tuple):
+    "Shape, strides and type of a tensor."
+    def __new__(cls, *facts): return super().__new__(cls, facts)
+
+
+def replay(calls):
+    "The same calls on random tensors of the same shapes, strides and types, as a function; and their operations."
+    tensors = {}
+    def tensor(like, place):
+        key = like, place
+        if key not in tensors: tensors[key] = torch.empty_strided(like[0], like[1], dtype=like[2]).normal_()
+        return tensors[key]
+    ready = [(function, [tensor(a, i) if isinstance(a, Like) else a for i, a in enumerate(args)]) for function, args in calls]
+    def again():
+        with torch.no_grad():
+            for function, args in ready: function(*args)
+    return again
+
+
+def matrix_product(size):
+    "A large matrix product in the step's precision, as a function, and its operations."
+    from cssgan.models import has_fast_bfloat16
+    dtype = torch.bfloat16 if has_fast_bfloat16(torch.device("cpu")) else torch.float32
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    return (lambda: a @ b), 2 * size**3
+
+
+def profile(action, count):
+    "Words → share of the time of a step, by the operations' own time."
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        for _ in range(count): action()
+    group = lambda name: next((words for words, pattern in GROUPS.items() if re.search(pattern, name, re.I)), "other")
+    spent, others = {}, {}
+    for event in found.key_averages():
+        words = group(event.key)
+        spent[words] = spent.get(words, 0) + event.self_cpu_time_total
+        if words == "other": others[event.key] = event.self_cpu_time_total
+    total = sum(spent.values())
+    largest = sorted(others, key=others.get, reverse=True)[:5]
+    return {words: t / total for words, t in sorted(spent.items(), key=lambda s: -s[1])}, {name: others[name] / total for name in largest}
+
+
+def measure(size, # "toy", "small" or "paper"
+            rounds=7, product=4096, # side of the matrices
+            ): # rates in operations a second, shares
+    "Everything about one size, in this process."
+    from cssgan.training import step
+    by_hand()
+    run, pair = start_ours(size)
+    action = lambda: step(run, "joint", pair)
+    action()
+    with Convolutions() as noted: action()
+    alone, (matmul, matmul_flops) = replay(noted.calls), matrix_product(product)
+    total, of_convolutions = flops(action), flops(alone)
+    time = in_turn({"step": action, "convolutions": alone, "product": matmul}, rounds)
+    shares, others = profile(action, 3)
+    return {"operations": total, "of_convolutions": of_convolutions, "calls": len(noted.calls), "ms": {k: 1000 * t for k, t in time.items()},
+            "rate": {"step": total / time["step"], "convolutions": of_convolutions / time["convolutions"], "product": matmul_flops / time["product"]},
+            "share": time["convolutions"] / time["step"], "profile": shares, "other": others}
+
+
+def rows_of(size, found):
+    "Lines about one size."
+    giga = lambda rate: f"{rate / 1e9:,.0f}"
+    rate, words = found["rate"], ", ".join(f"{w} {percent(s)}" for w, s in found["profile"].items() if s >= .005)
+    return [row(f"Joint step, {NAMES[size]}, width 8: its convolutions alone take, of its time", f"{percent(found['share'])} ({ms(found['ms']['convolutions'] / 1000)} of {ms(found['ms']['step'] / 1000)})",
+                f"at least {percent(GOAL)}" if size != "toy" else "", found["share"] >= GOAL if size != "toy" else None),
+            row(f"Joint step, {NAMES[size]}: GFLOP; GFLOP/s of the step, of its convolutions alone, of a large matrix product",
+                f"{found['operations'] / 1e9:,.1f}; {giga(rate['step'])}, {giga(rate['convolutions'])}, {giga(rate['product'])}"),
+            row(f"Joint step, {NAMES[size]}: where the time goes (under the profiler)", words)]
+
+
+def main(quick=False, sizes=("small", "paper"), rounds=7):
+    detail = {size: fresh("limit.measure", size=size, rounds=rounds if size != "paper" else min(rounds, 5)) for size in sizes} if not quick else \
+             {"toy": fresh("limit.measure", size="toy", rounds=2, product=512)}
+    return {"rows": [r for size, found in detail.items() for r in rows_of(size, found)], "detail": detail}
+
+
+if __name__ == "__main__": main(**options(__doc__, sizes=["small", "paper"], rounds=7))
