@@ -1,0 +1,315 @@
+"A run never loses work: killed, stopped, without room or without its data, it goes on from its last checkpoint to the same end, bit for bit."
+import json, multiprocessing, os, random, shutil, signal, threading, time
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from cssgan import training
+from cssgan.cases import from_folder
+from cssgan.checkpoints import CheckpointError, load_checkpoint
+from cssgan.datasets import unpaired, write_phantoms
+from cssgan.training import Phase, StopButton, Stopped, fit
+from cssgan.volumes import VolumeError
+from conftest import ROOT
+from tiny import SHORT, TINY, noise
+
+PATIENCE = 120 # seconds that a child may take before the test gives up
+
+
+@pytest.fixture(scope="module")
+def server():
+    "Forks children that have imported everything already; they compute on the CPU."
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["children", "pytest"])
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT / "tests", ROOT))))
+    patch.setenv("CUDA_VISIBLE_DEVICES", "")
+    context.Process(target=os.getpid).start() # the first one starts the server
+    patch.undo()
+    return context
+
+
+class Child:
+    "A process that trains; see children.py."
+    def __init__(self, server, folder, **how):
+        import children
+        self.hears, says = server.Pipe(duplex=False)
+        self.process = server.Process(target=children.train, args=(says, folder), kwargs=how)
+        self.process.start()
+        says.close()
+
+    def hear(self):
+        assert self.hears.poll(PATIENCE), "the child is silent"
+        return self.hears.recv()
+
+    def begin(self):
+        "Wait until it trains, if it still has to."
+        told = self.hear()
+        return None if told == "begun" else told
+
+    def end(self):
+        "Wait for its end; gives what it says, or the signal that killed it."
+        told = None
+        try:
+            while told is None or told == "begun": told = self.hear()
+        except EOFError: pass
+        self.process.join(PATIENCE)
+        return told if isinstance(told, tuple) else -self.process.exitcode
+
+    def kill(self, how=signal.SIGKILL): os.kill(self.process.pid, how)
+
+
+def files(folder): return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def progress(folder):
+    "How many epochs and pairs the last checkpoint has."
+    if not (folder / "last" / "checkpoint.json").exists(): return 0, 0
+    about = json.loads((folder / "last" / "checkpoint.json").read_text())
+    return len(about["history"]), about["seen"]
+
+
+def intact(folder):
+    "The last checkpoint can be read, with everything that training needs, and is not spoilt."
+    nets, about, tensors = load_checkpoint(folder / "last", with_training=True)
+    return "rng" in tensors and all(torch.isfinite(p).all() for p in nets.parameters())
+
+
+@pytest.fixture(scope="module")
+def whole(server, tmp_path_factory):
+    "A run that nobody interrupted: what its folder holds, and how long it took."
+    folder = tmp_path_factory.mktemp("whole")
+    told, seconds = Child(server, folder).end()
+    assert told == "finished"
+    return files(folder), seconds
+
+
+def ends_like(whole, server, folder, **how):
+    "Go on to the end; is everything as in the run that nobody interrupted, byte for byte, with no other file beside it?"
+    told = Child(server, folder, **how).end()
+    assert told[0] == "finished", told
+    ours = {name: content for name, content in files(folder).items() if "/.checkpoint.json." not in name} # these have a test of their own
+    return ours.keys() == whole[0].keys() and all(content == whole[0][name] for name, content in ours.items())
+
+
+# ---- killed
+
+def test_a_run_holds_two_checkpoints_and_nothing_else(whole):
+    assert sorted(name.partition("-")[0] for name in whole[0]) == ["best/checkpoint.json", "best/weights", "last/checkpoint.json", "last/training", "last/weights"]
+
+
+def test_twenty_kills_at_random_moments_change_nothing(server, whole, tmp_path):
+    rng, kills, half_written, seen = random.Random(0), 0, 0, []
+    while kills < 22:
+        child = Child(server, tmp_path)
+        if told := child.begin(): break
+        hurry = progress(tmp_path)[0] > 8 * kills / 24
+        time.sleep(rng.random() * whole[1] / 12 * (0.3 if hurry else 1))
+        child.kill()
+        if child.end() != signal.SIGKILL: break
+        kills += 1
+        seen.append(progress(tmp_path))
+        half_written += any(p.name.startswith(".") for p in tmp_path.rglob("*"))
+        if seen[-1] != (0, 0): assert intact(tmp_path)
+    assert kills >= 20 and seen == sorted(seen) and len(set(seen)) > 8, (kills, seen)
+    assert ends_like(whole, server, tmp_path)
+    print(f"{kills} kills, {half_written} of them in the middle of a file, after {seen}")
+
+
+def test_killed_at_every_moment_of_writing_a_checkpoint(server, whole, tmp_path):
+    "Within each of three files, before and after each gets its name, and before old files are removed; always the second checkpoint of an attempt."
+    import children
+    for moment in range(9, 18):
+        before = progress(tmp_path)
+        child = Child(server, tmp_path, trouble=partial(children.killed_in_writing, moment))
+        assert child.end() == signal.SIGKILL and intact(tmp_path)
+        assert progress(tmp_path) > before
+    assert ends_like(whole, server, tmp_path)
+
+
+def test_killed_while_the_best_is_written(server, whole, tmp_path):
+    import children
+    config = replace(children.RUN, phases=(Phase("joint", 3),))
+    told = Child(server, tmp_path / "whole", config=config, save_every=1e9).end()
+    for moment in range(1, 6): # two files and their names, before anything else is written
+        child = Child(server, tmp_path / "run", config=config, save_every=1e9, trouble=partial(children.killed_in_writing, moment))
+        assert told[0] == "finished" and child.end() == signal.SIGKILL
+        if moment < 5: assert not (tmp_path / "run" / "best" / "checkpoint.json").exists()
+    assert ends_like((files(tmp_path / "whole"),), server, tmp_path / "run", config=config, save_every=1e9)
+
+
+@pytest.mark.xfail(strict=True, reason="save_checkpoint removes what a kill left of tensors, and not what it left of checkpoint.json")
+def test_what_a_kill_left_of_any_file_is_removed_by_the_next_checkpoint(server, tmp_path):
+    import children
+    assert Child(server, tmp_path, trouble=partial(children.killed_in_writing, 5)).end() == signal.SIGKILL
+    assert [p.name[:16] for p in tmp_path.rglob(".*")] == [".checkpoint.json"], "killed within checkpoint.json"
+    assert Child(server, tmp_path, config=children.RUN).end()[0] == "finished"
+    assert not [p for p in tmp_path.rglob(".*")]
+
+
+# ---- no room, no folder, no data
+
+@pytest.mark.parametrize("moment", [4, 5, 6], ids=["weights", "training", "json"])
+def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_when_there_is_room(server, whole, tmp_path, moment):
+    import children
+    name, says = Child(server, tmp_path, trouble=partial(children.disk_is_full, moment)).end()
+    assert name in ("VolumeError", "CheckpointError", "OSError") and "No space left" in says and str(tmp_path) in says and "\n" not in says
+    assert intact(tmp_path) and progress(tmp_path) == (0, 1)
+    assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".")]
+    assert ends_like(whole, server, tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0], ids=["weights", "training"])
+def test_the_kernel_refuses_to_write_more_and_the_last_checkpoint_stays(server, whole, tmp_path, share):
+    import children
+    weights = len(next(content for name, content in whole[0].items() if name.startswith("last/weights")))
+    limit = int(share * weights) # in the middle of the weights, or just enough for them
+    name, says = Child(server, tmp_path, trouble=partial(children.files_stay_small, 5, limit)).end()
+    assert name in ("VolumeError", "CheckpointError", "OSError") and "too large" in says and str(tmp_path) in says and "\n" not in says
+    assert intact(tmp_path) and (1, 1) <= progress(tmp_path) <= (2, 3)
+    assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".")]
+    assert ends_like(whole, server, tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_becomes_read_only_in_mid_run(tmp_path, monkeypatch):
+    step, steps = training.step, []
+    def spoils(*args):
+        steps.append(1)
+        if len(steps) == 4: (tmp_path / "last").chmod(0o555)
+        return step(*args)
+    monkeypatch.setattr(training, "step", spoils)
+    with pytest.raises(VolumeError, match="cannot be written") as e: fit(noise(), SHORT, tmp_path, progress=False, save_every=0)
+    assert "\n" not in str(e.value) and str(tmp_path) in str(e.value) and intact(tmp_path)
+    (tmp_path / "last").chmod(0o755)
+    assert fit(noise(), SHORT, tmp_path, go_on=True, progress=False).phase == 3
+
+
+@pytest.mark.xfail(strict=True, reason="fit makes its folder only when it first saves, which can be a minute later")
+def test_a_folder_that_cannot_be_is_said_before_anything_is_trained(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(training, "step", lambda *_: pytest.fail("trained, and will not be able to save"))
+    with pytest.raises(VolumeError, match="cannot be made") as e: fit(noise(), SHORT, tmp_path / "file" / "run", progress=False)
+    assert "\n" not in str(e.value) and str(tmp_path) in str(e.value)
+
+
+def test_a_scan_that_vanishes_in_mid_run_is_named_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
+    write_phantoms(tmp_path / "scans", 3, grid=TINY)
+    cases = [replace(case, split="valid" if case.patient.endswith(("4", "5")) else "train") for case in from_folder(tmp_path / "scans")]
+    data, step, steps = unpaired(cases, TINY, tmp_path / "cache"), training.step, []
+    lost = data.train_A.cases[0].image
+    def spoils(*args):
+        steps.append(1)
+        if len(steps) == 2: # the first epoch's end
+            os.rename(lost, tmp_path / "away")
+            shutil.rmtree(tmp_path / "cache")
+        return step(*args)
+    monkeypatch.setattr(training, "step", spoils)
+    with pytest.raises(VolumeError) as e: fit(data, SHORT, tmp_path / "run", progress=False, save_every=0)
+    assert str(lost) in str(e.value) and "\n" not in str(e.value) and intact(tmp_path / "run") and progress(tmp_path / "run")[0] == 1
+    os.rename(tmp_path / "away", lost)
+    assert fit(data, SHORT, tmp_path / "run", go_on=True, progress=False).phase == 3
+
+
+# ---- stopped
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_finishes_its_step_saves_and_says_where(server, whole, tmp_path, how):
+    import children
+    child = Child(server, tmp_path, save_every=1e9, trouble=partial(children.slow, 0.05))
+    assert not child.begin()
+    time.sleep(0.3)
+    child.kill(how)
+    name, says = child.end()
+    epochs, pairs = progress(tmp_path)
+    assert name == "Stopped" and f"saved in {tmp_path / 'last'}" in says and f"{pairs} pairs of epoch" in says and "\n" not in says
+    assert (epochs, pairs) > (0, 0) and intact(tmp_path)
+    assert ends_like(whole, server, tmp_path, save_every=1e9)
+
+
+def test_a_second_ctrl_c_stops_at_once(server, tmp_path):
+    import children
+    child = Child(server, tmp_path, save_every=1e9, trouble=partial(children.slow, PATIENCE))
+    assert not child.begin()
+    time.sleep(0.5)
+    child.kill(signal.SIGTERM), child.kill(signal.SIGTERM)
+    time.sleep(0.5)
+    assert child.process.is_alive(), "asked politely, it finishes its step"
+    child.kill(signal.SIGINT)
+    assert child.end()[0] == "KeyboardInterrupt" and not (tmp_path / "last").exists()
+
+
+def test_the_stop_button_gives_the_signals_back():
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(ZeroDivisionError):
+        with StopButton() as button:
+            assert not button.pressed
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert button.pressed
+            1 / 0
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before and not StopButton().pressed
+
+
+def test_a_run_in_a_thread_works_and_leaves_the_signals_alone(tmp_path):
+    before, ended = signal.getsignal(signal.SIGINT), []
+    config = replace(SHORT, phases=(Phase("joint", 1),))
+    thread = threading.Thread(target=lambda: ended.append(fit(noise(), config, tmp_path, progress=False)))
+    thread.start()
+    assert signal.getsignal(signal.SIGINT) is before
+    thread.join(PATIENCE)
+    assert len(ended) == 1 and ended[0].phase == 1
+
+
+def test_a_notebooks_stop_button_stops_the_run_and_keeps_it(tmp_path, monkeypatch):
+    manager = pytest.importorskip("jupyter_client.manager")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT / "tests", ROOT))))
+    kernel, client = manager.start_new_kernel(kernel_name="python3")
+    try:
+        run = client.execute("from dataclasses import replace\nfrom tiny import *\nfrom cssgan.training import Phase, fit\n"
+                             f"fit(noise(), replace(SHORT, phases=(Phase('joint', 10_000),)), {str(tmp_path)!r}, progress=False, save_every=0.5)")
+        deadline = time.monotonic() + PATIENCE
+        while not (tmp_path / "last" / "checkpoint.json").exists() and time.monotonic() < deadline: time.sleep(0.1)
+        kernel.interrupt_kernel()
+        reply = client.get_shell_msg(timeout=PATIENCE)
+        while reply["parent_header"].get("msg_id") != run: reply = client.get_shell_msg(timeout=PATIENCE)
+    finally:
+        client.stop_channels()
+        kernel.shutdown_kernel(now=True)
+    assert reply["content"]["ename"] == "Stopped" and str(tmp_path / "last") in reply["content"]["evalue"]
+    assert intact(tmp_path) and progress(tmp_path) > (0, 0)
+
+
+# ---- numbers that are none, and other people's runs
+
+def test_a_loss_that_is_no_number_is_named_with_its_step_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
+    data, step, steps = noise(), training.step, []
+    healthy = data.train_A.made[:]
+    def spoils(*args):
+        steps.append(1)
+        if len(steps) == 7: data.train_A.made = [(volume * float("nan"), labels, case) for volume, labels, case in healthy]
+        return step(*args)
+    monkeypatch.setattr(training, "step", spoils)
+    with pytest.raises(FloatingPointError) as e: fit(data, SHORT, tmp_path, progress=False, save_every=0)
+    says = str(e.value)
+    ids = next(b.ids for i, b in enumerate(data.epoch(SHORT.seed, 2)) if i == 1)
+    assert "the loss gan became nan in step 2 of epoch 1 (joint)" in says and f"on the cases {', '.join(ids)}" in says and "\n" not in says
+    assert intact(tmp_path) and progress(tmp_path) == (2, 1)
+    monkeypatch.undo()
+    data.train_A.made = healthy
+    assert fit(data, SHORT, tmp_path, go_on=True, progress=False).phase == 3
+
+
+def test_a_run_goes_on_with_its_own_cases_only(tmp_path):
+    config = replace(SHORT, phases=(Phase("segmentors", 1),))
+    fit(noise(), config, tmp_path, progress=False)
+    with pytest.raises(CheckpointError, match="other cases") as e: fit(noise(4), config, tmp_path, go_on=True, progress=False)
+    assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_run_that_goes_on_otherwise_is_told_every_difference_in_one_line(tmp_path):
+    config = replace(SHORT, phases=(Phase("segmentors", 1),))
+    fit(noise(), config, tmp_path, progress=False)
+    with pytest.raises(CheckpointError) as e: fit(noise(), replace(config, lr=5e-4, batch_size=2), tmp_path, go_on=True, progress=False)
+    assert "lr is 0.0005, was 0.001" in str(e.value) and "batch_size is 2, was 1" in str(e.value) and "\n" not in str(e.value)
