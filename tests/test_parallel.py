@@ -1,0 +1,175 @@
+"Several processes train as one with a larger batch, end together, and leave nobody behind."
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+import torch
+
+import workers
+from cssgan import parallel, training
+from cssgan.checkpoints import load_checkpoint
+from cssgan.parallel import ProcessError, several
+from cssgan.training import Stopped, fit
+from conftest import ROOT
+from tiny import state
+
+PATIENCE = 120 # seconds
+
+
+@pytest.fixture(autouse=True)
+def nobody_left_behind(monkeypatch):
+    "Every test marks its descendants, and none may live when it ends."
+    monkeypatch.setenv("CSSGAN_TEST", mark := os.urandom(8).hex())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT / "tests", ROOT))))
+    yield
+    deadline = time.monotonic() + 5
+    while (left := descendants(mark)) and time.monotonic() < deadline: time.sleep(0.1)
+    assert not left
+
+
+def descendants(mark):
+    "What the processes were called with that have the mark in their environment."
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes(): found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError: pass # it has just ended, or is not ours
+    return [words for words in found if words.strip() and "resource_tracker" not in words]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    "What two processes say and leave after three joint steps together."
+    folder = tmp_path_factory.mktemp("two")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        several(2, workers.follows, folder)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)], folder / "run"
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    "The folder of one process that saw the same with twice the batch."
+    folder = tmp_path_factory.mktemp("one")
+    workers.exactly(folder, 2)
+    return folder
+
+
+# ---- the same training
+
+def same_training(one, other):
+    "Losses, scores, weights, the memory of three Adams, pools and their dice: all of them agree as far as they are stored."
+    (a, b, c), (d, e, f) = state(one), state(other)
+    for name, value in c["history"][0].items(): assert value == f["history"][0][name] if isinstance(value, str) else value == pytest.approx(f["history"][0][name], rel=1e-9), name
+    for name in a: assert (a[name] - d[name]).norm() <= 1e-6 * a[name].norm(), name
+    assert b.keys() == e.keys() and torch.equal(b["rng"], e["rng"]) and len(b["pool.A"]) == 2
+    for name in b.keys() - {"rng"}: assert (b[name] - e[name]).norm() <= 1e-8 * b[name].norm(), name
+    return True
+
+
+def test_two_processes_follow_one_with_twice_the_batch_in_losses_and_weights(one, two):
+    assert any((y == 255).any() for _, y, _ in workers.pairs().train_A.made), "some labels are unknown"
+    assert same_training(one, two[1])
+
+
+def test_all_processes_know_the_same_history(two):
+    assert two[0][0]["history"] == two[0][1]["history"] and [said["phase"] for said in two[0]] == [1, 1]
+
+
+def test_only_the_first_process_writes(two):
+    first, second = (said["written"] for said in two[0])
+    assert len(first) >= 4 and {Path(place).name for place in first} == {"last", "best"} and second == []
+
+
+def test_what_processes_tell_each_other(two):
+    for rank, said in enumerate(two[0]):
+        assert said["processes"] == 2 and said["gathered"] == [[0.0, 0.0], [1.0, 1.0]] and said["share"] == [[0, 1], [2, 3]][rank]
+        assert said["agree"] == [True, False, True] and said["first"] == "rank 0" and said["mean"] == [[0.5, 4.0], 0.5]
+
+
+def test_alone_there_is_nobody_to_tell():
+    x = torch.arange(4.0)
+    parallel.average([x])
+    parallel.average([])
+    assert torch.equal(x, torch.arange(4.0)) and parallel.gather(x) is x and torch.equal(parallel.own_share(x), x)
+    assert (parallel.processes(), parallel.rank(), parallel.agree(True), parallel.agree(False)) == (1, 0, True, False)
+    assert parallel.from_first(lambda: x) is x and not torch.distributed.is_initialized()
+    layer = torch.nn.Linear(2, 1)
+    layer(torch.ones(1, 2)).sum().backward()
+    before = layer.weight.grad.clone()
+    parallel.average_gradients(torch.optim.SGD(layer.parameters(), 1))
+    assert torch.equal(layer.weight.grad, before)
+
+
+# ---- going on
+
+def test_one_goes_on_where_two_were_asked_to_stop(tmp_path):
+    several(2, workers.stops, tmp_path, 1)
+    about = load_checkpoint(tmp_path / "last", with_training=True)[1]
+    assert about["seen"] == 2 and not about["history"] and {len(losses) for losses in about["losses"].values()} == {1}
+    run = fit(workers.pairs(), workers.JOINT, tmp_path, go_on=True, progress=False)
+    assert run.phase == 1 and len(run.history) == 1
+
+
+def test_two_go_on_where_one_was_asked_to_stop(tmp_path, monkeypatch):
+    step, steps = training.step, []
+    def asked(*args):
+        steps.append(1)
+        if len(steps) == 2: os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args)
+    monkeypatch.setattr(training, "step", asked)
+    with pytest.raises(Stopped): fit(workers.pairs(), workers.JOINT, tmp_path, progress=False)
+    assert load_checkpoint(tmp_path / "last", with_training=True)[1]["seen"] == 2
+    run = fit(workers.pairs(), workers.JOINT, tmp_path, go_on=True, progress=False, devices=2)
+    about = load_checkpoint(tmp_path / "last")[1]
+    assert run.phase == 1 and len(run.history) == 1 and run.history == about["history"]
+
+
+# ---- stopping, and ending badly
+
+def script(folder, epochs): # a program that trains in two processes
+    return ("if __name__ == '__main__':\n from dataclasses import replace\n from workers import *\n"
+            f" try: fit(pairs(), replace(JOINT, phases=(Phase('joint', {epochs}),)), {str(folder)!r}, progress=False, devices=2, save_every=0.2)\n"
+            " except BaseException as e: print(type(e).__name__, e, sep=': ')\n")
+
+
+@pytest.mark.parametrize("how, everyone", [(signal.SIGTERM, False), (signal.SIGINT, True)], ids=["SIGTERM to the first", "Ctrl-C to all"])
+def test_a_signal_stops_all_and_saves(tmp_path, how, everyone):
+    (tmp_path / "train.py").write_text(script(tmp_path / "run", 100_000))
+    parent = subprocess.Popen([sys.executable, tmp_path / "train.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not (tmp_path / "run/last/checkpoint.json").exists() and parent.poll() is None and time.monotonic() < deadline: time.sleep(0.1)
+        (os.killpg if everyone else os.kill)(parent.pid, how)
+        said, errors = parent.communicate(timeout=PATIENCE)
+    finally:
+        if parent.poll() is None: os.killpg(parent.pid, signal.SIGKILL)
+    assert said.startswith("Stopped: ") and str(tmp_path / "run" / "last") in said and said.count("\n") == 1, (said, errors)
+    assert "Traceback" not in errors, errors
+    about = load_checkpoint(tmp_path / "run/last", with_training=True)[1]
+    assert f"{about['seen']} pairs of epoch {about['epoch'] + 1} " in said and (about["history"] or about["seen"])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_in_one_process_ends_all_with_its_message(tmp_path, rank):
+    began = time.monotonic()
+    with pytest.raises(ProcessError) as e: several(2, workers.fails, rank, "disk full", tmp_path)
+    assert str(e.value) == "disk full" and time.monotonic() - began < 20 + 20 # most of it for starting
+
+
+def test_a_process_that_is_killed_is_told_in_one_line(tmp_path):
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(ProcessError, match="ended without a word") as e: several(2, workers.fails, 1, None, tmp_path)
+    assert "\n" not in str(e.value) and [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_torchrun_starts_the_same_training(one, tmp_path):
+    "PyTorch's own starter, as on a cluster."
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", ROOT / "tests" / "workers.py", tmp_path]
+    starter = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try: said = starter.communicate(timeout=PATIENCE)[0]
+    finally:
+        if starter.poll() is None: os.killpg(starter.pid, signal.SIGKILL)
+    assert starter.returncode == 0, said
+    assert same_training(one, tmp_path)

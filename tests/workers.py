@@ -1,0 +1,76 @@
+"What the tests of several processes do in each of them."
+import json, os, sys
+from dataclasses import replace
+from unittest import mock
+
+import torch
+
+from cssgan import parallel, training
+from cssgan.models import Networks
+from cssgan.training import Phase, fit, work
+from tiny import SHORT, noise
+
+torch.set_num_threads(1)
+
+JOINT = replace(SHORT, phases=(Phase("joint", 1),)) # in each process: one volume of each domain in a step
+
+
+def pairs():
+    "Three steps for two processes, with labels that are unequally unknown."
+    return noise(6, 4, missing=0.8)
+
+
+def exactly(folder, batch_size):
+    "A run in double precision, of which nothing but rounding in the sixteenth digit depends on how volumes are shared."
+    data = pairs()
+    for samples in vars(data).values(): samples.made = [(volume.double(), labels, case) for volume, labels, case in samples.made]
+    with mock.patch.object(training, "s_score", lambda *_: torch.zeros(1)): # which knows single precision only
+        return fit(data, replace(JOINT, batch_size=batch_size), folder, nets=Networks(4, 1).double(), progress=False, save_every=0)
+
+
+def follows(folder):
+    "Three joint steps, with batches, pools and labels that are shared; what each process wrote, and what it shares."
+    parallel.join()
+    written, save = [], training.save_checkpoint
+    training.save_checkpoint = lambda place, *rest: (written.append(str(place)), save(place, *rest))
+    run = exactly(folder / "run", 1)
+    rank = parallel.rank()
+    said = {"written": written, "processes": parallel.processes(), "gathered": parallel.gather(torch.full((1, 2), float(rank))).tolist(),
+            "share": parallel.own_share(torch.arange(4)).tolist(), "agree": [parallel.agree(rank == 1), parallel.agree(False), parallel.agree(True)],
+            "first": parallel.from_first(lambda: f"rank {rank}"), "history": run.history, "phase": run.phase}
+    mean = [torch.tensor([float(rank), 4.0]), torch.tensor(float(rank))]
+    parallel.average(mean)
+    (folder / f"{rank}.json").write_text(json.dumps(said | {"mean": [m.tolist() for m in mean]}))
+
+
+def stops(folder, after):
+    "The second process is asked to stop after so many steps."
+    parallel.join()
+    step, steps = training.step, []
+    def asked(*args):
+        losses = step(*args)
+        steps.append(1)
+        if len(steps) == after and parallel.rank() == 1: os.kill(os.getpid(), 15)
+        return losses
+    training.step = asked
+    work(pairs(), JOINT, folder, None, None, False, False, 1e9)
+
+
+def fails(rank, message, folder):
+    "One process cannot go on; the other waits for it."
+    parallel.join()
+    step, steps = training.step, []
+    def breaks(*args):
+        steps.append(1)
+        if len(steps) == 2 and parallel.rank() == rank:
+            if message is None: os.kill(os.getpid(), 9)
+            raise ValueError(message)
+        return step(*args)
+    training.step = breaks
+    work(pairs(), JOINT, folder, None, None, False, False, 1e9)
+
+
+if __name__ == "__main__": # for torchrun
+    parallel.join()
+    exactly(sys.argv[1], 1)
+    torch.distributed.destroy_process_group()
