@@ -1,5 +1,5 @@
 """What the measurements share: sizes, batches, fresh processes, the machine's description."""
-import argparse, json, math, os, platform, re, subprocess, sys, time
+import argparse, importlib, json, math, os, platform, re, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -11,11 +11,15 @@ PATCH_LAYERS = {"toy": 1, "small": 2, "paper": 3}
 NAMES = {s: f"{'×'.join(map(str, g))}" for s, g in GRIDS.items()}
 
 
+ISOLATED = True # False: `fresh` calls in this process, to see quickly that everything runs
+
+
 def fresh(function, # "module.function" of this folder
           **arguments, # JSON-able
           ): # what the function returned, JSON-able
     "Call a function in a new interpreter: nothing warm, nobody else's memory."
     module, name = function.split(".")
+    if not ISOLATED: return json.loads(json.dumps(getattr(importlib.import_module(module), name)(**json.loads(json.dumps(arguments)))))
     code = f"import sys, json; sys.path.insert(0, sys.argv[1]); import {module}; print('\\n' + json.dumps({module}.{name}(**json.loads(sys.argv[2]))))"
     done = subprocess.run([sys.executable, "-c", code, str(BENCH), json.dumps(arguments)], capture_output=True, text=True)
     if done.returncode: raise RuntimeError(f"{function}({arguments}) ended with {done.returncode}: {done.stderr.strip()[-2000:]}")

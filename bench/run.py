@@ -1,7 +1,8 @@
 """All measurements, or some:  python bench/run.py [--quick] [import_time step limit inference data growth memory gpu]
 
-Results are merged into bench/results.json, and bench/README.md is written from it; `--quick` runs toy sizes and writes nothing."""
+Results are merged into bench/results.json, and bench/README.md is written from it; `--quick` runs toy sizes in one process and writes nothing."""
 import argparse, importlib, json
+import common
 from common import BENCH, machine, percent
 
 PARTS = ("step", "limit", "inference", "data", "growth", "memory", "gpu", "import_time")
@@ -68,6 +69,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="toy sizes, nothing is written")
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(PARTS): parser.error(f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
+    common.ISOLATED = not asked.quick
     file = BENCH / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     for name in asked.parts or PARTS:

@@ -5,10 +5,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import cssgan
 from cssgan import checkpoints, datasets
 from cssgan.checkpoints import (CheckpointError, about_networks, find_checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer,
                                 save_checkpoint)
 from cssgan.models import Networks
+from cssgan.training import preset, resume
 from cssgan.volumes import Grid, VolumeError
 
 
@@ -205,12 +207,37 @@ def test_a_pickle_in_the_place_of_the_weights_never_runs(copy, tmp_path, protoco
     assert not (tmp_path / "it ran").exists()
 
 
-@pytest.mark.parametrize("name", ["../x.safetensors", "sub/x.safetensors", "x.pt", "..", "", "/etc/x.safetensors"])
-def test_only_files_beside_the_json_are_read(copy, name):
-    save_file({"x": torch.zeros(1)}, copy.parent / "x.safetensors")
-    checksum = hashlib.sha256((copy.parent / "x.safetensors").read_bytes()).hexdigest()
-    rewrite(copy, files={"weights": {name: checksum}})
-    refused(copy, "only .safetensors beside checkpoint.json")
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("save", [pickle.dump, lambda o, f, protocol: torch.save(o, f, pickle_protocol=max(protocol, 2))], ids=["pickle", "torch"])
+def test_a_pickle_in_the_place_of_the_training_tensors_never_runs(copy, tmp_path, save, protocol):
+    name = "training-0123456789ab.safetensors"
+    with open(copy / name, "wb") as f: save(Hostile(tmp_path / "it ran"), f, protocol=protocol)
+    files = json.loads((copy / "checkpoint.json").read_text())["files"]
+    rewrite(copy, files=files | {"training": {name: hashlib.sha256((copy / name).read_bytes()).hexdigest()}})
+    refused(copy, with_training=True)
+    with pytest.raises(CheckpointError): resume(preset("smoke"), copy)
+    assert not (tmp_path / "it ran").exists()
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "last.pth"])
+def test_no_run_goes_on_beside_a_pickle(copy, tmp_path, name):
+    torch.save(Hostile(tmp_path / "it ran"), copy / name)
+    with pytest.raises(CheckpointError, match="is a pickle"): resume(preset("smoke"), copy)
+    assert not (tmp_path / "it ran").exists()
+
+
+@pytest.mark.parametrize("kind", ["weights", "training"])
+@pytest.mark.parametrize("name", ["../x.safetensors", "sub/x.safetensors", "x.pt", "..", "", "/etc/x.safetensors", "{absolute}"])
+def test_only_files_beside_the_json_are_read(copy, name, kind):
+    file = copy.parent / "x.safetensors"
+    save_file({"x": torch.zeros(1)}, file)
+    files = json.loads((copy / "checkpoint.json").read_text())["files"]
+    rewrite(copy, files=files | {kind: {name.format(absolute=file): hashlib.sha256(file.read_bytes()).hexdigest()}})
+    refused(copy, "only .safetensors beside checkpoint.json", with_training=True)
+
+
+def test_the_json_names_the_version_that_wrote_it(copy):
+    assert json.loads((copy / "checkpoint.json").read_text())["cssgan"] == cssgan.__version__
 
 
 def test_more_or_fewer_tensors_are_refused(copy):
