@@ -77,8 +77,8 @@ def per_thousand(memory, every):
 
 def main(quick=False, steps=1000):
     sizes, counts, size_of_counts = (("toy",), (2, 4), "toy") if quick else (("small", "paper"), (4, 16, 64), "small")
-    steps = 40 if quick else steps
-    every = max(steps // 20, 1)
+    steps = 12 if quick else steps
+    every = max(steps // 10, 1)
     rows, detail = [], {"reading": {}, "cases": {}}
     with tempfile.TemporaryDirectory() as cache:
         for size in sizes:

@@ -67,7 +67,7 @@ def plot(detail, file):
 
 
 def main(quick=False, save=True):
-    shapes, widths, counts, few = ([(24, 24, 16), (32, 32, 24)], [4, 8], [2, 4], (24, 24, 16)) if quick else (SHAPES, WIDTHS, CASES, FEW)
+    shapes, widths, counts, few = ([(24, 24, 16), (32, 32, 24)], [4, 8], [1, 2], (24, 24, 16)) if quick else (SHAPES, WIDTHS, CASES, FEW)
     size, width = ("toy", 4) if quick else ("small", 8)
     detail = {"voxels": [{"x": math.prod(s), "shape": "×".join(map(str, s)), **fresh("growth.point", shape=s)} for s in shapes],
               "width": [{"x": w, **fresh("growth.point", shape=few, width=w)} for w in widths]}
