@@ -47,10 +47,10 @@ def batch(shape, # voxels along x, y, z
     return Batch(volume(), labels(), volume(), labels(), ("a", "b"))
 
 
-def start_ours(size, width=8, **others):
-    "A run of the toolkit with the memory habit that `fit` gives it, and a batch: calls of `step(run, 'joint', batch)` can follow."
+def start_ours(size, width=8, keep=True, **others):
+    "A run of the toolkit with the memory habit that `fit` gives it (if `keep`), and a batch: calls of `step(run, 'joint', batch)` can follow."
     from cssgan.training import keep_freed_memory, start
-    keep_freed_memory()
+    if keep: keep_freed_memory()
     run = start(config(size, width, **others))
     return run, batch(run.config.grid.shape, run.device)
 

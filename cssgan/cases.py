@@ -247,6 +247,7 @@ def make_folder(folder: str|Path, # to make, with its parents
     "Make a folder, or say in one line why not."
     try: Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as e: raise VolumeError(f"the folder {folder} cannot be made ({e.strerror}); choose another") from e
+    if not os.access(folder, os.W_OK): raise VolumeError(f"the folder {folder} cannot be written to; choose another")
     return Path(folder)
 
 # %% ../nbs/03_cases.ipynb #cell-062

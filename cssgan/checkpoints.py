@@ -55,7 +55,7 @@ def save_checkpoint(folder: str|Path, # the checkpoint's folder; made if need be
     if training is not None: files["training"] = write_tensors(folder, "training", training)
     write_whole(folder / "checkpoint.json", json.dumps(about | {"files": files}, indent=1).encode())
     named = {name for group in files.values() for name in group}
-    for old in (*folder.glob("*.safetensors"), *folder.glob(".*.safetensors.*")): # the second: what a kill left half-written
+    for old in (*folder.glob("*.safetensors"), *folder.glob(".*.safetensors.*"), *folder.glob(".checkpoint.json.*")): # with a dot: what a kill left half-written
         if old.name not in named: old.unlink()
 
 # %% ../nbs/07_checkpoints.ipynb #cell-019

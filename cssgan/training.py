@@ -17,7 +17,8 @@ from statistics import mean
 import torch
 from torch import nn
 from tqdm import tqdm
-from .volumes import CT_WINDOW, Grid, PAPER_GRID, SMALL_GRID
+from .volumes import CT_WINDOW, Grid, PAPER_GRID, SMALL_GRID, VolumeError
+from .cases import make_folder
 from .datasets import Batch, UnpairedData
 from .models import Networks, mixed_precision
 from .losses import shape_loss
@@ -277,12 +278,12 @@ class Stopped(KeyboardInterrupt):
     "A run that was asked to stop, and did; the message says where it was saved."
 
 class StopButton:
-    "Within `with StopButton() as button`, Ctrl-C, SIGTERM and a notebook's stop button only set `button.pressed`."
+    "Within `with StopButton() as button`, Ctrl-C, SIGTERM, SIGHUP and a notebook's stop button only set `button.pressed`."
     pressed = False
 
     def __enter__(self):
         main = threading.current_thread() is threading.main_thread() # Python's rule: only there
-        self.before = {s: signal.signal(s, self.press) for s in (signal.SIGINT, signal.SIGTERM)} if main else {}
+        self.before = {s: signal.signal(s, self.press) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)} if main else {}
         return self
 
     def __exit__(self, *_):
@@ -326,7 +327,10 @@ def advance(run: Run, # where we are
            ):
     "One epoch, validated; at a phase's end, on to the next."
     phase = run.config.phases[run.phase]
-    losses = train_epoch(run, data, keep, progress)
+    try: losses = train_epoch(run, data, keep, progress)
+    except (OSError, VolumeError): # a scan that is gone, say, spoils none of the steps that are done
+        keep.save(run)
+        raise
     scores = from_first(lambda: validate(run, data, phase.name))
     run.history.append({"phase": run.phase, "name": phase.name, "epoch": run.epoch, **losses, **scores})
     run.epoch, run.seen, run.losses = run.epoch + 1, 0, {}
@@ -339,12 +343,10 @@ def advance(run: Run, # where we are
 # %% ../nbs/08_training.ipynb #cell-055
 def keep_freed_memory():
     "Let glibc keep large blocks that were freed, for the next step; elsewhere nothing happens."
-    if not sys.platform.startswith("linux"): return
-    libc = ctypes.CDLL(None)
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if not hasattr(libc, "gnu_get_libc_version"): return
-    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(-4, 0) # M_MMAP_MAX: no block comes from the system by itself
+    libc.mallopt(-1, 2**31 - 1) # M_TRIM_THRESHOLD: none goes back
 
 # %% ../nbs/08_training.ipynb #cell-056
 def fit(data: UnpairedData, # training and validation samples of both domains
@@ -361,6 +363,7 @@ def fit(data: UnpairedData, # training and validation samples of both domains
     folder, device = Path(folder), join()
     begun = from_first(lambda: (folder / "last" / "checkpoint.json").exists())
     if begun and not go_on: raise CheckpointError(f"{folder} already holds a run; go on with it, or choose another folder")
+    make_folder(folder) # better to know now than at the first checkpoint
     if devices > 1: return fit_in(devices, data, config, folder, nets, judges, begun, progress, save_every)
     keep_freed_memory()
     run = resume(config, folder / "last", data) if begun else start(config, nets, judges, data.ranges(), device)
