@@ -115,13 +115,13 @@ def train_parser() -> Parser:
 
 TRAIN_WHAT = """Train the six networks on CT and MRI that were never paired, each with labels:
 two that translate (CT to MRI, MRI to CT), two that tell real from synthetic, two that
-segment. The result is a folder that cssgan_translate and cssgan_segment use."""
+segment. The result is a folder that cssgan_translate and cssgan_segment use.
+Ctrl-C (or SIGTERM) finishes the step, saves, and says where; a checkpoint is written
+every minute, so that a run that is killed outright can be gone on with as well."""
 
 TRAIN_EXAMPLES = """  cssgan_train --data phantoms --out runs/first --preset smoke
   cssgan_train --data phantom-S1 --out runs/few --fraction-ct 0.14 --fraction-mri 0.14
-  cssgan_train --resume runs/few
-Ctrl-C (or SIGTERM) finishes the step, saves, and says where; a checkpoint is written
-every minute, so that a run that is killed outright can be gone on with as well."""
+  cssgan_train --resume runs/few"""
 
 # %% ../nbs/13_cli.ipynb #cell-033
 def begin(folder: Path, # of the run

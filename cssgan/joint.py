@@ -153,7 +153,7 @@ def ask_discriminator(discriminator: nn.Module, # D_A or D_B; it does not learn
 
 # %% ../nbs/08_joint.ipynb #cell-039
 def update_generators_and_segmentors(nets: Networks, # the six networks
-                                     optimizers, # `Optimizers`
+                                     optimizers: Optimizers, # those of G and S take a step
                                      batch: Batch, # real volumes and their labels
                                      lambda_cyc: float=10., # weight of the cycle loss
                                      gamma_shape: float=1., # weight of the shape loss

@@ -394,7 +394,6 @@ def fit_in(devices: int, # processes
 
 def work(data, config, folder, nets, judges, go_on, progress, save_every): # as for `fit`
     "What each of several processes does."
-    join()
     try: fit(data, config, folder, nets, judges, go_on, progress, save_every=save_every)
     except Stopped: pass # all have stopped, and the one that waits will say so
     torch.distributed.destroy_process_group()
