@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'SPLITS', 'Case', 'apply_table', 'checked', 'one_side_only', 'each_once', 'pairs', 'from_folder',
-           'from_mmwhs', 'from_manifest', 'phantom_cases', 'phantom_S1', 'phantom_S2', 'find_cases',
+           'from_mmwhs', 'from_manifest', 'phantom_cases', 'phantom_S1', 'phantom_S2', 'phantom_few', 'find_cases',
            'shuffled_patients', 'draw_splits', 'with_splits', 'take_fraction', 'select', 'thin', 'write_whole',
            'make_folder', 'write_manifest']
 
@@ -151,11 +151,15 @@ def phantom_S2() -> list: # 4,496 cases
     "The paper's S2 in phantoms: S1 and 4,212 more CT to train with."
     return phantom_cases({"test": (71, 71), "valid": (14, 14), "train": (57 + 4212, 57)})
 
+def phantom_few() -> list: # 20 cases
+    "Enough phantoms to see whether something runs, and too few to learn anything from."
+    return phantom_cases({"test": (2, 2), "valid": (1, 1), "train": (7, 7)}, first=3000)
+
 # %% ../nbs/03_cases.ipynb #cell-040
-def find_cases(data: str|Path, # a manifest, a plain folder, a folder of MM-WHS, "phantom-S1" or "phantom-S2"
+def find_cases(data: str|Path, # a manifest, a plain folder, a folder of MM-WHS, "phantom-S1", "phantom-S2" or "phantom-few"
               ) -> list: # of Case
     "The cases of whatever the user names."
-    phantoms = {"phantom-S1": phantom_S1, "phantom-S2": phantom_S2}
+    phantoms = {"phantom-S1": phantom_S1, "phantom-S2": phantom_S2, "phantom-few": phantom_few}
     if str(data) in phantoms: return phantoms[str(data)]()
     if Path(data).is_dir(): return from_mmwhs(data) if (Path(data) / "ct_train").is_dir() else from_folder(data)
     if Path(data).suffix.lower() == ".csv": return from_manifest(data)

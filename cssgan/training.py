@@ -17,7 +17,7 @@ from statistics import mean
 import torch
 from torch import nn
 from tqdm import tqdm
-from .volumes import CT_WINDOW, Grid, PAPER_GRID, SMALL_GRID, VolumeError
+from .volumes import CT_WINDOW, Grid, PAPER_GRID, VolumeError
 from .cases import make_folder
 from .datasets import Batch, UnpairedData
 from .models import Networks, mixed_precision
@@ -64,7 +64,7 @@ class Config:
 # %% ../nbs/08_training.ipynb #cell-012
 PRESETS = {
     "paper": Config(width=16),
-    "cpu": Config(SMALL_GRID, 8, 2, (Phase("segmentors", 30), Phase("generators", 12), Phase("joint", 14, 14, 5)), lr=5e-4),
+    "cpu": Config(Grid((40, 40, 32), (4.2, 4.2, 4.)), 8, 2, (Phase("segmentors", 12), Phase("generators", 4), Phase("joint", 3, 4)), lr=1e-3),
     "demo": Config(Grid((40, 40, 32), (4.2, 4.2, 4.)), 8, 2, (Phase("segmentors", 28), Phase("generators", 7), Phase("joint", 4, 5)), lr=1e-3),
     "smoke": Config(Grid((24, 24, 16), (7., 7., 8.)), 4, 1, (Phase("segmentors", 1), Phase("generators", 1), Phase("joint", 1, 1)), lr=1e-3)}
 

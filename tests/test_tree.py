@@ -113,7 +113,7 @@ def test_module_imports_only_earlier_ones(module):
     assert own <= set(modules()[:modules().index(module)])
 
 
-RUNTIME = {"cssgan", "numpy", "torch", "monai", "nibabel", "scipy", "safetensors", "lightning_fabric", "matplotlib", "tqdm", "lightning_fabric"}
+RUNTIME = {"cssgan", "numpy", "torch", "monai", "nibabel", "scipy", "safetensors", "lightning_fabric", "matplotlib", "tqdm", "filelock"}
 
 
 @pytest.mark.parametrize("module", modules())
