@@ -6,19 +6,19 @@
 __all__ = ['LEARNERS', 'TRAINERS', 'WAYS', 'Stage', 'count_updates', 'trainers', 'stage_key', 'train_once', 'Study', 'open_study',
            'training_data', 'test_data', 'course', 'train', 'train_segmentors', 'train_generators', 'train_baseline',
            'train_without_shape', 'train_jointly', 'train_ada', 'record', 'segmentation_record', 'on_device',
-           'train_ceiling', 'generator_from', 'shape_record', 'true_translation', 'translated', 'truth_record',
-           'write_results', 'mean_sd', 'paired_difference']
+           'train_ceiling', 'generator_from', 'shape_record', 'translated', 'translated_volume', 'true_translation',
+           'has_twins', 'truth_record', 'write_results']
 
 # %% ../nbs/12_studies.ipynb #cell-002
 import hashlib, json, shutil
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 import torch
 from filelock import FileLock
 import cssgan.baselines, cssgan.joint, cssgan.losses, cssgan.models, cssgan.training
-from .volumes import MODALITIES, REGIONS, VolumeError, normalise
+from .volumes import CT_WINDOW, MODALITIES, REGIONS, Volume, VolumeError, normalise
 from .phantom import phantom
 from .cases import Case, find_cases, make_folder, select, thin, with_splits, write_whole
 from .datasets import Samples, UnpairedData, fingerprint, unpaired
@@ -224,15 +224,7 @@ def shape_record(study: Study, # whose test cases
     judge = on_device(judges).S_B if modality == "CT" else on_device(judges).S_A
     return record(s_score(generator_from(stage, modality), judge, test_data(study, modality)), stage, score="S-score", way=WAYS[modality], **facts)
 
-# %% ../nbs/12_studies.ipynb #cell-041
-def true_translation(case: Case, # a phantom
-                     grid, # the training grid
-                     ) -> torch.Tensor: # [1, 1, X, Y, Z] in [-1, 1]
-    "The same anatomy in the other modality."
-    if not case.image.startswith("phantom:"): raise VolumeError(f"{case.image} is a real scan, nobody knows its true translation; name phantom-S1")
-    other = MODALITIES[1 - MODALITIES.index(case.modality)]
-    return torch.from_numpy(normalise(phantom(int(case.image[8:]), other, grid)).voxels)[None, None]
-
+# %% ../nbs/12_studies.ipynb #cell-040
 @torch.no_grad()
 def translated(stage: Stage, # whose generator
                modality: str, # of the source
@@ -243,7 +235,29 @@ def translated(stage: Stage, # whose generator
     device = next(generator.parameters()).device
     with mixed_precision(device): return generator(volume[None].to(device)).float().cpu()
 
-# %% ../nbs/12_studies.ipynb #cell-043
+def translated_volume(stage: Stage, # whose generator
+                      real: Volume, # on the training grid, in [-1, 1]
+                      ) -> Volume: # the same without labels, in the other modality
+    "One case, translated, for a picture."
+    other = MODALITIES[1 - MODALITIES.index(real.modality)]
+    voxels = translated(stage, real.modality, torch.from_numpy(real.voxels)[None])[0, 0].numpy()
+    return replace(real, voxels=voxels, modality=other, label=None, range=CT_WINDOW if other == "CT" else real.range)
+
+# %% ../nbs/12_studies.ipynb #cell-044
+def true_translation(case: Case, # a phantom
+                     grid, # the training grid
+                     ) -> torch.Tensor: # [1, 1, X, Y, Z] in [-1, 1]
+    "The same anatomy in the other modality."
+    if not case.image.startswith("phantom:"): raise VolumeError(f"{case.image} is a real scan, nobody knows its true translation; name phantom-S1")
+    other = MODALITIES[1 - MODALITIES.index(case.modality)]
+    return torch.from_numpy(normalise(phantom(int(case.image[8:]), other, grid)).voxels)[None, None]
+
+def has_twins(study: Study, # the study
+              ) -> bool: # are all its test cases phantoms?
+    "Can its translations be held against the truth?"
+    return all(case.image.startswith("phantom:") for case in study.cases if case.split == "test")
+
+# %% ../nbs/12_studies.ipynb #cell-046
 def truth_record(study: Study, # whose test cases; phantoms
                  stage: Stage, # whose generator
                  modality: str, # of the sources
@@ -258,7 +272,7 @@ def truth_record(study: Study, # whose test cases; phantoms
         moved.append(distortion(fake, true, labels[None] > 0, study.config.grid.spacing))
     return facts | {"score": "truth", "way": WAYS[modality], "error": round(mean(errors), 4), "distortion_mm": round(mean(moved), 3), "n": len(errors)}
 
-# %% ../nbs/12_studies.ipynb #cell-047
+# %% ../nbs/12_studies.ipynb #cell-050
 def write_results(out_dir: str|Path, # of the notebook's run; made if need be
                   params: dict, # what it was asked
                   records: list, # what it found, flat dicts
@@ -268,20 +282,3 @@ def write_results(out_dir: str|Path, # of the notebook's run; made if need be
     write_whole(folder / "params.json", json.dumps(params | {"cssgan": cssgan.__version__}, indent=1, default=str).encode())
     write_whole(folder / "metrics.json", json.dumps(records, indent=1).encode())
     return records
-
-# %% ../nbs/12_studies.ipynb #cell-051
-def mean_sd(values, # one per seed
-            ) -> tuple: # mean, standard deviation (nan for a single one)
-    "Mean and spread."
-    values = list(values)
-    return mean(values), stdev(values) if len(values) > 1 else float("nan")
-
-def paired_difference(ours, # one per seed
-                      other, # one per seed, in the same order
-                      ) -> tuple: # mean difference, low, high: its 95 % interval
-    "How much better, seed by seed."
-    from scipy.stats import t
-    differences = [a - b for a, b in zip(ours, other, strict=True)]
-    centre, spread = mean_sd(differences)
-    half = t.ppf(.975, len(differences) - 1) * spread / len(differences) ** .5 if len(differences) > 1 else float("nan")
-    return centre, float(centre - half), float(centre + half)

@@ -1,0 +1,47 @@
+"Means, spreads and differences are what they say, whatever the order of the records."
+import json, math
+
+import pandas as pd, pytest
+
+from cssgan.results import compare, mean_sd, paired_difference, plot_shares, plus_minus, read_results, table
+from cssgan.volumes import VolumeError
+
+RECORDS = pd.DataFrame([{"method": m, "seed": s, "fraction": f, "score": "Dice", "mean": v} for m, s, f, v in
+                        [("ours", 1, .14, 74.), ("base", 0, .14, 70.), ("ours", 0, .14, 72.), ("base", 1, .14, 71.), ("ours", 2, .14, 60.)]])
+
+
+def test_pairs_are_made_by_seed_and_not_by_order():
+    found = compare(RECORDS, "ours", "base")
+    assert found["pairs"] == 2 and found["difference"] == 2.5
+
+
+def test_no_common_seed_is_said():
+    with pytest.raises(VolumeError, match="has been run with both"): compare(RECORDS[RECORDS["seed"] == 2], "ours", "base")
+
+
+def test_the_interval_is_students():
+    centre, low, high = paired_difference([3., 1., 2., 4.], [0., 0., 0., 0.])
+    assert centre == 2.5 and math.isclose(high - centre, 3.18245 * 1.29099 / 2, rel_tol=1e-4) and math.isclose(centre - low, high - centre)
+
+
+def test_one_pair_has_no_interval(): assert math.isnan(paired_difference([1.], [0.])[1])
+def test_one_value_has_no_spread(): assert math.isnan(mean_sd([1.])[1]) and plus_minus([1.]) == "1.0 (1)"
+def test_sides_of_unequal_length_are_refused():
+    with pytest.raises(ValueError): paired_difference([1., 2.], [1.])
+
+
+def test_a_table_says_how_many_seeds_stand_behind_a_cell():
+    assert table(RECORDS, "method", "fraction").loc["base", .14] == "70.5 ± 0.7 (2)"
+
+
+def test_a_file_is_read_with_what_was_chosen(tmp_path):
+    file = tmp_path / "r.json"
+    file.write_text(json.dumps({"command": "x", "rows": RECORDS.to_dict("records")}))
+    assert len(read_results(file, method="ours")) == 3
+    with pytest.raises(VolumeError, match="no record"): read_results(file, method="theirs")
+    with pytest.raises(VolumeError, match="is not there"): read_results(tmp_path / "none.json")
+
+
+def test_curves_show_every_record():
+    ax = plot_shares(RECORDS, "fraction").axes[0]
+    assert len(ax.lines) == 2 and sum(len(c.get_offsets()) for c in ax.collections) == len(RECORDS)

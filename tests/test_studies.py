@@ -1,0 +1,181 @@
+"Studies train once what is shared, count what everybody gets, and judge the right network."
+import json, threading
+from dataclasses import replace
+
+import pytest, torch
+
+from cssgan import studies
+from cssgan.cases import phantom_few, select
+from cssgan.datasets import Samples, UnpairedData, load_case
+from cssgan.metrics import dice_of_segmentor, s_score
+from cssgan.models import Networks
+from cssgan.studies import (Stage, Study, count_updates, has_twins, open_study, record, segmentation_record, shape_record, stage_key, test_data as held_out,
+                            train_ada, train_baseline, train_generators, train_jointly, train_once, train_segmentors, train_without_shape,
+                            training_data, translated_volume, true_translation, truth_record, write_results)
+from cssgan.volumes import CT_WINDOW, VolumeError
+from tiny import SHORT, noise, same
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return open_study("phantom-few", "smoke", 0, tmp_path_factory.mktemp("stages"))
+
+
+@pytest.fixture(scope="module")
+def stages(study):
+    "Every road once, with one MRI and seven CT."
+    few = training_data(study, MRI=.14)
+    segmentors = train_segmentors(study, few)
+    generators = train_generators(study, few, segmentors)
+    without = train_without_shape(study, few, generators)
+    return {"segmentors": segmentors, "generators": generators, "without": without, "baseline": train_baseline(study, few, segmentors),
+            "ada": train_ada(study, few, segmentors, without), "ours": train_jointly(study, few, generators)}
+
+
+# ---- the same training for everybody
+
+def test_all_methods_have_equally_many_updates(stages):
+    assert stages["baseline"].updates["S"] == stages["ada"].updates["S"] == stages["ours"].updates["S"] == 3 * 7
+    assert stages["without"].updates["G"] == stages["ours"].updates["G"] == 3 * 7
+
+
+def test_updates_are_counted_from_the_first_weights_on():
+    epochs = [{"name": "segmentors"}, {"name": "generators"}, {"name": "joint"}]
+    assert count_updates(epochs, 10, {"S": 5, "G": 0}) == {"S": 25, "G": 20}
+
+
+def test_ada_starts_from_the_segmentors_and_leaves_the_generators_alone(stages):
+    ada, start = stages["ada"].nets, stages["segmentors"].nets
+    assert same(ada.G_A.state_dict(), start.G_A.state_dict()) and not same(ada.S_B.state_dict(), start.S_B.state_dict())
+
+
+def test_ada_keeps_no_synthetic_volumes_when_it_is_done(study, stages):
+    assert not list(study.folder.rglob("synthetic")) and not list(study.folder.rglob("last"))
+
+
+# ---- once
+
+def key(study, **changes):
+    facts = {"config": study.config, "data": training_data(study), "start": None} | changes
+    return stage_key(facts["config"], facts["data"], facts["start"])
+
+
+def test_the_same_ingredients_have_the_same_name(study): assert key(study) == key(study)
+
+
+def test_other_ingredients_have_another_name(study, stages):
+    others = [key(study), key(study, config=replace(study.config, seed=1)), key(study, config=replace(study.config, lr=1e-5)),
+              key(study, data=training_data(study, CT=.5)), key(study, start=stages["segmentors"]), key(study, start=stages["generators"])]
+    assert len(set(others)) == len(others)
+
+
+def test_other_code_has_another_name(study, monkeypatch):
+    before = key(study)
+    monkeypatch.setattr(studies, "trainers", lambda: "other code")
+    assert key(study) != before
+
+
+def test_another_grid_has_another_name(study):
+    coarse = replace(study.config.grid, spacing=(8., 8., 8.))
+    samples = [Samples(s.cases, coarse) for s in vars(training_data(study)).values()]
+    assert key(study, data=UnpairedData(*samples)) != key(study)
+
+
+def test_two_who_need_the_same_stage_train_it_once(tmp_path, monkeypatch):
+    runs, real_fit = [], studies.fit
+    monkeypatch.setattr(studies, "fit", lambda *a, **k: (runs.append(1), real_fit(*a, **k))[1])
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(train_once(tmp_path, "one", lambda place: noise(), SHORT))) for _ in range(2)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert len(runs) == 1 and same(found[0].nets.state_dict(), found[1].nets.state_dict()) and found[0].history == found[1].history
+
+
+def test_an_interrupted_stage_goes_on_and_ends_the_same(tmp_path):
+    broken, reads = noise(), []
+    class Vanishing:
+        def __len__(self): return len(broken.train_A)
+        def __getitem__(self, i):
+            reads.append(i)
+            if len(reads) > 7: raise VolumeError("gone")
+            return broken.train_A[i]
+        cases = broken.train_A.cases
+        def prepared(self, case): return broken.train_A.prepared(case)
+    with pytest.raises(VolumeError): train_once(tmp_path / "a", "k", lambda place: replace(broken, train_A=Vanishing()), SHORT)
+    assert not (tmp_path / "a/k/stage.json").exists() and (tmp_path / "a/k/last").exists()
+    gone_on, whole = (train_once(tmp_path / name, "k", lambda place: noise(), SHORT) for name in "ab")
+    assert same(gone_on.nets.state_dict(), whole.nets.state_dict()) and gone_on.history == whole.history
+
+
+# ---- the right network is judged
+
+def test_segmentation_is_judged_with_the_modalitys_own_segmentor(study, stages):
+    for modality, name in (("CT", "S_A"), ("MRI", "S_B")):
+        expected = dice_of_segmentor(getattr(stages["ours"].nets.eval(), name), held_out(study, modality))
+        assert segmentation_record(study, stages["ours"], modality)["mean"] == round(expected.nanmean().item(), 2)
+
+
+def test_shape_is_judged_by_the_target_modalitys_judge(study, stages):
+    ours, judges = stages["ours"], stages["baseline"]
+    for modality, generator, judge in (("CT", "G_B", "S_B"), ("MRI", "G_A", "S_A")):
+        expected = s_score(getattr(ours.nets.eval(), generator), getattr(judges.nets.eval(), judge), held_out(study, modality))
+        assert shape_record(study, ours, judges, modality)["mean"] == round(expected.nanmean().item(), 2)
+
+
+def test_nobody_is_tested_on_who_was_trained_with(study):
+    data = training_data(study)
+    seen = {case.patient for samples in (data.train_A, data.train_B, data.valid_A, data.valid_B) for case in samples.cases}
+    assert not seen & {case.patient for m in ("CT", "MRI") for case in held_out(study, m).cases}
+
+
+def test_the_test_cases_are_the_same_for_every_seed_and_share(tmp_path):
+    a, b = (held_out(open_study("phantom-few", "smoke", seed, tmp_path), "CT").cases for seed in (0, 1))
+    assert a == b
+
+
+def test_a_translated_volume_is_in_the_other_modality_and_place(study, stages):
+    real = load_case(held_out(study, "MRI").cases[0], study.config.grid)
+    fake = translated_volume(stages["ours"], real)
+    assert fake.modality == "CT" and fake.range == CT_WINDOW and fake.label is None and (fake.affine == real.affine).all()
+
+
+# ---- the truth of phantoms
+
+class Teller(torch.nn.Module):
+    "A generator that tells the truth about one case, moved by so many voxels along x."
+    def __init__(self, case, grid, shift): super().__init__(); self.weight = torch.nn.Parameter(torch.zeros(())); self.true = true_translation(case, grid); self.shift = shift
+    def forward(self, volume): return self.true.roll(self.shift, 2)
+
+
+def test_the_truth_is_the_same_anatomy(study):
+    case = held_out(study, "CT").cases[0]
+    twin = replace(case, modality="MRI")
+    assert (load_case(case, study.config.grid).label == load_case(twin, study.config.grid).label).all()
+    assert torch.equal(true_translation(case, study.config.grid)[0, 0], torch.from_numpy(load_case(twin, study.config.grid).voxels))
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_shifted_truth_is_found_out(study, stages, shift, monkeypatch):
+    case = held_out(study, "CT").cases[0]
+    monkeypatch.setattr(studies, "generator_from", lambda stage, modality: Teller(case, study.config.grid, shift))
+    found = truth_record(study, stages["ours"], "CT", n=1)
+    assert found["error"] == 0 and found["distortion_mm"] < .5 if shift == 0 else found["error"] > .01 and 4 < found["distortion_mm"] < 9
+
+
+def test_real_scans_have_no_twin(study):
+    real = [replace(case, image="patient.nii.gz") if case.split == "test" else case for case in study.cases]
+    assert has_twins(study) and not has_twins(replace(study, cases=real))
+
+
+# ---- what is left
+
+def test_records_are_flat_and_carry_their_budget():
+    made = record(torch.tensor([80., 70., float("nan"), 60., 50.]), Stage("k", None, [], {"S": 3, "G": 4}), method="ours")
+    assert made["mean"] == 65 and made["LV"] == 80 and made["updates_S"] == 3 and made["method"] == "ours"
+    assert all(not isinstance(value, (dict, list)) for value in made.values())
+
+
+def test_results_are_written_whole(tmp_path):
+    write_results(tmp_path / "new", {"seed": 1}, [{"mean": 1.}])
+    assert json.loads((tmp_path / "new/metrics.json").read_text()) == [{"mean": 1.}]
+    assert json.loads((tmp_path / "new/params.json").read_text())["seed"] == 1
