@@ -8,7 +8,7 @@ __all__ = ['GRACE', 'HELD', 'STOPPED', 'RunError', 'need', 'record_of', 'output_
            'ended']
 
 # %% ../nbs/12_runs.ipynb #cell-003
-import asyncio, importlib.metadata, json, os, platform, re, signal, subprocess, sys, threading, time
+import asyncio, importlib.metadata, json, os, platform, re, signal, subprocess, sys, threading, time, traceback
 from datetime import datetime, timezone
 from pathlib import Path
 import cssgan
@@ -82,7 +82,7 @@ class Line:
         threading.Thread(target=self.listen, daemon=True).start()
 
     def listen(self):
-        self.source.read()
+        while os.read(self.source.fileno(), 100): pass # not self.source.read: Python cannot end while a thread is in there
         self.dead.set()
 
 def interrupt_when_dead(line: Line, # to watch
@@ -111,7 +111,7 @@ def execute(line: Line, # whose job it is
     literal = lambda path: str(path).replace("{", "{{").replace("}", "}}") # papermill fills in what stands in braces
     try:
         papermill.execute_notebook(literal(job["notebook"]), literal(Path(job["folder"]) / Path(job["notebook"]).name), job["parameters"] | {"out_dir": job["folder"]}, kernel_name="python3",
-                                   language="python", progress_bar=False, start_timeout=300, stdout_file=sys.stdout, stderr_file=sys.stdout, km=kernel, on_cell_execute=before_cell)
+                                   language="python", progress_bar=False, start_timeout=300, iopub_timeout=60, stdout_file=sys.stdout, stderr_file=sys.stdout, km=kernel, on_cell_execute=before_cell)
     finally:
         if kernel.has_kernel: asyncio.run(kernel.shutdown_kernel())
 
@@ -143,6 +143,7 @@ def attempt(line: Line, # whose job it is
         metrics_of(folder)
         return {"state": "done"}
     except Exception as e: # papermill's has what the kernel said
+        print(re.sub(r"\x1b\[[\d;]*m", "", "\n".join(getattr(e, "traceback", [traceback.format_exc()]))), flush=True)
         error = {"name": getattr(e, "ename", type(e).__name__), "says": " ".join(str(getattr(e, "evalue", e)).split())[:500], "cell": first_line(getattr(e, "source", ""))}
         return {"state": "stopped" if line.dead.is_set() or error["name"] in ("KeyboardInterrupt", "Stopped") else "failed", "error": error}
 

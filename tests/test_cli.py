@@ -13,7 +13,7 @@ from cssgan.phantom import phantom
 from cssgan.volumes import Grid, write_label, write_volume
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
-COMMANDS = {"cssgan_train": cli.train_main, "cssgan_translate": cli.translate_main, "cssgan_segment": cli.segment_main, "cssgan_phantom": cli.phantom_main}
+COMMANDS = {"cssgan_train": cli.train_main, "cssgan_translate": cli.translate_main, "cssgan_segment": cli.segment_main, "cssgan_phantom": cli.phantom_main, "cssgan_sweep": cli.sweep_main}
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_version(run, command):
 def test_examples_of_the_help_can_be_parsed(command, monkeypatch):
     jobs = []
     monkeypatch.setattr(cli, "attempt", lambda name, job, *_: jobs.append(name) or 0)
-    for example in (cli.TRAIN_EXAMPLES + "\n" + cli.TRANSLATE_EXAMPLES + "\n" + cli.SEGMENT_EXAMPLES + "\n" + cli.PHANTOM_EXAMPLES).splitlines():
+    for example in (cli.TRAIN_EXAMPLES + "\n" + cli.TRANSLATE_EXAMPLES + "\n" + cli.SEGMENT_EXAMPLES + "\n" + cli.PHANTOM_EXAMPLES + "\n" + cli.SWEEP_EXAMPLES).splitlines():
         name, *words = example.split()
         if name == command: assert COMMANDS[command](words) == 0
     assert len(jobs) >= 2 and set(jobs) == {command}
