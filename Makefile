@@ -13,12 +13,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: help setup demo test tree notebooks tests bench export readme samples clean
+.PHONY: help setup demo test tree notebooks experiments tests results bench export readme samples clean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo       train on phantoms and judge the result: $(OUT)/ (also: make demo SEED=1 OUT=runs/demo-1)"
 	@echo "make test       check everything: tree, notebooks, tests, packages"
+	@echo "make experiments run every experiment notebook once, in seconds (preset smoke)"
+	@echo "make results    build nbs/experiments/results.ipynb from results/*.json"
 	@echo "make bench      measure speed and memory on this machine: bench/README.md"
 	@echo "make export     notebooks -> cssgan/, clean notebooks, README.md"
 	@echo "make samples    write data_samples/ again"
@@ -44,7 +46,7 @@ demo: $(READY)
 	  nbs/experiments/quickstart.ipynb '$(OUT)/quickstart.ipynb'
 	@echo "Done. The numbers: $(OUT)/metrics.json. The story with pictures: $(OUT)/quickstart.ipynb"
 
-test: tree notebooks tests
+test: tree notebooks experiments tests
 
 tree: $(READY)
 	$(RUN) -m pytest tests/test_tree.py
@@ -52,8 +54,15 @@ tree: $(READY)
 notebooks: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) $(BIN)/nbdev_test --do_print --timing
 
+experiments: $(READY)
+	$(RUN) -m pytest tests/test_experiments.py
+
 tests: $(READY)
-	$(RUN) -m pytest tests --ignore=tests/test_tree.py
+	$(RUN) -m pytest tests --ignore=tests/test_tree.py --ignore=tests/test_experiments.py
+
+results: $(READY)
+	$(RUN) -m papermill --progress-bar --cwd nbs/experiments nbs/experiments/results.ipynb nbs/experiments/results.ipynb
+	$(BIN)/nbdev_clean
 
 bench: $(READY)
 	$(RUN) bench/run.py

@@ -1,4 +1,4 @@
-"""The experiment notebooks run from end to end as papermill runs them, at a preset of seconds."""
+"""The experiment notebooks run from end to end as papermill runs them, at a preset of seconds, and what they compare was trained equally long."""
 import json, os, subprocess, sys
 from functools import reduce
 from pathlib import Path
@@ -6,18 +6,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "nbs/experiments"
+NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb") if path.stem not in ("quickstart", "results"))
+GRIDS = sorted((ROOT / "results").glob("*.yaml"))
 METRICS = "dice.CT.baseline dice.CT.joint dice.MRI.baseline dice.MRI.joint s_score.ct_to_mri s_score.mri_to_ct".split()
+FEW = {"fig7_synthetic_fraction": ["-y", "fractions: [0.14, 1.0]"], "fig8_gap": ["-y", "fractions: [0.28, 0.86]"], "fig7_real_fraction": ["-y", "fractions: [0.14, 1.0]"]}
 
+
+def papermill(name, out, *words):
+    "Run a notebook as a user does."
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", *words, "-r", "out_dir", out, FOLDER / f"{name}.ipynb", out / f"{name}.ipynb"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return out
+
+
+# ---- the main job
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     "The folder that quickstart fills."
-    out = tmp_path_factory.mktemp("quickstart")
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "-r", "preset", "smoke", "-p", "seed", "1", "-r", "out_dir", out,
-               ROOT / "nbs/experiments/quickstart.ipynb", out / "quickstart.ipynb"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1"})
-    assert done.returncode == 0, done.stderr[-2000:]
-    return out
+    return papermill("quickstart", tmp_path_factory.mktemp("quickstart"), "-r", "preset", "smoke", "-p", "seed", "1")
 
 
 def test_quickstart_writes_its_parameters(made):
@@ -32,3 +41,69 @@ def test_quickstart_writes_its_metrics(made):
 
 def test_quickstart_leaves_pictures_volumes_and_a_checkpoint(made):
     for pattern in ("*.png", "*.nii.gz", "*.safetensors"): assert list(made.rglob(pattern)), pattern
+
+
+# ---- the paper's tables and figures
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    "Runs a notebook once; all share what they train."
+    shared, done = tmp_path_factory.mktemp("shared"), {}
+    def run(name):
+        if name not in done:
+            out = tmp_path_factory.mktemp(name)
+            papermill(name, out, "-r", "data", "phantom-few", "-r", "preset", "smoke", "-r", "shared", shared, *FEW.get(name, []))
+            done[name] = json.loads((out / "metrics.json").read_text()), json.loads((out / "params.json").read_text())
+        return done[name]
+    return run
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_experiment_runs_and_leaves_flat_records(name, runs):
+    records, params = runs(name)
+    assert records and all(isinstance(value, (str, int, float, type(None))) for record in records for value in record.values())
+    assert params["data"] == "phantom-few" and params["preset"] == "smoke"
+
+
+@pytest.mark.parametrize("name", ["table2_segmentation", "fig7_real_fraction", "fig7_synthetic_fraction", "fig8_gap"])
+def test_compared_segmentors_had_equally_many_updates(name, runs):
+    assert len({record["updates_S"] for record in runs(name)[0]}) == 1
+
+
+@pytest.mark.parametrize("name", ["table1_s_score", "fig3_cyclegan"])
+def test_compared_generators_had_equally_many_updates(name, runs):
+    assert len({record["updates_G"] for record in runs(name)[0] if record["score"] == "S-score"}) == 1
+
+
+def test_table2_holds_all_methods(runs):
+    assert [record["method"] for record in runs("table2_segmentation")[0]] == ["Baseline (R)", "ADA (R+S)", "Ours (R+S)", "All real"]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_parameter_is_explained(name):
+    done = subprocess.run([sys.executable, "-m", "papermill", "--help-notebook", FOLDER / f"{name}.ipynb"], capture_output=True, text=True)
+    listed = done.stdout.split("Parameters inferred")[1]
+    cell = next(c for c in json.loads((FOLDER / f"{name}.ipynb").read_text())["cells"] if "parameters" in c["metadata"].get("tags", []))
+    for line in "".join(cell["source"]).splitlines():
+        (parameter, _, _), (_, _, comment) = line.partition(":"), line.partition(" # ")
+        assert parameter in listed and comment and comment[:30] in " ".join(listed.split()), parameter
+
+
+# ---- the results
+
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda path: path.stem)
+def test_grid_is_one_that_a_sweep_takes(grid):
+    from cssgan.sweeps import read_grid
+    assert read_grid(grid).runs and f"cssgan_sweep results/{grid.name} --collect results/{grid.stem}.json" in grid.read_text()
+
+
+def test_every_experiment_has_its_grid(): assert {grid.stem for grid in GRIDS} == set(NOTEBOOKS)
+
+
+def test_results_are_built_from_the_committed_files(tmp_path):
+    out = tmp_path / "results.ipynb"
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--cwd", FOLDER, FOLDER / "results.ipynb", out]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    shown = lambda path: [output.get("data", {}).get("text/plain") for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", [])]
+    assert shown(out) == shown(FOLDER / "results.ipynb"), "not what the committed files give: run `make results`"
