@@ -146,7 +146,8 @@ def cluster(workers: int, # runs at a time on this machine
             ): # yields Dask's client
     "Dask, here or where it runs already; a cluster of our own is gone afterwards."
     from distributed import Client, LocalCluster
-    local = None if scheduler else LocalCluster(n_workers=1, threads_per_worker=workers, processes=False, dashboard_address=None, silence_logs="ERROR")
+    ours = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0", "silence_logs": "ERROR"} # nobody else on the network hears of it
+    local = None if scheduler else LocalCluster(n_workers=1, threads_per_worker=workers, processes=False, **ours)
     with local or contextlib.nullcontext():
         try: client = Client(local or scheduler, timeout=PATIENCE)
         except (OSError, ValueError) as e: raise RunError(f"no scheduler answers at {scheduler} ({e}): start one with `dask scheduler`, and give the address that it says") from e

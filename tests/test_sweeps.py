@@ -280,6 +280,12 @@ def test_a_real_scheduler_is_left_as_it_was(here, run, dask):
     assert run(grid(x=[3]), "--scheduler", dask)[0] == 0
 
 
+def test_a_cluster_of_our_own_is_heard_on_this_machine_only():
+    with sweeps.cluster(2, None) as client:
+        listening = [c.laddr.ip for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN]
+        assert list(client.nthreads().values()) == [2] and set(listening) <= {"127.0.0.1"}
+
+
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "127.0.0.1:notaport"])
 def test_no_scheduler(here, run, monkeypatch, address):
     monkeypatch.setattr(sweeps, "PATIENCE", 1)
