@@ -7,7 +7,7 @@ from torch import nn
 import torch.nn.functional as F
 from cssgan.joint import Optimizers, train_only, upcast
 from cssgan.losses import adversarial_loss, cycle_loss, discriminator_loss, generator_objective, shape_loss
-from cssgan.models import InstanceNorm, Networks, UpConv3d
+from cssgan.models import Conv3x3, InstanceNorm, Networks, UpConv3d
 
 
 class DoubleThenConv(nn.Conv3d):
@@ -21,6 +21,8 @@ def plain_layer(layer: nn.Module, # any layer of the toolkit's networks
     "What a layer means, in PyTorch's own layers."
     if isinstance(layer, UpConv3d):
         plain = DoubleThenConv(layer.in_channels, layer.out_channels, 3, padding=1, bias=layer.bias is not None)
+    elif isinstance(layer, Conv3x3):
+        plain = nn.Conv3d(layer.in_channels, layer.out_channels, 3, padding=1, bias=layer.bias is not None)
     elif isinstance(layer, InstanceNorm) and not keep_norm:
         plain = nn.InstanceNorm3d(layer.num_features, layer.eps, affine=True)
     else: return layer

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from cssgan.models import (Generator, Networks, PatchDiscriminator, ResnetGenerator, Segmentor, UpConv3d, crop_like, mixed_precision, pad_to_multiple,
-                           patch_size)
+from cssgan.models import (Conv3x3, Doubling, FoldedConv, Generator, Networks, PatchDiscriminator, ResnetGenerator, Segmentor, UpConv3d, conv_block, crop_like,
+                           mixed_precision, pad_to_multiple, patch_size)
 
 SIZES = [(16, 16, 16), (17, 23, 9), (8, 24, 5), (1, 1, 1), (30, 7, 12)]
 MAKERS = {"Generator": lambda: Generator(4), "Segmentor": lambda: Segmentor(4), "ResnetGenerator": lambda: ResnetGenerator(4, blocks=1)}
@@ -143,3 +143,55 @@ def test_upconv_is_nearest_doubling_and_a_convolution(bias, size):
     for ours, theirs in zip(torch.autograd.grad(layer(x), [x, *layer.parameters()], pull), torch.autograd.grad(plain, [x, *layer.parameters()], pull)):
         assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
     assert torch.allclose(layer(x), plain, rtol=1e-12, atol=1e-12) and set(layer.state_dict()) == {"weight", "bias"} - ({"bias"} if not bias else set())
+
+
+def gradients(y, of, pull):
+    "What autograd makes of `pull`; None where a tensor needs none."
+    return torch.autograd.grad(y, [t for t in of if t.requires_grad], pull)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("depth", [8, 6, 5])  # divides by four voxels, by two, by none
+@pytest.mark.parametrize("c_in, c_out", [(1, 8), (8, 8), (16, 8), (8, 16), (4, 4), (2, 5), (3, 20)])
+def test_folded_convolution_is_the_plain_one(c_in, c_out, depth, bias):
+    torch.manual_seed(0)
+    layer, x = Conv3x3(c_in, c_out, bias).double(), torch.randn(2, c_in, 3, 5, depth).double().requires_grad_()
+    folded, plain = FoldedConv.apply(x, layer.weight, layer.bias), nn.functional.conv3d(x, layer.weight, layer.bias, padding=1)
+    pull, leaves = torch.randn_like(plain), [x, *layer.parameters()]
+    assert torch.allclose(folded, plain, rtol=0, atol=1e-11) and torch.equal(layer(x), plain)
+    for ours, theirs in zip(gradients(folded, leaves, pull), gradients(plain, leaves, pull)): assert torch.allclose(ours, theirs, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True)], ids=["input alone", "weights alone"])
+def test_folded_convolution_gives_only_the_gradients_that_are_asked_for(needs):
+    torch.manual_seed(0)
+    x, weight, pull = torch.randn(1, 8, 4, 4, 4).requires_grad_(needs[0]), torch.randn(8, 8, 3, 3, 3).requires_grad_(needs[1]), torch.randn(1, 8, 4, 4, 4)
+    ours, theirs = (gradients(y, (x, weight), pull) for y in (FoldedConv.apply(x, weight, None), nn.functional.conv3d(x, weight, padding=1)))
+    assert len(ours) == len(theirs) == 1 and torch.allclose(ours[0], theirs[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("c_out", [2, 8, 12])  # folded, folded, not
+def test_doubling_in_full_registers_is_the_plain_one(c_out, bias):
+    torch.manual_seed(0)
+    x, kernel = (torch.randn(shape).double().requires_grad_() for shape in ((2, 3, 3, 4, 5), (3, c_out, 4, 4, 4)))
+    b = torch.randn(c_out).double().requires_grad_() if bias else None
+    ours, theirs = Doubling.apply(x, kernel, b), nn.functional.conv_transpose3d(x, kernel, b, stride=2, padding=1)
+    pull, leaves = torch.randn_like(theirs), [x, kernel] + [b] * bias
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-11)
+    for a, b in zip(gradients(ours, leaves, pull), gradients(theirs, leaves, pull)): assert torch.allclose(a, b, rtol=0, atol=1e-11)
+
+
+def test_registers_are_filled_in_mixed_precision_on_a_cpu_and_only_there():
+    x = torch.randn(1, 8, 4, 4, 4, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert type(conv_block(8, 8, norm=False)[0](x).grad_fn).__name__ == "FoldedConvBackward" and UpConv3d(8, 8)(x).grad_fn.name() == "DoublingBackward"
+        assert "Folded" not in conv_block(8, 16, stride=2, norm=False)[0](x).grad_fn.name() and "Folded" not in Conv3x3(16, 16)(torch.randn(1, 16, 4, 4, 4)).grad_fn.name()
+        assert Conv3x3(8, 8).to("meta")(x.to("meta")).device.type == "meta"
+    assert "Folded" not in Conv3x3(8, 8)(x).grad_fn.name() and "Doubling" not in UpConv3d(8, 8)(x).grad_fn.name()
+
+
+@pytest.mark.parametrize("layer", [Conv3x3(8, 8), Conv3x3(1, 8), Conv3x3(16, 8, bias=False), UpConv3d(16, 8)], ids=str)
+def test_full_registers_move_nothing_in_memory(layer):
+    with torch.autocast("cpu", torch.bfloat16): y = layer(torch.randn(1, layer.in_channels, 8, 8, 8).to(memory_format=torch.channels_last_3d))
+    assert y.is_contiguous(memory_format=torch.channels_last_3d) and y.dtype == torch.bfloat16 and not y._is_view()
