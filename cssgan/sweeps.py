@@ -234,8 +234,8 @@ def stop(client, # Dask's
     "Tell all runs to stop, and wait until they have."
     from distributed import Event, wait
     from tqdm import tqdm
-    tqdm.write("stopping: notebooks that run finish their step and save (Ctrl-C again: do not wait for them)", file=sys.stderr)
     Event(next(iter(jobs.values()))["sweep"], client=client).set()
+    tqdm.write("stopping: notebooks that run finish their step and save (Ctrl-C again: do not wait for them)", file=sys.stderr)
     if futures: wait(list(futures))
     outcome.ends |= {name: record_of(outcome.out / name) for name in jobs}
 
