@@ -72,7 +72,7 @@ def compare(frame, # of records with a column "method"
     both = sides[0].index.intersection(sides[1].index)
     if both.empty: raise VolumeError(f"no {' and '.join(by)} has been run with both {ours!r} and {other!r}; run the missing ones")
     centre, low, high = paired_difference(sides[0].loc[both], sides[1].loc[both])
-    return {"difference": round(centre, 2), "low": round(low, 2), "high": round(high, 2), "pairs": len(both)}
+    return {"difference": round(centre, 4), "low": round(low, 4), "high": round(high, 4), "pairs": len(both)}
 
 # %% ../nbs/12_results.ipynb #cell-023
 def plot_shares(frame, # of records with a column "method"
