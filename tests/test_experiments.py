@@ -100,6 +100,17 @@ def test_grid_is_one_that_a_sweep_takes(grid):
 def test_every_experiment_has_its_grid(): assert {grid.stem for grid in GRIDS} == set(NOTEBOOKS)
 
 
+def test_the_front_page_quotes_the_result_files():
+    from cssgan.results import mean_sd, read_results
+    page, said = (ROOT / "README.md").read_text(encoding="utf-8"), []
+    dice, shape = read_results(ROOT / "results/table2_segmentation.json"), read_results(ROOT / "results/table1_s_score.json")
+    for modality in ("CT", "MRI"): said += [(dice[(dice["modality"] == modality) & (dice["method"] == m)]["mean"], 1) for m in dice["method"].unique()]
+    for method in shape["method"].unique():
+        of = lambda score, way: shape[(shape["method"] == method) & (shape["score"] == score) & (shape["way"] == way)]
+        said += [(of("S-score", way)["mean"], 1) for way in shape["way"].unique()] + [(of("truth", way)["distortion_mm"], 2) for way in shape["way"].unique()]
+    for values, digits in said: assert "{:.{d}f} ± {:.{d}f}".format(*mean_sd(values), d=digits) in page
+
+
 def test_results_are_built_from_the_committed_files(tmp_path):
     out = tmp_path / "results.ipynb"
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--cwd", FOLDER, FOLDER / "results.ipynb", out]
