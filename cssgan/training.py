@@ -23,11 +23,9 @@ from .datasets import Batch, UnpairedData
 from .models import Networks, mixed_precision
 from .losses import shape_loss
 from .metrics import dice_scores, s_score
-from .checkpoints import (CheckpointError, about_networks, load_checkpoint, optimizer_tensors, restore_optimizer,
-                                save_checkpoint)
+from .checkpoints import CheckpointError, about_networks, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .parallel import agree, average, from_first, gather, join, own_share, processes, rank, several
-from .joint import (Optimizers, Pool, make_optimizers, update_discriminators, update_generators,
-                          update_generators_and_segmentors, update_segmentors)
+from .joint import (Optimizers, Pool, make_optimizers, update_discriminators, update_generators, update_generators_and_segmentors, update_segmentors)
 
 # %% ../nbs/08_training.ipynb #cell-008
 @dataclass(frozen=True)
@@ -111,8 +109,7 @@ def start(config: Config, # what is decided
     device = device or join()
     nets = (deepcopy(nets) if nets else Networks(config.width, config.patch_layers, resnet=config.resnet, seed=config.seed)).to(device)
     judges = (deepcopy(judges) if judges else nn.ModuleDict()).to(device)
-    rng = torch.Generator().manual_seed(config.seed)
-    pools = {side: Pool(config.pool_size) for side in "AB"}
+    rng, pools = torch.Generator().manual_seed(config.seed), {side: Pool(config.pool_size) for side in "AB"}
     return Run(config, nets, make_optimizers(nets, config.lr), pools, rng, judges, ranges or {"CT": CT_WINDOW, "MRI": (0., 1000.)})
 
 # %% ../nbs/08_training.ipynb #cell-023
@@ -300,11 +297,14 @@ class Keeper:
     data: UnpairedData # of the run
     button: StopButton # that may be pressed
     save_every: float=60. # seconds
+    watch: object=None # called with the run and this keeper after every step and epoch: to look on, to wait, to press the button
     saved: float=field(default_factory=time.monotonic) # when
 
     def __call__(self, run: Run):
-        stop = agree(self.button.pressed, run.device)
-        if stop or time.monotonic() - self.saved >= self.save_every: self.save(run)
+        if self.watch: self.watch(run, self)
+        over = run.phase == len(run.config.phases)
+        stop = agree(self.button.pressed, run.device) and not over
+        if stop or over or time.monotonic() - self.saved >= self.save_every: self.save(run)
         if stop: raise Stopped(f"stopped after {where(run)}; saved in {self.folder}")
 
     def save(self, run: Run):
@@ -338,15 +338,14 @@ def advance(run: Run, # where we are
     if run.epoch == phase.epochs + phase.decay or stalled(run):
         if phase.name == "segmentors" and not run.judges: run.judges = nn.ModuleDict({"S_A": deepcopy(run.nets.S_A), "S_B": deepcopy(run.nets.S_B)})
         run.phase, run.epoch = run.phase + 1, 0
-    keep(run) if run.phase < len(run.config.phases) else keep.save(run)
+    keep(run)
 
 # %% ../nbs/08_training.ipynb #cell-055
 def keep_freed_memory():
     "Let glibc keep large blocks that were freed, for the next step; elsewhere nothing happens."
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if not hasattr(libc, "gnu_get_libc_version"): return
-    libc.mallopt(-4, 0) # M_MMAP_MAX: no block comes from the system by itself
-    libc.mallopt(-1, 2**31 - 1) # M_TRIM_THRESHOLD: none goes back
+    libc.mallopt(-4, 0), libc.mallopt(-1, 2**31 - 1) # M_MMAP_MAX: no block comes from the system by itself; M_TRIM_THRESHOLD: none goes back
 
 # %% ../nbs/08_training.ipynb #cell-056
 def fit(data: UnpairedData, # training and validation samples of both domains
@@ -358,17 +357,19 @@ def fit(data: UnpairedData, # training and validation samples of both domains
         progress: bool=True, # show a progress bar?
         devices: int=1, # processes to start on this machine, one per device
         save_every: float=60., # seconds between checkpoints
+        watch=None, # called with the run and its `Keeper` after every step and epoch, in one process
         ) -> Run: # finished, with the best weights
     "Train as the configuration says; keep the best and the last checkpoint. Raises `Stopped` if it is asked to stop."
     folder, device = Path(folder), join()
     begun = from_first(lambda: (folder / "last" / "checkpoint.json").exists())
     if begun and not go_on: raise CheckpointError(f"{folder} already holds a run; go on with it, or choose another folder")
     make_folder(folder) # better to know now than at the first checkpoint
+    if devices > 1 and watch: raise ValueError("nobody can watch several processes; leave devices at 1")
     if devices > 1: return fit_in(devices, data, config, folder, nets, judges, begun, progress, save_every)
     keep_freed_memory()
     run = resume(config, folder / "last", data) if begun else start(config, nets, judges, data.ranges(), device)
     with StopButton() as button:
-        keep = Keeper(folder / "last", data, button, save_every)
+        keep = Keeper(folder / "last", data, button, save_every, watch)
         while run.phase < len(config.phases): advance(run, data, folder, keep, progress)
     return finished(run, folder)
 
