@@ -220,13 +220,15 @@ class Body(Live):
         viewer=None,  # one of VIEWERS; None: the best that can be shown
     ):
         if viewer not in (None, *VIEWERS): raise ValueError(f"unknown viewer {viewer!r}; known are {', '.join(VIEWERS)}")
-        self.volume, self.viewer = volume, viewer
+        self.volume, self.viewer, self.drawn = volume, viewer, None
 
-    def still(self): return still_3d(self.volume)
+    def still(self):
+        self.drawn = self.drawn or still_3d(self.volume)
+        return self.drawn
 
     def build(self):
         from ipywidgets import HTML, Image, VBox
-        self.line, self.picture = HTML(), Image(value=self.still()._repr_png_(), format="png", layout={"max_width": "100%"})
+        self.line, self.picture = HTML(), Image(value=self.still()._repr_png_(), format="png", layout={"max_width": "100%", "align_self": "flex-start"})
         self.box = VBox([self.line, self.picture])
         if self.viewer != "still": self.box.children += (probe("" if self.viewer == "niivue" else viewer_address(), self.answered),)
         return self.box

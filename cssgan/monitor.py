@@ -33,9 +33,9 @@ def cycle(
     side,  # "A": it is CT; "B": it is MRI
 ) -> tuple:  # fake, reconstruction [X, Y, Z]; the fake's labels [X, Y, Z]
     "There and back, and what a segmentor sees on the way."
-    nets, judges = run.nets, run.judges if run.judges else run.nets
+    nets = run.nets
     there, back = (nets.G_B, nets.G_A) if side == "A" else (nets.G_A, nets.G_B)
-    judge = (judges["S_B"] if run.judges else nets.S_B) if side == "A" else (judges["S_A"] if run.judges else nets.S_A)
+    judge = (run.judges if run.judges else dict(nets.named_children()))["S_B" if side == "A" else "S_A"]
     with looking(nets):
         fake = there(volume[None].to(run.device)).float()
         return tuple(t.float().cpu().numpy() for t in (fake[0, 0], back(fake)[0, 0], predict_labels(judge, fake)[0]))
@@ -178,7 +178,7 @@ class Panel:
         self.monitor, self.line, self.where = monitor, HTML(), HTML("waiting for the first step")
         self.pause, self.stop = Button(description="pause", icon="pause"), Button(description="stop", icon="stop")
         self.pause.on_click(self.pressed_pause), self.stop.on_click(self.pressed_stop)
-        self.curves, self.picture = Image(format="png", layout={"max_width": "100%", "object_fit": "contain"}), Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
+        self.curves, self.picture = Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"}), Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
         self.time, self.name = IntSlider(0, 0, 0, readout=False, layout={"width": "60%"}), HTML()
         self.time.observe(self.go_to, "value")
         self.box = VBox([HBox([self.pause, self.stop, self.where]), self.line, self.curves, HBox([self.time, self.name]), self.picture])

@@ -11,7 +11,7 @@ from conftest import ROOT
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-quic", "--no-first-run"]
-PATIENCE = 180 # seconds that anything may take before a test gives up: continuous integration is slow
+PATIENCE = 240 # seconds that anything may take before a test gives up: continuous integration is slow
 NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
 UNASKED = ("npm/vue@",) # an extension that itkwidgets installs looks for this at every start of JupyterLab, and says so where there is no network
 
@@ -58,7 +58,7 @@ class Page:
         notebook.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
         self.path, self.asked, self.errors = server.folder / f"{name}.ipynb", [], []
         if cells: nbformat.write(notebook, self.path)
-        self.page = browser.new_page(viewport={"width": 1440, "height": 1000})
+        self.page = browser.new_page(viewport={"width": 1280, "height": 900})
         self.page.set_default_timeout(PATIENCE * 1000)
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))

@@ -10,7 +10,7 @@ from lab import CHROMIUM, FLAGS, Page, Server, blank, differs  # noqa: E402
 CT = """from cssgan.explore import compare, explore, view3d
 from cssgan.phantom import draw_anatomy, render
 from cssgan.volumes import Grid
-anatomy = draw_anatomy(3, Grid((56, 56, 42), (3., 3., 3.)))
+anatomy = draw_anatomy(3, Grid((48, 48, 36), (3.5, 3.5, 3.5)))
 ct, mri = render(anatomy, "CT"), render(anatomy, "MRI")"""
 
 
@@ -85,23 +85,51 @@ def test_compare(lab):
 
 def test_view3d_without_network(lab):
     "ipyniivue needs nothing but the browser."
-    page = lab(CT, "view3d(ct)")
+    page = lab(CT, "view3d(ct)") # every frame is rendered by the CPU: few steps, then patience
     page.run()
     page.page.wait_for_selector(".cssgan-live canvas")
     assert "niivue" in page.page.locator(".cssgan-live").inner_text()
     page.pause(6)
     first = page.photograph(".cssgan-live canvas", "niivue")
     assert not blank(first)
-    page.drag(".cssgan-live canvas", (0.5, 0.5), (0.7, 0.4))
+    page.drag(".cssgan-live canvas", (0.5, 0.5), (0.7, 0.4), steps=2)
     page.pause(2)
     turned = page.photograph(".cssgan-live canvas", "niivue_turned")
     assert differs(first, turned)
-    page.slide("clip", 12)
+    page.slide("clip", 3, "PageUp")
     page.pause(2)
     clipped = page.photograph(".cssgan-live canvas", "niivue_clipped")
     assert differs(turned, clipped)
-    page.slide("labels", 10, "ArrowLeft")
+    page.slide("labels", 3, "PageDown")
     page.pause(2)
     assert differs(clipped, page.photograph(".cssgan-live canvas", "niivue_faded"))
     page.photograph(".cssgan-live", "view3d")
+    assert not page.failures()
+
+
+def test_monitor(lab, root):
+    "The buttons work while the cell runs; stop leaves a checkpoint; the summary is stored."
+    page = lab(f"import sys; sys.path.insert(0, {str(root / 'tests')!r})\n"
+               "from dataclasses import replace\nfrom tiny import SHORT, noise\nfrom cssgan.training import Phase, Stopped, fit\nfrom cssgan.monitor import Monitor\n"
+               "data, config = noise(), replace(SHORT, phases=(Phase('joint', 10_000),))",
+               "try: fit(data, config, 'watched', progress=False, watch=Monitor(data, share=0.3))\nexcept Stopped as e: print(e)")
+    page.run(wait=False)
+    page.page.wait_for_selector(".cssgan-live button")
+    said = lambda: " ".join(page.page.locator(".cssgan-live .widget-html-content").all_inner_texts())
+    page.until(lambda: "epoch 3" in said())
+    page.page.click(".cssgan-live button:has-text('pause')")
+    page.until(lambda: "paused after" in said())
+    first = page.photograph(".cssgan-live", "monitor")
+    assert not blank(first)
+    page.page.locator(".cssgan-live .noUi-handle").focus()
+    page.page.keyboard.press("Home")
+    page.until(lambda: "epoch 1" in page.page.locator(".cssgan-live .widget-html-content b").first.inner_text())
+    page.pause(1)
+    assert differs(first, page.photograph(".cssgan-live"))
+    page.page.click(".cssgan-live button:has-text('go on')")
+    page.until(lambda: "paused after" not in said())
+    page.page.click(".cssgan-live button:has-text('stop')")
+    page.idle()
+    assert "stopped after" in " ".join(page.page.locator(".jp-OutputArea-output").all_inner_texts())
+    assert (page.path.parent / "watched" / "last" / "checkpoint.json").exists()
     assert not page.failures()
