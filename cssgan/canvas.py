@@ -152,9 +152,10 @@ def enlarge(
 def _outline(label) -> np.ndarray:
     "True at the rim of every region of a picture."
     rim = np.zeros(label.shape, bool)
-    rim[1:] |= label[1:] != label[:-1]
-    rim[:, 1:] |= label[:, 1:] != label[:, :-1]
-    rim[:-1] |= rim[1:]
+    for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        apart = label[one] != label[other]
+        rim[one] |= apart
+        rim[other] |= apart
     return rim & (label > 0)
 
 def paint(

@@ -107,7 +107,7 @@ def niivue(
     "The volume in ipyniivue."
     from ipyniivue import NiiVue, SliceType
     low, high = grey_range(volume)
-    viewer = NiiVue(height=height, back_color=(0, 0, 0, 1), is_radiological_convention=True, show_legend=False, slice_type=SliceType.RENDER, is_colorbar=False)
+    viewer = NiiVue(height=height, back_color=(0, 0, 0, 1), clip_plane_color=(0, 0, 0, 0), is_radiological_convention=True, show_legend=False, slice_type=SliceType.RENDER, is_colorbar=False)
     volumes = [{"name": "scan.nii", "data": as_nifti(volume.voxels.astype(np.float32), volume), "cal_min": low, "cal_max": high, "colormap": "gray"}]
     if volume.label is not None: volumes.append({"name": "labels.nii", "data": as_nifti(np.where(volume.label == 255, 0, volume.label).astype(np.uint8), volume), "opacity": 0.8})
     viewer.load_volumes(volumes)
