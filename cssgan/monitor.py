@@ -81,7 +81,7 @@ def plot(
         for name, values in lines.items():
             if not np.all(np.isnan(values)): ax.plot(range(1, len(values) + 1), values, label=name, marker="o", markersize=2.5, linewidth=1.2)
         ax.set_title(title, fontsize=10), ax.set_xlabel("epoch"), ax.grid(alpha=0.3), ax.spines[["top", "right"]].set_visible(False)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set_xlim(0.5, max(len(v) for v in (*lines.values(), [0, 0])) + 0.5), ax.xaxis.get_major_locator().set_params(integer=True)
         if ax.lines: ax.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5))
         if title == "losses" and ax.lines: ax.set_yscale("log")
     return figure
@@ -116,7 +116,7 @@ class Monitor:
     ):
         self.samples = {side: samples[case % len(samples)][:2] for side, samples in (("A", data.valid_A), ("B", data.valid_B)) if len(samples)}
         self.share, self.frames, self.names, self.widgets, self.handle = share, [], [], None, None
-        self.paused, self.stopping, self.said, self.run, self.budget = False, False, "", None, None
+        self.paused, self.stopping, self.said, self.run, self.budget, self.told = False, False, "", None, None, 0.0
 
     def __call__(self, run: Run, keep: Keeper):
         if self.budget is None: self.begin(run)
@@ -124,10 +124,15 @@ class Monitor:
         if self.paused: self.wait(keep)
         if self.stopping: keep.button.pressed = True
         over = run.phase == len(run.config.phases) or keep.button.pressed
+        if self.widgets and time.monotonic() - self.told > 1: self.tell()
         if not over and self.budget.left() < 0: return
         with self.budget.spend():
             try: self.look(epoch_over, over)
             except Exception as e: self.say(f"the monitor could not draw ({type(e).__name__}: {e}); the training goes on")
+
+    def tell(self):
+        "Say how far it is: one short message a second."
+        self.widgets.where.value, self.told = where(self.run), time.monotonic()
 
     def wait(self, keep):
         "Stand still, with a checkpoint, until somebody goes on."
@@ -179,10 +184,16 @@ class Panel:
         self.pause, self.stop = Button(description="pause", icon="pause"), Button(description="stop", icon="stop")
         self.pause.on_click(self.pressed_pause), self.stop.on_click(self.pressed_stop)
         self.curves, self.picture = Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"}), Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
+        self.picture.layout.display = "none" # until there is one
         self.time, self.name = IntSlider(0, 0, 0, readout=False, layout={"width": "60%"}), HTML()
         self.time.observe(self.go_to, "value")
         self.box = VBox([HBox([self.pause, self.stop, self.where]), self.line, self.curves, HBox([self.time, self.name]), self.picture])
         self.box.add_class("cssgan-live")
+        self.listen()
+
+    def listen(self):
+        "Let what is pressed pass the running cell."
+        for widget in (self.pause, self.stop, self.time): vars(widget.comm).pop("_reply_subshell_id", None)
 
     def pressed_pause(self, _):
         self.monitor.paused = not self.monitor.paused
@@ -205,7 +216,9 @@ class Panel:
             self.time.max = len(frames) - 1
             if follow: self.time.value = self.time.max
             self.go_to(None)
+            self.picture.layout.display = None
         if over: self.pause.disabled = self.stop.disabled = True
+        self.listen()
 
 # %% ../nbs/11_monitor.ipynb #cell-029
 def _begin(self, run):
