@@ -46,7 +46,7 @@ def _from_file(path, modality) -> Volume:
         if modality or not Path(path).is_file(): raise
         return read_volume(path, "MRI")
 
-# %% ../nbs/11_canvas.ipynb #cell-008
+# %% ../nbs/11_canvas.ipynb #cell-009
 def _labelled(
     volume: Volume,  # a scan
     labels,  # on the scan's own grid: Volume, path, nibabel image, array or tensor
@@ -71,7 +71,7 @@ def as_volume(
     else: volume = _from_array(thing, None, modality, spacing)
     return _upright(volume if labels is None else _labelled(volume, labels))
 
-# %% ../nbs/11_canvas.ipynb #cell-013
+# %% ../nbs/11_canvas.ipynb #cell-014
 CT_WINDOWS = {"soft tissue": CT_VIEW, "heart": (-100.0, 500.0), "lung": (-1350.0, 150.0), "bone": (-500.0, 1500.0)}  # HU
 MRI_WINDOWS = {"0.5 to 99.5 %": (0.5, 99.5), "2 to 98 %": (2, 98), "all": (0, 100)}
 
@@ -83,7 +83,7 @@ def windows(
     if not volume.scaled: return CT_WINDOWS
     return {name: tuple(float(scale(np.array(v), *(volume.range or (-1000, 1000)))) for v in window) for name, window in CT_WINDOWS.items()}
 
-# %% ../nbs/11_canvas.ipynb #cell-017
+# %% ../nbs/11_canvas.ipynb #cell-018
 @lru_cache
 def _word(
     text,  # to be written
@@ -115,7 +115,7 @@ def stamp(
     ink, halo = (mask[:part.shape[0], :part.shape[1], None] for mask in (ink, halo))
     part[:] = part * (1 - halo) * (1 - ink) + ink * 255 * np.array(to_rgb(colour))
 
-# %% ../nbs/11_canvas.ipynb #cell-019
+# %% ../nbs/11_canvas.ipynb #cell-020
 def png(
     rgb,  # uint8 (rows, columns, 3)
 ) -> bytes:
@@ -134,7 +134,7 @@ class Painting:
     def _repr_png_(self): return png(self.rgb)
     def __repr__(self): return "a picture of {1}×{0} pixels".format(*self.rgb.shape)
 
-# %% ../nbs/11_canvas.ipynb #cell-023
+# %% ../nbs/11_canvas.ipynb #cell-025
 COLOURS = np.zeros((256, 3))  # of every region, 0 to 255
 for _region, _colour in LABEL_COLOURS.items(): COLOURS[_region] = 255 * np.array(to_rgb(_colour))
 
@@ -158,6 +158,7 @@ def _outline(label) -> np.ndarray:
         rim[other] |= apart
     return rim & (label > 0)
 
+# %% ../nbs/11_canvas.ipynb #cell-027
 def paint(
     volume: Volume,  # axes RAS
     cut,  # a name in CUTS
@@ -187,7 +188,7 @@ def letter(
     for side, at in zip(CUTS[cut][1], ((0.5, 0), (0.5, 1), (0, 0.5), (1, 0.5))): stamp(rgb, side, at)
     return rgb
 
-# %% ../nbs/11_canvas.ipynb #cell-027
+# %% ../nbs/11_canvas.ipynb #cell-031
 def place(
     volume: Volume,  # axes RAS
     cut,  # a name in CUTS
@@ -219,7 +220,7 @@ def cross(
         for part in (line[:max(0, middle - gap)], line[middle + gap:]): part[:] = part // 2 + np.array([128, 110, 0], np.uint8)
     return rgb
 
-# %% ../nbs/11_canvas.ipynb #cell-030
+# %% ../nbs/11_canvas.ipynb #cell-034
 def at_voxel(
     volume: Volume,  # axes RAS
     index,  # (x, y, z)
@@ -231,7 +232,7 @@ def at_voxel(
     name = "" if volume.label is None else f" · {LABEL_NAMES[int(volume.label[tuple(index)])]}"
     return f"{sides} mm · {volume.voxels[tuple(index)]:.4g}{unit}{name}"
 
-# %% ../nbs/11_canvas.ipynb #cell-034
+# %% ../nbs/11_canvas.ipynb #cell-038
 def row(
     pictures: dict,  # name → uint8 (rows, columns, 3)
     gap=6,  # pixels between two
@@ -258,7 +259,7 @@ def named(
     for i, region in enumerate(regions): stamp(line, LABEL_NAMES[region], (0.5, (i + 0.5) / len(regions)), LABEL_COLOURS[region])
     return np.concatenate([rgb, line])
 
-# %% ../nbs/11_canvas.ipynb #cell-035
+# %% ../nbs/11_canvas.ipynb #cell-039
 def legend(
     labels,  # label arrays
 ) -> str:  # HTML
@@ -267,7 +268,7 @@ def legend(
     square = '<span style="display:inline-block;width:.9em;height:.9em;border-radius:2px;margin:0 .35em -.1em 0;background:{}"></span>{} &nbsp; '
     return "".join(square.format(LABEL_COLOURS[r], LABEL_NAMES[r]) for r in regions)
 
-# %% ../nbs/11_canvas.ipynb #cell-040
+# %% ../nbs/11_canvas.ipynb #cell-045
 def in_browser() -> bool:
     "Does somebody look on who can move things?"
     try: from IPython import get_ipython
@@ -275,7 +276,7 @@ def in_browser() -> bool:
     kernel = getattr(get_ipython(), "kernel", None)
     return kernel is not None and "cellId" in (kernel.get_parent() or {}).get("metadata", {})
 
-# %% ../nbs/11_canvas.ipynb #cell-043
+# %% ../nbs/11_canvas.ipynb #cell-048
 STYLE = """<div class="cssgan-after"></div><style>
 .jp-OutputArea-child:has(+ .jp-OutputArea-child .cssgan-live) { display: none }
 .jp-OutputArea-child:not(:has(.cssgan-live)):has(+ .jp-OutputArea-child .cssgan-after) { display: none }
@@ -304,7 +305,7 @@ def missing(
     "What to install, in a line."
     return f"a still picture, since {error.name or 'a package'} is not installed: pip install cssgan[explore]"
 
-# %% ../nbs/11_canvas.ipynb #cell-046
+# %% ../nbs/11_canvas.ipynb #cell-051
 class Touch:
     "A picture in the browser, and what the mouse does on it."
     def __init__(self,

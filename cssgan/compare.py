@@ -45,7 +45,7 @@ def dice(
     scores = dice_scores(*(torch.from_numpy(a.astype(np.int64))[None] for a in (volume.label, truth)))[0]
     return {name: float(s) for name, s in zip(REGIONS[1:], scores)}
 
-# %% ../nbs/11_compare.ipynb #cell-009
+# %% ../nbs/11_compare.ipynb #cell-010
 class Comparison(Live):
     "A translation beside its scan."
     def __init__(self,
@@ -69,7 +69,7 @@ class Comparison(Live):
         volume, truth = self.volumes[name], self.real.label if name != "real" and self.volumes[name].label is not None else None
         return paint(volume, self.cut, self.index, pixel, opacity=self.opacity, truth=truth)
 
-# %% ../nbs/11_compare.ipynb #cell-012
+# %% ../nbs/11_compare.ipynb #cell-014
 def mask(
     shape,  # (rows, columns)
     view,  # "swipe", "blend" or "checkerboard"
@@ -99,7 +99,7 @@ def _difference(self, pixel):
         stamp(picture, f"blue -{most:.3g}{unit}   red +{most:.3g}{unit}", (0.93, 0.5), size=9)
     return made
 
-# %% ../nbs/11_compare.ipynb #cell-013
+# %% ../nbs/11_compare.ipynb #cell-017
 def paint_plain(
     volume: Volume,  # axes RAS
     cut,  # a name in CUTS
@@ -132,7 +132,7 @@ def _comparison_still(self):
 
 Comparison.pictures, Comparison.still, Comparison.title = _comparison_pictures, _comparison_still, _title
 
-# %% ../nbs/11_compare.ipynb #cell-014
+# %% ../nbs/11_compare.ipynb #cell-018
 def compare(
     real,  # the scan: Volume, path, nibabel image, array or tensor; with labels, if there are any
     fake,  # its translation; with a segmentor's labels, if there are any
@@ -151,7 +151,7 @@ def compare(
     if volumes["reconstruction"] is not None: volumes["reconstruction"] = replace(volumes["reconstruction"], label=None)
     return Comparison({name: v for name, v in volumes.items() if v is not None}, view, cut, share)
 
-# %% ../nbs/11_compare.ipynb #cell-021
+# %% ../nbs/11_compare.ipynb #cell-026
 def table(
     scores: dict,  # name → structure → percent
 ) -> str:  # HTML
@@ -182,7 +182,7 @@ def _build_comparison(self):
     pictures = VBox([self.touch.image, self.words, HTML(names + ("white: the truth" if names else ""))], layout={"overflow": "hidden"})
     return VBox([HBox([views, cuts], layout={"flex_flow": "row wrap"}), HBox([pictures, HTML(table(self.scores), layout={"min_width": "170px"})]), HBox([self.slice, self.share_slider, opacity], layout={"flex_flow": "row wrap"})])
 
-# %% ../nbs/11_compare.ipynb #cell-022
+# %% ../nbs/11_compare.ipynb #cell-028
 def _change(self, **what):
     "Look otherwise."
     for name, value in what.items(): setattr(self, name, value)

@@ -51,7 +51,7 @@ def box_of(
     cut,  # a name in CUTS
     touch: Touch,  # its picture
     slider,  # that moves the cut
-) -> "VBox":
+):  # a VBox
     "A cut with its name and its slider."
     from ipywidgets import HTML, VBox
     return VBox([HTML(f"<b>{cut}</b>"), touch.image, slider], layout={"align_items": "center", "overflow": "hidden", "margin": "0 6px 0 0"})

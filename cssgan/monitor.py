@@ -58,7 +58,7 @@ def frame(
                           "fake, segmented": show(make(fake, other, seen.astype(np.uint8)), opacity=0.5, truth=truth)}))
     return np.concatenate(lines)
 
-# %% ../nbs/11_monitor.ipynb #cell-012
+# %% ../nbs/11_monitor.ipynb #cell-013
 SCORES = {"dice_CT": "Dice CT", "dice_MRI": "Dice MRI", "s_ct_to_mri": "S-score CT→MRI", "s_mri_to_ct": "S-score MRI→CT"}
 
 def curves(
@@ -86,7 +86,7 @@ def plot(
         if title == "losses" and ax.lines: ax.set_yscale("log")
     return figure
 
-# %% ../nbs/11_monitor.ipynb #cell-016
+# %% ../nbs/11_monitor.ipynb #cell-017
 class Budget:
     "Time that may be spent."
     def __init__(self,
@@ -106,7 +106,7 @@ class Budget:
             if waiting: self.began += self.clock() - start
             else: self.spent += self.clock() - start
 
-# %% ../nbs/11_monitor.ipynb #cell-020
+# %% ../nbs/11_monitor.ipynb #cell-021
 class Monitor:
     "A watch for `fit`."
     def __init__(self,
@@ -142,7 +142,7 @@ class Monitor:
             while self.paused and not self.stopping and not keep.button.pressed: time.sleep(0.05)
             self.say("")
 
-# %% ../nbs/11_monitor.ipynb #cell-022
+# %% ../nbs/11_monitor.ipynb #cell-024
 def _look(self, epoch_over, over):
     "Draw what is new."
     trains_generators = over or self.run.config.phases[self.run.phase].name != "segmentors" or not self.frames
@@ -159,7 +159,7 @@ def _say(self, line):
 
 Monitor.look, Monitor.say = _look, _say
 
-# %% ../nbs/11_monitor.ipynb #cell-024
+# %% ../nbs/11_monitor.ipynb #cell-026
 def _still(self):
     "All that is worth keeping, as one picture."
     from matplotlib.image import imread
@@ -175,7 +175,7 @@ def _still(self):
 
 Monitor.still, Monitor._repr_png_ = _still, lambda self: self.still()._repr_png_()
 
-# %% ../nbs/11_monitor.ipynb #cell-027
+# %% ../nbs/11_monitor.ipynb #cell-029
 class Panel:
     "The widgets of a monitor."
     def __init__(self, monitor: Monitor):
@@ -220,7 +220,7 @@ class Panel:
         if over: self.pause.disabled = self.stop.disabled = True
         self.listen()
 
-# %% ../nbs/11_monitor.ipynb #cell-029
+# %% ../nbs/11_monitor.ipynb #cell-032
 def _begin(self, run):
     "Show the panel, if there is somebody to see it."
     self.run, self.budget = run, Budget(self.share)
