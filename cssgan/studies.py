@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LEARNERS', 'TRAINERS', 'WAYS', 'Stage', 'count_updates', 'trainers', 'stage_key', 'train_once', 'Study', 'open_study',
-           'training_data', 'test_data', 'course', 'train', 'train_segmentors', 'train_generators', 'train_baseline',
-           'train_without_shape', 'train_jointly', 'train_ada', 'record', 'segmentation_record', 'on_device',
-           'train_ceiling', 'generator_from', 'shape_record', 'translated', 'translated_volume', 'true_translation',
-           'has_twins', 'truth_record', 'write_results']
+           'training_data', 'test_data', 'course', 'train', 'train_segmentors', 'train_generators', 'equally_long',
+           'train_baseline', 'train_without_shape', 'train_jointly', 'train_ada', 'record', 'segmentation_record',
+           'on_device', 'train_ceiling', 'generator_from', 'shape_record', 'translated', 'translated_volume',
+           'true_translation', 'has_twins', 'truth_record', 'write_results']
 
 # %% ../nbs/12_studies.ipynb #cell-002
 import hashlib, json, shutil
@@ -142,6 +142,16 @@ def train_generators(study: Study, # the study
     return train(study, data, course(study, "generators"), start)
 
 # %% ../nbs/12_studies.ipynb #cell-024
+def equally_long(study: Study, # whose course was made for epochs of `pairs`
+                 data: UnpairedData, # to learn from
+                 pairs: int, # in an epoch of what it is compared with
+                 ) -> Study: # with about as many updates in every phase
+    "The same study with epochs that suit the data."
+    epochs = lambda n: max(1, round(n * pairs / data.length())) if n else 0
+    phases = (replace(p, epochs=epochs(p.epochs), decay=epochs(p.decay)) for p in study.config.phases)
+    return replace(study, config=replace(study.config, phases=tuple(phases)))
+
+# %% ../nbs/12_studies.ipynb #cell-027
 def train_baseline(study: Study, # the study
                    data: UnpairedData, # to learn from
                    start: Stage, # pre-trained segmentors
@@ -163,7 +173,7 @@ def train_jointly(study: Study, # the study
     "Ours: all six networks together."
     return train(study, data, course(study, "joint"), start)
 
-# %% ../nbs/12_studies.ipynb #cell-027
+# %% ../nbs/12_studies.ipynb #cell-030
 def train_ada(study: Study, # the study
               data: UnpairedData, # to learn from
               start: Stage, # pre-trained segmentors
@@ -177,7 +187,7 @@ def train_ada(study: Study, # the study
         return HalfAndHalf(data.train_A, data.train_B, data.valid_A, data.valid_B, synthetic_A, synthetic_B)
     return train_once(study.folder, stage_key(config, data, start, translators), half_and_half, config, start)
 
-# %% ../nbs/12_studies.ipynb #cell-034
+# %% ../nbs/12_studies.ipynb #cell-037
 def record(scores: torch.Tensor, # percent [regions]
            stage: Stage, # whose
            **facts, # method, modality, fraction, ...
@@ -200,7 +210,7 @@ def on_device(stage: Stage, # whose networks
     "The networks, ready for use."
     return stage.nets.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
-# %% ../nbs/12_studies.ipynb #cell-037
+# %% ../nbs/12_studies.ipynb #cell-040
 def train_ceiling(study: Study, # the study
                   ) -> Stage:
     "Segmentors of all real volumes, trained as long as the others."
@@ -224,7 +234,7 @@ def shape_record(study: Study, # whose test cases
     judge = on_device(judges).S_B if modality == "CT" else on_device(judges).S_A
     return record(s_score(generator_from(stage, modality), judge, test_data(study, modality)), stage, score="S-score", way=WAYS[modality], **facts)
 
-# %% ../nbs/12_studies.ipynb #cell-040
+# %% ../nbs/12_studies.ipynb #cell-043
 @torch.no_grad()
 def translated(stage: Stage, # whose generator
                modality: str, # of the source
@@ -243,7 +253,7 @@ def translated_volume(stage: Stage, # whose generator
     voxels = translated(stage, real.modality, torch.from_numpy(real.voxels)[None])[0, 0].numpy()
     return replace(real, voxels=voxels, modality=other, label=None, range=CT_WINDOW if other == "CT" else real.range)
 
-# %% ../nbs/12_studies.ipynb #cell-044
+# %% ../nbs/12_studies.ipynb #cell-047
 def true_translation(case: Case, # a phantom
                      grid, # the training grid
                      ) -> torch.Tensor: # [1, 1, X, Y, Z] in [-1, 1]
@@ -257,7 +267,7 @@ def has_twins(study: Study, # the study
     "Can its translations be held against the truth?"
     return all(case.image.startswith("phantom:") for case in study.cases if case.split == "test")
 
-# %% ../nbs/12_studies.ipynb #cell-046
+# %% ../nbs/12_studies.ipynb #cell-049
 def truth_record(study: Study, # whose test cases; phantoms
                  stage: Stage, # whose generator
                  modality: str, # of the sources
@@ -272,7 +282,7 @@ def truth_record(study: Study, # whose test cases; phantoms
         moved.append(distortion(fake, true, labels[None] > 0, study.config.grid.spacing))
     return facts | {"score": "truth", "way": WAYS[modality], "error": round(mean(errors), 4), "distortion_mm": round(mean(moved), 3), "n": len(errors)}
 
-# %% ../nbs/12_studies.ipynb #cell-050
+# %% ../nbs/12_studies.ipynb #cell-053
 def write_results(out_dir: str|Path, # of the notebook's run; made if need be
                   params: dict, # what it was asked
                   records: list, # what it found, flat dicts

@@ -65,9 +65,11 @@ def test_experiment_runs_and_leaves_flat_records(name, runs):
     assert params["data"] == "phantom-few" and params["preset"] == "smoke"
 
 
-@pytest.mark.parametrize("name", ["table2_segmentation", "fig7_real_fraction", "fig7_synthetic_fraction", "fig8_gap"])
-def test_compared_segmentors_had_equally_many_updates(name, runs):
-    assert len({record["updates_S"] for record in runs(name)[0]}) == 1
+@pytest.mark.parametrize("name, apart", [("table2_segmentation", 0), ("fig7_real_fraction", 0), ("fig7_synthetic_fraction", 7), ("fig8_gap", 7)])
+def test_compared_segmentors_had_equally_many_updates(name, apart, runs):
+    "Where epochs differ in length, their whole number may miss by half an epoch (of 7 pairs) in each of two stretches."
+    updates = [record["updates_S"] for record in runs(name)[0]]
+    assert max(updates) - min(updates) <= apart
 
 
 @pytest.mark.parametrize("name", ["table1_s_score", "fig3_cyclegan"])

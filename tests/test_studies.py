@@ -39,6 +39,16 @@ def test_all_methods_have_equally_many_updates(stages):
     assert stages["without"].updates["G"] == stages["ours"].updates["G"] == 3 * 7
 
 
+@pytest.mark.parametrize("share", [.14, .28, .57, .86, 1.])
+def test_less_data_is_not_less_training(share, tmp_path):
+    study = open_study("phantom-S1", "cpu", 0, tmp_path)
+    some = training_data(study, CT=share, MRI=.14)
+    suited = studies.equally_long(study, some, 57)
+    for usual, phase in zip(study.config.phases, suited.config.phases):
+        steps = some.length() * (phase.epochs + phase.decay)
+        assert abs(steps / (57 * (usual.epochs + usual.decay)) - 1) < .04 + .1 * (usual.name == "generators") # 4 epochs cannot be cut finer
+
+
 def test_updates_are_counted_from_the_first_weights_on():
     epochs = [{"name": "segmentors"}, {"name": "generators"}, {"name": "joint"}]
     assert count_updates(epochs, 10, {"S": 5, "G": 0}) == {"S": 25, "G": 20}
