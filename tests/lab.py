@@ -34,7 +34,7 @@ class Server:
                             "JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self.log = open(folder / "log", "wb")
         self.process = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={self.port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-                                         f"--ServerApp.root_dir={self.folder}", "--LabApp.news_url=None", "--ServerApp.open_browser=False"], env=env, stdout=self.log, stderr=self.log)
+                                         f"--ServerApp.root_dir={self.folder}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--ServerApp.open_browser=False"], env=env, stdout=self.log, stderr=self.log)
         self.address = lambda path: f"http://127.0.0.1:{self.port}/{path}?token={token}"
         self.wait()
 
@@ -63,7 +63,7 @@ class Page:
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
         self.page.route(re.compile(rf"^(?!(http|ws)://127\.0\.0\.1:{server.port}/|blob:|data:)"), lambda route: self.answer(route, answers or {}))
-        self.page.goto(server.address(f"lab/tree/{name}.ipynb"))
+        self.page.goto(server.address(f"lab/workspaces/{name}/tree/{name}.ipynb")) # a workspace of its own: no tabs of other tests
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
         self.page.evaluate("() => document.querySelector('.jp-LeftStackedPanel, #jp-left-stack')?.remove()")
 
@@ -75,10 +75,9 @@ class Page:
         route.abort()
 
     def run(self, wait=True):
-        "Run all cells."
-        self.page.wait_for_function("() => /Idle/.test(document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle' ? 'Idle' : '')")
-        self.page.click("text=Run >> nth=0")
-        self.page.click("text=Run All Cells >> nth=0")
+        "Run all cells, as the menu does, once the kernel is there."
+        self.page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'")
+        self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
         if wait: self.idle()
 
     def idle(self):
