@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.image import imsave
-from .volumes import (MODALITIES, Grid, Volume, VolumeError, back_to_scan, check_modality, read_label, read_volume, scale,
-                            with_label)
+from .volumes import MODALITIES, Grid, Volume, VolumeError, back_to_scan, check_modality, scale, with_label
+from .files import read_label, read_volume
 from .view import CT_VIEW, CUTS, LABEL_COLOURS, LABEL_NAMES, Picture, _index, _sizes, _slice, _upright, grey_range
 
 # %% ../nbs/11_canvas.ipynb #cell-007

@@ -214,7 +214,8 @@ def place_for(out: str, # the file to write
               scan: str, # the file to read
               ):
     "Refuse a result that could not be written, or would replace the scan."
-    from cssgan.volumes import VolumeError, check_output
+    from cssgan.files import check_output
+    from cssgan.volumes import VolumeError
     if check_output(out).resolve() == Path(scan).resolve(): raise VolumeError(f"{out} is the scan itself: choose another name for the result")
 
 # %% ../nbs/13_cli.ipynb #cell-050
@@ -223,7 +224,7 @@ def translate_scan(args: argparse.Namespace, # scan, checkpoint, to, out, centre
     "Translate a file into a file."
     place_for(args.out, args.scan)
     from cssgan.inference import translate
-    from cssgan.volumes import write_volume
+    from cssgan.files import write_volume
     write_volume(translate(args.scan, args.checkpoint, args.to, args.centre), args.out)
     print(f"wrote {args.out}, a synthetic {args.to}{' in HU' * (args.to == 'CT')}: made by a network, not measured")
 
@@ -256,7 +257,7 @@ def segment_scan(args: argparse.Namespace, # scan, checkpoint, modality, out, ce
     "Segment a file into a file."
     place_for(args.out, args.scan)
     from cssgan.inference import segment
-    from cssgan.volumes import write_label
+    from cssgan.files import write_label
     found = segment(args.scan, args.checkpoint, args.modality, args.centre)
     write_label(found.label, found.affine, args.out, found.history)
     print(f"wrote {args.out}: {volumes_of(found.label, found.spacing)}; not for diagnosis")

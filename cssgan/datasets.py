@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np, torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-import cssgan.anatomy, cssgan.chest, cssgan.heart, cssgan.phantom, cssgan.volumes
-from .volumes import (CT_WINDOW, IGNORE, MODALITIES, PAPER_GRID, SMALL_GRID, Grid, Volume, VolumeError, normalise, read_label,
-                            read_volume, to_grid, with_label, write_label, write_volume)
+import cssgan.anatomy, cssgan.chest, cssgan.files, cssgan.heart, cssgan.phantom, cssgan.volumes
+from .volumes import CT_WINDOW, IGNORE, MODALITIES, PAPER_GRID, SMALL_GRID, Grid, Volume, VolumeError, normalise, to_grid, with_label
+from .files import read_label, read_volume, write_label, write_volume
 from .phantom import anatomy_from_labels, phantom, render
 from .cases import TABLES, Case, apply_table, make_folder, select, write_whole
 
@@ -34,7 +34,7 @@ def load_case(case: Case, # whose scan
     return normalise(to_grid(with_label(volume, apply_table(labels, table, case.label), affine, case.label), grid))
 
 # %% ../nbs/03_datasets.ipynb #cell-011
-SOURCES = cssgan.volumes, cssgan.anatomy, cssgan.chest, cssgan.heart, cssgan.phantom  # the modules that resample scans and draw phantoms
+SOURCES = cssgan.files, cssgan.volumes, cssgan.anatomy, cssgan.chest, cssgan.heart, cssgan.phantom  # the modules that read and resample scans and draw phantoms
 
 @lru_cache
 def program() -> str: # hexadecimal digits

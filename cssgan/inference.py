@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np, torch
 import cssgan
 from .volumes import (MODALITIES, Grid, Volume, back_to_scan, check_modality, denormalise, heart_centre, label_to_scan,
-                            normalise, read_volume, to_grid, whole_scan_grid, with_label)
+                            normalise, to_grid, whole_scan_grid, with_label)
+from .files import read_volume
 from .models import mixed_precision
 from .checkpoints import load_checkpoint
 

@@ -10,7 +10,8 @@ import pytest
 from cssgan import cli
 from cssgan.cases import from_folder, from_manifest
 from cssgan.phantom import phantom
-from cssgan.volumes import Grid, write_label, write_volume
+from cssgan.files import write_label, write_volume
+from cssgan.volumes import Grid
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 COMMANDS = {"cssgan_train": cli.train_main, "cssgan_translate": cli.translate_main, "cssgan_segment": cli.segment_main, "cssgan_phantom": cli.phantom_main, "cssgan_sweep": cli.sweep_main}

@@ -11,7 +11,8 @@ from cssgan import datasets, volumes
 from cssgan.cases import TABLES, Case, apply_table, checked, draw_splits, find_cases, from_folder, from_manifest, from_mmwhs, phantom_cases, phantom_S1, phantom_S2, select, take_fraction, thin, with_splits, write_manifest, write_whole
 from cssgan.datasets import Samples, fingerprint, load_case, unpaired, unpaired_order, write_phantom_of, write_phantoms, write_samples
 from cssgan.phantom import phantom
-from cssgan.volumes import IGNORE, Grid, VolumeError, read_label, read_volume, write_label, write_volume
+from cssgan.files import read_label, read_volume, write_label, write_volume
+from cssgan.volumes import IGNORE, Grid, VolumeError
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 MMWHS = {0: 0, 1: 500, 2: 600, 3: 420, 4: 550, 5: 205}

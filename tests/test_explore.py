@@ -16,7 +16,8 @@ from cssgan.monitor import Budget, Monitor
 from cssgan.phantom import phantom
 from cssgan.training import Stopped, fit
 from cssgan.view import CUTS, LABEL_COLOURS
-from cssgan.volumes import PAPER_GRID, SMALL_GRID, Grid, Volume, VolumeError, write_volume
+from cssgan.files import write_volume
+from cssgan.volumes import PAPER_GRID, SMALL_GRID, Grid, Volume, VolumeError
 from tiny import SHORT, noise
 
 SMALL = Grid((24, 24, 16), (7.0, 7.0, 8.0))

@@ -10,7 +10,8 @@ import torch
 from cssgan import inference
 from cssgan.checkpoints import CheckpointError
 from cssgan.inference import one_heart, prepare, segment, slide, translate
-from cssgan.volumes import Grid, Volume, VolumeError, to_grid, write_volume
+from cssgan.files import write_volume
+from cssgan.volumes import Grid, Volume, VolumeError, to_grid
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 HEART, RADII = np.array((10.0, 20.0, -5.0)), np.array((45.0, 35.0, 40.0))
