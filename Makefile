@@ -3,6 +3,9 @@ PYTHON ?= python3
 PRESET ?= demo
 SEED ?= 0
 OUT ?= runs/demo
+# What JupyterLab is told besides, e.g. make lab LAB="--port=9000 --no-browser"
+LAB ?=
+PHOTOGRAPHS := explore compare view3d_niivue view3d_itk monitor
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -13,16 +16,19 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: help setup demo test tree notebooks experiments tests browser results bench export readme samples clean
+.PHONY: help setup demo lab test tree notebooks experiments tests browser photographs results bench docs export readme samples clean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo       train on phantoms and judge the result: $(OUT)/ (also: make demo SEED=1 OUT=runs/demo-1)"
-	@echo "make test       check everything: tree, notebooks, tests, packages"
+	@echo "make lab        open JupyterLab on the lessons, nbs/tutorials/"
+	@echo "make test       check everything: tree, notebooks, tests, packages, and what is seen in a browser (with Chromium)"
 	@echo "make experiments run every experiment notebook once, in seconds (preset smoke)"
 	@echo "make results    build nbs/experiments/results.ipynb from results/*.json"
 	@echo "make bench      measure speed and memory on this machine: bench/README.md"
+	@echo "make docs       build the website in _docs/ (with Quarto)"
 	@echo "make export     notebooks -> cssgan/, clean notebooks, README.md"
+	@echo "make photographs take the documentation's pictures of the viewers again (with Chromium)"
 	@echo "make samples    write data_samples/ again"
 	@echo "make clean      remove .venv and what was built (runs/ stays)"
 
@@ -46,7 +52,10 @@ demo: $(READY)
 	  nbs/experiments/quickstart.ipynb '$(OUT)/quickstart.ipynb'
 	@echo "Done. The numbers: $(OUT)/metrics.json. The story with pictures: $(OUT)/quickstart.ipynb"
 
-test: tree notebooks experiments tests
+lab: $(READY)
+	$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/nbs/tutorials $(LAB)
+
+test: tree notebooks experiments tests browser
 
 tree: $(READY)
 	$(RUN) -m pytest tests/test_tree.py
@@ -60,9 +69,13 @@ experiments: $(READY)
 tests: $(READY)
 	$(RUN) -m pytest tests --ignore=tests/test_tree.py --ignore=tests/test_experiments.py --ignore=tests/test_browser.py
 
-# Not a part of `make test` yet: minutes for each viewer, and not all of them pass.
 browser: $(READY)
-	$(RUN) -m pytest tests/test_browser.py
+	$(RUN) -m pytest --durations=0 tests/test_browser.py
+
+# The documentation shows what the tests of the viewers saw; all their photographs are in runs/photographs/.
+photographs: $(READY)
+	CSSGAN_PHOTOS=runs/photographs $(RUN) -m pytest tests/test_browser.py
+	cp $(PHOTOGRAPHS:%=runs/photographs/%.png) nbs/images/
 
 results: $(READY)
 	$(RUN) -m papermill --progress-bar --cwd nbs/experiments nbs/experiments/results.ipynb nbs/experiments/results.ipynb
@@ -70,6 +83,15 @@ results: $(READY)
 
 bench: $(READY)
 	$(RUN) bench/run.py
+
+# Not nbdev_docs, which would write README.md in another way than `make readme`.
+docs: $(READY)
+	@command -v quarto >/dev/null || { echo "make docs needs Quarto, the program that makes the pages: install it from https://quarto.org (Get Started), then run make docs again; JupyterLab shows the same notebooks without it" >&2; exit 1; }
+	rm -rf _proc _docs
+	$(RUN) -c 'from nbdev.quarto import refresh_quarto_yml; from nbdev.serve import proc_nbs; refresh_quarto_yml(); proc_nbs()'
+	cd _proc && quarto render --no-cache
+	mv _proc/_docs _docs
+	@echo "Open _docs/index.html"
 
 export: $(READY)
 	$(BIN)/nbdev_export
