@@ -1,6 +1,8 @@
 "What cssgan.files promises: a scan comes in right or not at all, and what is written is whole."
 import gzip
 import os
+import shutil
+import sys
 from dataclasses import replace
 
 import nibabel as nib
@@ -9,7 +11,7 @@ import pytest
 
 from cssgan.files import check_output, read_label, read_volume, write_label, write_volume
 from cssgan.volumes import Volume, normalise
-from scans import AFFINES, LPS, lopsided, refused, voxels
+from scans import AFFINES, LPS, lopsided, refused, voxels, write_dicom, write_slice
 
 
 @pytest.fixture
@@ -87,7 +89,33 @@ def test_history_names_the_file_and_survives_it(save, tmp_path):
 def test_missing_file_is_named(tmp_path): assert "none.nii does not exist" in refused(read_volume, tmp_path / "none.nii", "CT")
 
 
-def test_folder_is_refused(tmp_path): refused(read_volume, tmp_path, "CT", says="is a folder")
+def test_folder_of_other_things_is_refused(tmp_path):
+    (tmp_path / "letter.txt").write_text("Dear colleague, " * 30)
+    refused(read_volume, tmp_path, "CT", says="is a folder without DICOM files")
+    refused(read_label, tmp_path, says="is a folder")
+
+
+def test_what_may_not_be_read_is_said_in_one_line(save, monkeypatch, tmp_path):
+    def forbidden(path, *_): raise PermissionError(13, "Permission denied", str(path))
+    path = save(voxels())
+    monkeypatch.setattr("pathlib.Path.read_bytes", forbidden)
+    monkeypatch.setattr("pathlib.Path.iterdir", forbidden)
+    for place in (path, tmp_path): refused(read_volume, place, "CT", says="Permission denied")
+
+
+@pytest.mark.parametrize("name", ["SCAN.NII", "SCAN.NII.GZ", "scan of the heart.nii.gz", "Schädel (2).nii"])
+def test_names_with_capitals_spaces_and_accents(tmp_path, name):
+    (tmp_path / "one folder").mkdir()
+    path = tmp_path / "one folder" / name
+    write_volume(Volume(voxels(), LPS, "CT"), path)
+    assert (path.read_bytes()[:2] == b"\x1f\x8b") == name.lower().endswith("gz")
+    assert np.array_equal(read_volume(path, "CT").voxels, voxels()) and read_volume(str(path), "CT").history == (f"read {name}",)
+
+
+def test_content_counts_and_not_the_ending(save, tmp_path):
+    shutil.copy(save(voxels(), "a.nii.gz"), tmp_path / "b.nii")
+    shutil.copy(save(voxels(), "a.nii"), tmp_path / "c.nii.gz")
+    for name in ("b.nii", "c.nii.gz"): assert np.array_equal(read_volume(tmp_path / name, "CT").voxels, voxels())
 
 
 @pytest.mark.parametrize("content", [b"", b"no scan", b"x" * 5000, gzip.compress(b""), gzip.compress(b"x" * 5000), b"\x1f\x8b"], ids=["empty", "short", "text", "empty gz", "gz of text", "stub of gz"])
@@ -240,6 +268,13 @@ def test_output_that_cannot_be_written(tmp_path, where):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_write_protected_file_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "a.nii").write_bytes(b"precious")
+    monkeypatch.setattr(os, "access", lambda path, _: os.path.isdir(path))
+    refused(write_volume, Volume(voxels(), LPS, "CT"), tmp_path / "a.nii", says="write-protected")
+    assert (tmp_path / "a.nii").read_bytes() == b"precious"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_folder_without_the_right_to_write(tmp_path):
     tmp_path.chmod(0o555)
@@ -270,3 +305,257 @@ def test_what_makes_no_sense_is_not_written(tmp_path):
     refused(write_volume, replace(v, voxels=v.voxels * np.nan), tmp_path / "a.nii", says="NaN")
     for label in (lopsided(v.shape) + 0.5, lopsided(v.shape) - 1.0, lopsided(v.shape) + 300.0): refused(write_label, label, LPS, tmp_path / "a.nii", says="whole numbers")
     assert not list(tmp_path.iterdir())
+
+
+# DICOM
+
+@pytest.fixture
+def series(tmp_path): return write_dicom(tmp_path / "series", voxels(), LPS)
+
+
+def at(volume, points):
+    "The values at world points, each of which must be the centre of a voxel."
+    index = nib.affines.apply_affine(np.linalg.inv(volume.affine), points)
+    assert np.abs(index - np.rint(index)).max() < 1e-6
+    return volume.voxels[tuple(np.rint(index).astype(int).T)]
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_every_voxel_of_a_series_lies_where_its_slice_says(tmp_path, affine):
+    array = np.random.default_rng(0).integers(-1000, 800, (7, 6, 5)).astype(float)
+    v = read_volume(write_dicom(tmp_path / "series", array, affine), "CT")
+    points = nib.affines.apply_affine(affine, np.moveaxis(np.indices(array.shape), 0, -1).reshape(-1, 3))
+    assert v.shape == array.shape and np.array_equal(at(v, points), array.ravel()) and np.allclose(v.spacing, nib.affines.voxel_sizes(affine))
+
+
+def test_the_order_of_files_means_nothing(series, tmp_path):
+    before = read_volume(series, "CT")
+    for path in list(series.iterdir()): path.rename(series / f"x{9999 - int(path.name[2:])}.dcm")
+    after = read_volume(series, "CT")
+    assert np.array_equal(before.voxels, after.voxels) and np.array_equal(before.affine, after.affine) and np.array_equal(before.voxels, voxels())
+
+
+def test_slope_and_intercept_of_a_series(tmp_path):
+    v = read_volume(write_dicom(tmp_path / "a", np.rint(voxels() / 2) * 2, LPS, t0028_1052="-1024", t0028_1053="2"), "CT")
+    assert np.array_equal(v.voxels, voxels()) and v.voxels.dtype == np.float32
+
+
+def patch(path, old, new):
+    "Change bytes of a file that must have them."
+    assert old in (raw := path.read_bytes()) and len(old) == len(new)
+    path.write_bytes(raw.replace(old, new))
+
+
+def test_every_slice_may_have_its_own_slope(tmp_path):
+    folder, slope = write_dicom(tmp_path / "a", voxels(), LPS, t0028_1052="0", t0028_1053="10"), b"\x28\0\x53\x10\2\0\0\0"
+    for path in folder.glob("*[02468]"): patch(path, slope + b"10", slope + b".5")  # SimpleITK writes whole slopes only
+    slopes = [0.05 if (7 * z + 3) % 2 == 0 else 1 for z in range(16)]
+    assert np.allclose(read_volume(folder, "CT").voxels, voxels() * slopes)
+
+
+def test_a_series_knows_its_modality(series, tmp_path):
+    mr = write_dicom(tmp_path / "mr", voxels(modality="MRI"), LPS, t0008_0060="MR")
+    assert read_volume(series).modality == "CT" and read_volume(mr).modality == "MRI" and read_volume(mr, "MRI").history == ("read mr: 16 DICOM slices",)
+    refused(read_volume, series, "MRI", says="is CT by its DICOM tag, not MRI: use modality CT")
+    refused(read_volume, mr, "CT", says="is MR by its DICOM tag, not CT: use modality MRI")
+    refused(read_volume, series, "PET", says="use CT or MRI")
+
+
+def test_the_slant_of_a_tilted_gantry_is_kept(tmp_path):
+    slanted = LPS.copy()
+    slanted[1, 2] = 0.8
+    v = read_volume(write_dicom(tmp_path / "series", voxels(), slanted), "CT")
+    assert np.allclose(v.affine, slanted)
+    write_volume(v, tmp_path / "out.nii")
+    image = nib.load(tmp_path / "out.nii")
+    assert np.allclose(image.affine, slanted) and image.header["qform_code"] == 0
+    assert np.allclose(read_volume(tmp_path / "out.nii", "CT").affine, slanted)
+
+
+@pytest.mark.parametrize("affine", [a for name, a in AFFINES.items()], ids=AFFINES)
+def test_what_is_written_lies_over_the_series_in_another_program(tmp_path, affine):
+    sitk = pytest.importorskip("SimpleITK")
+    folder = write_dicom(tmp_path / "series", voxels(), affine)
+    v = read_volume(folder, "CT")
+    write_volume(v, tmp_path / "out.nii.gz")
+    write_label((v.voxels > 200).astype(int), v.affine, tmp_path / "label.nii.gz")
+    out, label = (sitk.ReadImage(str(tmp_path / name)) for name in ("out.nii.gz", "label.nii.gz"))
+    for path in folder.iterdir():
+        plane = sitk.ReadImage(str(path))
+        for index in ((0, 0, 0), (23, 0, 0), (5, 19, 0), (13, 7, 0)):
+            point = plane.TransformIndexToPhysicalPoint(index)
+            there = out.TransformPhysicalPointToContinuousIndex(point)
+            assert np.abs(np.array(there) - np.rint(there)).max() < 1e-3
+            assert out[out.TransformPhysicalPointToIndex(point)] == plane[index] and label[label.TransformPhysicalPointToIndex(point)] == (plane[index] > 200)
+
+
+def test_other_files_in_the_folder_are_left_alone(series, tmp_path, capfd):
+    (series / "letter.txt").write_text("Dear colleague, " * 30)
+    (series / ".DS_Store").write_bytes(bytes(600))
+    (series / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    (series / "deeper").mkdir()
+    write_volume(Volume(voxels(), LPS, "CT"), series / "earlier.nii.gz")
+    assert np.array_equal(read_volume(series, "CT").voxels, voxels()) and capfd.readouterr() == ("", "")
+
+
+def test_a_folder_with_spaces_and_accents(series, tmp_path):
+    series.rename(tmp_path / "Schädel CT 2")
+    assert read_volume(tmp_path / "Schädel CT 2", "CT").history == ("read Schädel CT 2: 16 DICOM slices",)
+
+
+# bad series
+
+def test_two_series_are_listed(series):
+    for z in range(3): write_slice(series / f"scout{z}", np.full((9, 9), z, np.int16), LPS, z, t0020_000e="1.2.4", t0008_103e="Sch.del")
+    for path in series.glob("scout*"): patch(path, b"Sch.del", b"Sch\xe4del")
+    assert "holds 2 series (Heart: 16 CT slices; Sch\ufffddel: 3 CT slices): put the slices" in refused(read_volume, series, "CT")
+
+
+@pytest.mark.parametrize("lost", [1, 8, 14])
+def test_a_lost_slice_is_noticed(series, lost):
+    (series / f"IM{(7 * lost + 3) % 16:04}").unlink()
+    refused(read_volume, series, "CT", says="uneven distances (3 to 6 mm; is one missing?)")
+
+
+def test_slices_that_do_not_lie_in_a_row(series):
+    shifted = LPS.copy()
+    shifted[0, 3] += 1
+    write_slice(series / "IM0005", voxels()[:, :, 14].astype(np.int16), shifted, 14)
+    refused(read_volume, series, "CT", says="uneven")
+
+
+def test_two_images_of_one_place(series):
+    shutil.copy(series / "IM0005", series / "IM0005 (1)")
+    refused(read_volume, series, "CT", says="several images of one place")
+
+
+def test_slices_of_several_sizes_or_directions(series, tmp_path):
+    write_slice(series / "IM0005", voxels()[:, :-1, 14].astype(np.int16), LPS, 14)
+    refused(read_volume, series, "CT", says="different sizes or directions")
+    write_slice(series / "IM0005", voxels()[:, :, 14].astype(np.int16), AFFINES["oblique"], 14)
+    refused(read_volume, series, "CT", says="different sizes or directions")
+
+
+def test_a_single_slice(tmp_path):
+    refused(read_volume, write_dicom(tmp_path / "a", voxels()[:, :, :1], LPS), "CT", says="a single slice (a localiser?)")
+    refused(read_volume, tmp_path / "a" / "IM0000", "CT", says="name the folder that holds its series")
+    refused(read_label, tmp_path / "a" / "IM0000", says="name the folder that holds its series")
+
+
+def test_colours_in_a_series(tmp_path):
+    (tmp_path / "a").mkdir()
+    write_slice(tmp_path / "a" / "shot.dcm", np.zeros((9, 8, 3), np.uint8), LPS, t0008_0060="OT")
+    refused(read_volume, tmp_path / "a", "CT", says="shot.dcm holds colours")
+
+
+def test_many_frames_in_a_file(tmp_path):
+    import SimpleITK as sitk
+    (tmp_path / "a").mkdir()
+    image = sitk.GetImageFromArray(voxels().astype(np.int16))
+    image.SetMetaData("0008|0060", "CT")
+    sitk.WriteImage(image, str(tmp_path / "a" / "all.dcm"))
+    refused(read_volume, tmp_path / "a", "CT", says="all.dcm holds 24 frames")
+
+
+@pytest.mark.parametrize("modality", ["PT", "US"])
+def test_a_series_of_another_scanner(tmp_path, modality):
+    refused(read_volume, write_dicom(tmp_path / "a", voxels(), LPS, t0008_0060=modality), "CT", says=f"holds {modality}: give a series of CT or MR")
+
+
+def test_a_slice_that_does_not_say_where_it_lies(series):
+    patch(series / "IM0005", b"\x28\0\x30\0", b"\x28\0\x32\0")  # no pixel spacing
+    refused(read_volume, series, "CT", says="IM0005 does not say where it lies")
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9, 0.999])
+def test_a_damaged_slice_is_named(series, keep, capfd):
+    raw = (series / "IM0005").read_bytes()
+    (series / "IM0005").write_bytes(raw[:int(keep * len(raw))])
+    refused(read_volume, series, "CT", says="IM0005 is damaged")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_series_that_is_not_in_hu(tmp_path):
+    refused(read_volume, write_dicom(tmp_path / "a", voxels() + 1024, LPS), "CT", says="not in HU")
+
+
+def test_without_simpleitk_one_line_says_what_to_type(series, tmp_path, monkeypatch):
+    (tmp_path / "a.nrrd").write_bytes(b"NRRD0004")
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    for path in (series, tmp_path / "a.nrrd"): refused(read_volume, path, "CT", says="pip install 'cssgan[dicom]'")
+
+
+# NRRD and MetaImage
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+@pytest.mark.parametrize("name", ["scan.nrrd", "SCAN.NHDR", "scan.mha", "scan.mhd"])
+def test_other_formats_lie_where_nifti_does(save, tmp_path, name, affine):
+    sitk = pytest.importorskip("SimpleITK")
+    if np.linalg.det(affine) < 0: pytest.skip("ITK flips such an array")
+    sitk.WriteImage(sitk.ReadImage(str(save(voxels().astype(np.int16), affine=affine))), str(tmp_path / name.lower()))
+    (tmp_path / name.lower()).rename(tmp_path / name)
+    v = read_volume(tmp_path / name, "CT")
+    assert np.array_equal(v.voxels, voxels()) and np.allclose(v.affine, affine, atol=1e-4) and v.history == (f"read {name}",)
+
+
+def test_labels_of_other_formats(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    write_label(lopsided((24, 20, 16)), LPS, tmp_path / "a.nii")
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "a.nii")), str(tmp_path / "a.seg.nrrd"))
+    values, affine = read_label(tmp_path / "a.seg.nrrd")
+    assert values.dtype == np.int32 and np.array_equal(values, lopsided((24, 20, 16))) and np.allclose(affine, LPS)
+
+
+@pytest.mark.parametrize("spoil, says", [(lambda raw: raw[:-50], "cannot be read"), (lambda raw: b"no scan", "cannot be read"), (lambda raw: b"", "cannot be read"),
+                                         (lambda raw: raw.replace(b"space: left-posterior-superior", b"space dimension: 3"), "does not say where")])
+def test_bad_nrrd(save, tmp_path, spoil, says):
+    sitk = pytest.importorskip("SimpleITK")
+    sitk.WriteImage(sitk.ReadImage(str(save(voxels()))), str(tmp_path / "a.nrrd"))
+    (tmp_path / "a.nrrd").write_bytes(spoil((tmp_path / "a.nrrd").read_bytes()))
+    refused(read_volume, tmp_path / "a.nrrd", "CT", says=says)
+
+
+def test_layers_and_frames_of_other_formats_are_refused(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.GetImageFromArray(voxels())
+    sitk.WriteImage(sitk.Compose(image, image), str(tmp_path / "layers.nrrd"))
+    sitk.WriteImage(sitk.JoinSeries([image, image]), str(tmp_path / "frames.nrrd"))
+    refused(read_volume, tmp_path / "layers.nrrd", "CT", says="several layers")
+    refused(read_volume, tmp_path / "frames.nrrd", "CT", says="2 frames")
+
+
+# real scans
+
+@pytest.mark.data
+def test_real_series_is_what_its_slices_say(real):
+    sitk = pytest.importorskip("SimpleITK")
+    v = read_volume(real / "ct_dicom", "CT")
+    assert v.shape == (512, 512, 20) and np.allclose(v.spacing, (0.9765625, 0.9765625, 2)) and v.axes == "LPS" and v.history == ("read ct_dicom: 20 DICOM slices",)
+    files = sorted((real / "ct_dicom").glob("CT*"))
+    depths = []
+    for path in files:
+        plane = sitk.ReadImage(str(path))
+        x, y, z = (float(o) for o in plane.GetMetaData("0020|0032").split("\\"))
+        depths.append(z)
+        i = np.linalg.inv(v.affine) @ (-x, -y, z, 1)
+        assert np.abs(i[:3] - np.rint(i[:3])).max() < 1e-9
+        assert np.array_equal(v.voxels[:, :, round(i[2])], sitk.GetArrayFromImage(plane)[0].T)
+    assert depths != sorted(depths)
+
+
+@pytest.mark.data
+def test_real_series_is_what_another_reader_makes_of_it(real, tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    (reader := sitk.ImageSeriesReader()).SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(real / "ct_dicom")))
+    theirs, v = reader.Execute(), read_volume(real / "ct_dicom")
+    write_volume(v, tmp_path / "out.nii.gz")
+    ours = sitk.ReadImage(str(tmp_path / "out.nii.gz"))
+    assert np.array_equal(sitk.GetArrayViewFromImage(theirs), sitk.GetArrayViewFromImage(ours)) and theirs.GetSize() == ours.GetSize()
+    for get in ("GetOrigin", "GetSpacing", "GetDirection"): assert np.allclose(getattr(theirs, get)(), getattr(ours, get)(), atol=1e-4)
+
+
+@pytest.mark.data
+def test_a_slice_missing_from_a_real_series_is_noticed(real, tmp_path):
+    shutil.copytree(real / "ct_dicom", tmp_path / "a", copy_function=shutil.copyfile)
+    sorted((tmp_path / "a").glob("CT*"))[9].unlink()
+    refused(read_volume, tmp_path / "a", "CT", says="uneven")

@@ -3,7 +3,7 @@ import json, subprocess, sys
 
 import pytest
 
-HEAVY = "monai scipy.ndimage scipy.stats scipy.optimize pandas"
+HEAVY = "monai scipy.ndimage scipy.stats scipy.optimize pandas SimpleITK"
 DRAWING = "matplotlib IPython ipywidgets"
 DEVELOPMENT = "nbdev fastcore execnb papermill nbclient nbformat nbconvert pytest"
 
