@@ -22,7 +22,7 @@ class Case:
     id: str # a name, unique in its data set
     patient: str # whose scan it is; all scans of a patient stay in one split
     modality: str # "CT" or "MRI"
-    image: str # a NIfTI file, or "phantom:SEED"
+    image: str # a NIfTI file, a folder of DICOM slices, or "phantom:SEED"
     label: str="" # a NIfTI file on the image's grid; empty if nobody annotated it
     split: str="" # "train", "valid" or "test"; empty before it is decided
     table: str="cssgan" # how the label's values are to be read, see `TABLES`

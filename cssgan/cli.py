@@ -203,7 +203,7 @@ def scan_parser(name: str, # of the command
                 ) -> Parser:
     "What translating and segmenting have in common."
     new = parser(name, what, examples)
-    new.add_argument("scan", metavar="SCAN", help="a .nii or .nii.gz file: one 3D scan, a CT in HU")
+    new.add_argument("scan", metavar="SCAN", help="a .nii or .nii.gz file, or a folder with the slices of one DICOM series; a CT in HU")
     new.add_argument("--checkpoint", metavar="DIR", required=True, help="folder of a trained checkpoint (a run's best/)")
     new.add_argument(option, choices=("CT", "MRI"), required=True, help=meaning)
     new.add_argument("--out", metavar="FILE", required=True, help="the .nii or .nii.gz file to write")
@@ -239,6 +239,7 @@ into a synthetic CT in HU. The result has exactly the scan's shape and affine. I
 what a network makes of the scan, no measurement, and not for diagnosis."""
 
 TRANSLATE_EXAMPLES = """  cssgan_translate ct.nii.gz --checkpoint runs/first/best --to MRI --out mri.nii.gz
+  cssgan_translate dicom/series2 --checkpoint runs/first/best --to MRI --out mri.nii.gz
   cssgan_translate mr.nii.gz --checkpoint runs/first/best --to CT --out ct.nii.gz"""
 
 # %% ../nbs/13_cli.ipynb #cell-054

@@ -45,7 +45,9 @@ def fingerprint(case: Case, # whose scan
                 grid: Grid, # the training grid
                 ) -> str: # 32 hexadecimal digits
     "A name for what `load_case` gives, different whenever that could differ."
-    def stamp(file): return [os.path.abspath(file), os.stat(file).st_size, os.stat(file).st_mtime_ns] if os.path.exists(file) else file
+    def stamp(file):
+        if os.path.isdir(file): return sorted(stamp(f.path) for f in os.scandir(file) if f.is_file())
+        return [os.path.abspath(file), os.stat(file).st_size, os.stat(file).st_mtime_ns] if os.path.exists(file) else file
     table = sorted(TABLES[case.table].items())
     facts = [cssgan.__version__, program(), case.modality, case.image, stamp(case.image), stamp(case.label), table, asdict(grid)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

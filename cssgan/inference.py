@@ -45,7 +45,7 @@ def slide(network: torch.nn.Module, # G or S
     return sliding_window_inference(x, grid.shape, 1, predict, overlap=0.5, mode="gaussian", cval=-1.)[0].cpu()
 
 # %% ../nbs/10_inference.ipynb #cell-018
-def as_scan(scan: str|Path|Volume, # a NIfTI file, or a volume
+def as_scan(scan: str|Path|Volume, # a NIfTI file, a folder of DICOM slices, or a volume
             modality: str, # "CT" or "MRI"
             ) -> Volume:
     "The scan, read if need be, and of the modality that is needed."
@@ -62,7 +62,7 @@ def load_networks(checkpoint: str|Path, # a checkpoint's folder
     return nets.to(device), Grid(*(tuple(about["grid"][key]) for key in ("shape", "spacing"))), about["ranges"]
 
 # %% ../nbs/10_inference.ipynb #cell-021
-def translate(scan: str|Path|Volume, # CT or MRI: a NIfTI file, or a volume
+def translate(scan: str|Path|Volume, # CT or MRI: a NIfTI file, a folder of DICOM slices, or a volume
               checkpoint: str|Path, # a checkpoint's folder
               to: str, # "MRI" for a CT scan, "CT" for an MRI scan
               centre=None, # world point (x, y, z) of the heart, mm; None: presumed from the body
@@ -108,7 +108,7 @@ def box_around(found: Volume, # with labels of one heart
     return Grid(tuple(max(n, int(e) + 2 * margin) for n, e in zip(grid.shape, extents)), grid.spacing)
 
 # %% ../nbs/10_inference.ipynb #cell-032
-def segment(scan: str|Path|Volume, # CT or MRI: a NIfTI file, or a volume
+def segment(scan: str|Path|Volume, # CT or MRI: a NIfTI file, a folder of DICOM slices, or a volume
             checkpoint: str|Path, # a checkpoint's folder
             modality: str, # "CT" or "MRI": what the scan is
             centre=None, # world point (x, y, z) of the heart, mm; None: presumed from the body
