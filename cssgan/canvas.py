@@ -40,7 +40,8 @@ def _from_array(
     return Volume(array, affine, check_modality(modality or guess_modality(array)), scaled=scaled)
 
 def _from_file(path, modality) -> Volume:
-    "A NIfTI file, tried as CT first if nobody says what it is."
+    "A file, tried as CT first if nobody says what it is; a DICOM series says it."
+    if Path(path).is_dir(): return read_volume(path, modality)
     try: return read_volume(path, modality or "CT")
     except VolumeError:
         if modality or not Path(path).is_file(): raise
@@ -59,7 +60,7 @@ def _labelled(
     return with_label(volume, array, affine)
 
 def as_volume(
-    thing,  # Volume, path of a NIfTI file, nibabel image, array or tensor
+    thing,  # Volume, path of a NIfTI file or DICOM folder, nibabel image, array or tensor
     labels=None,  # the same, on the same grid; None: the volume's own
     modality=None,  # "CT" or "MRI"; None: guessed from the intensities
     spacing=(1.0, 1.0, 1.0),  # mm, for an array
@@ -90,15 +91,16 @@ def _word(
     size=11,  # points
 ) -> tuple:  # ink and halo, each (rows, columns) from 0 to 1
     "A word, drawn once."
-    figure = Picture(figsize=(0.13 * len(text) * size / 11 + 0.3, 0.035 * size), dpi=72 * 1.25, facecolor="black")
-    figure.text(0.5, 0.5, text, color="white", size=size, weight="bold", ha="center", va="center")
+    figure = Picture(figsize=(0.012 * len(text) * size + 0.3, 0.0185 * size), dpi=72 * 1.25, facecolor="black")
+    figure.text(0.5, 0.27, text, color="white", size=size, weight="bold", ha="center", va="baseline")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     ink = np.asarray(canvas.buffer_rgba())[..., 0] / 255.0
     used = np.flatnonzero(ink.any(0))
     ink = np.pad(ink[:, used[0]:used[-1] + 1], 2)
-    halo = np.max([np.roll(ink, (dy, dx), (0, 1)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)], 0)
+    near = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if dy * dy + dx * dx < 6]
+    halo = np.max([np.roll(ink, shift, (0, 1)) for shift in near], 0)
     return ink, halo
 
 def stamp(
@@ -106,9 +108,10 @@ def stamp(
     text,  # a word or two
     at,  # its place: 0 to 1 of the height, 0 to 1 of the width
     colour="white",  # of the ink
-    size=11,  # points
+    size=11,  # points; less if the picture is too narrow for the words
 ):
     "Write into a picture."
+    size = next((s for s in range(size, 7, -1) if _word(text, s)[0].shape[1] <= rgb.shape[1]), 7)
     ink, halo = _word(text, size)
     row, column = (max(0, round(f * (n - m))) for f, n, m in zip(at, rgb.shape, ink.shape))
     part = rgb[row:row + ink.shape[0], column:column + ink.shape[1]]
@@ -213,11 +216,12 @@ def cross(
     rgb,  # a painted cut, changed in place
     at,  # 0 to 1 of the height, 0 to 1 of the width
     gap=9,  # pixels that stay free around the point
+    rim=22,  # pixels that stay free for the letters
 ) -> np.ndarray:  # the same
     "Draw a crosshair."
     row, column = (min(int(f * n), n - 1) for f, n in zip(at, rgb.shape))
     for line, middle in ((rgb[row], column), (rgb[:, column], row)):
-        for part in (line[:max(0, middle - gap)], line[middle + gap:]): part[:] = part // 2 + np.array([128, 110, 0], np.uint8)
+        for part in (line[rim:max(rim, middle - gap)], line[middle + gap:-rim]): part[:] = part // 2 + np.array([128, 110, 0], np.uint8)
     return rgb
 
 # %% ../nbs/11_canvas.ipynb #cell-034
@@ -255,9 +259,11 @@ def named(
     "Name the colours of the regions."
     regions = sorted({int(v) for l in labels if l is not None for v in np.unique(l)} & set(LABEL_COLOURS))
     if not regions: return rgb
-    line = np.zeros((26, rgb.shape[1], 3), np.uint8)
-    for i, region in enumerate(regions): stamp(line, LABEL_NAMES[region], (0.5, (i + 0.5) / len(regions)), LABEL_COLOURS[region])
-    return np.concatenate([rgb, line])
+    words = [np.zeros((26, _word(LABEL_NAMES[r])[0].shape[1] + 24, 3), np.uint8) for r in regions]
+    for word, region in zip(words, regions): stamp(word, LABEL_NAMES[region], (0.5, 0.5), LABEL_COLOURS[region])
+    line = np.concatenate(words, 1)[:, :rgb.shape[1]]
+    rest = rgb.shape[1] - line.shape[1]
+    return np.concatenate([rgb, np.pad(line, ((0, 0), (rest // 2, rest - rest // 2), (0, 0)))])
 
 # %% ../nbs/11_canvas.ipynb #cell-039
 def legend(

@@ -96,7 +96,7 @@ def _difference(self, pixel):
         picture = blue_red(paint_plain(apart, self.cut, self.index, pixel), most)
         unit = " HU" if b.modality == "CT" and not b.scaled else ""
         made[f"{name}: mean |difference| {np.abs(apart.voxels).mean():.3g}{unit}"] = letter(picture, self.cut)
-        stamp(picture, f"blue -{most:.3g}{unit}   red +{most:.3g}{unit}", (0.93, 0.5), size=9)
+        for sign, at, colour in (("−", 0.02, "#338cff"), ("+", 0.98, "#ff7333")): stamp(picture, f"{sign}{most:.3g}{unit}", (0.99, at), colour)
     return made
 
 # %% ../nbs/11_compare.ipynb #cell-017
@@ -180,7 +180,7 @@ def _build_comparison(self):
     self.change()
     names = legend([v.label for v in self.volumes.values()])
     pictures = VBox([self.touch.image, self.words, HTML(names + ("white: the truth" if names else ""))], layout={"overflow": "hidden"})
-    return VBox([HBox([views, cuts], layout={"flex_flow": "row wrap"}), HBox([pictures, HTML(table(self.scores), layout={"min_width": "170px"})]), HBox([self.slice, self.share_slider, opacity], layout={"flex_flow": "row wrap"})])
+    return VBox([HBox([views, cuts], layout={"flex_flow": "row wrap", "grid_gap": "24px"}), HBox([pictures, HTML(table(self.scores), layout={"min_width": "170px"})]), HBox([self.slice, self.share_slider, opacity], layout={"flex_flow": "row wrap"})])
 
 # %% ../nbs/11_compare.ipynb #cell-028
 def _change(self, **what):

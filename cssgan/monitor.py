@@ -73,17 +73,18 @@ def curves(
 
 def plot(
     run: Run,  # after any step
-    size=(9.0, 2.9),  # inches
+    size=(8.1, 2.9),  # inches
 ) -> Picture:
     "Losses at the left, scores at the right."
-    figure = Picture(figsize=size, dpi=80, layout="constrained")
+    figure = Picture(figsize=size, dpi=96, layout="constrained")
     for ax, lines, title in zip(figure.subplots(1, 2), curves(run), ("losses", "Dice and S-score, %")):
         for name, values in lines.items():
             if not np.all(np.isnan(values)): ax.plot(range(1, len(values) + 1), values, label=name, marker="o", markersize=2.5, linewidth=1.2)
         ax.set_title(title, fontsize=10), ax.set_xlabel("epoch"), ax.grid(alpha=0.3), ax.spines[["top", "right"]].set_visible(False)
         ax.set_xlim(0.5, max(len(v) for v in (*lines.values(), [0, 0])) + 0.5), ax.xaxis.get_major_locator().set_params(integer=True)
-        if ax.lines: ax.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5))
-        if title == "losses" and ax.lines: ax.set_yscale("log")
+        if ax.lines: ax.legend(frameon=False, fontsize=8.5, handlelength=1.2, loc="center left", bbox_to_anchor=(1, 0.5))
+        if title != "losses": ax.set_ylim(0, 100)
+        elif ax.lines: ax.set_yscale("log")
     return figure
 
 # %% ../nbs/11_monitor.ipynb #cell-017
