@@ -55,7 +55,7 @@ demo: $(READY)
 lab: $(READY)
 	$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/nbs/tutorials $(LAB)
 
-test: tree notebooks experiments tests browser
+test: tree notebooks tests browser
 
 tree: $(READY)
 	$(RUN) -m pytest tests/test_tree.py
@@ -66,8 +66,9 @@ notebooks: $(READY)
 experiments: $(READY)
 	$(RUN) -m pytest tests/test_experiments.py
 
+# Two at a time, one thread each; what is tested in one file stays together. The experiments are among them.
 tests: $(READY)
-	$(RUN) -m pytest tests --ignore=tests/test_tree.py --ignore=tests/test_experiments.py --ignore=tests/test_browser.py
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile tests --ignore=tests/test_tree.py --ignore=tests/test_browser.py
 
 browser: $(READY)
 	$(RUN) -m pytest --durations=0 tests/test_browser.py
