@@ -105,6 +105,16 @@ def _corners(shape, affine) -> np.ndarray:
     "The centres of the eight voxels at the corners, as (8, 3) world points in mm."
     return nib.affines.apply_affine(affine, np.indices((2, 2, 2)).reshape(3, -1).T * (np.array(shape) - 1))
 
+def _apart(volume, label, affine) -> float:
+    "How far the corners of a scan and of its label lie apart, mm; infinity if they have not as many voxels."
+    if label.shape != volume.shape: return np.inf
+    return float(np.abs(_corners(volume.shape, volume.affine) - _corners(volume.shape, affine)).max())
+
+def _turned(label, affine, volume) -> tuple:
+    "A label and its affine, with axes in the scan's order and directions."
+    way = nib.orientations.ornt_transform(*(nib.io_orientation(a) for a in (affine, volume.affine)))
+    return nib.apply_orientation(label, way), affine @ nib.orientations.inv_ornt_aff(way, label.shape)
+
 def with_label(
     volume: Volume,  # a scan
     label,  # (X, Y, Z) values 0..5 or IGNORE
@@ -112,9 +122,10 @@ def with_label(
     name="the label",  # for the message
 ) -> Volume:  # the scan with its label
     "Put a label map on the scan it was drawn on."
+    near = 0.1 * min(volume.spacing)
+    if not _apart(volume, label, affine) < near and _apart(volume, *(turned := _turned(label, affine, volume))) < near: label, affine = turned
     if label.shape != volume.shape: raise VolumeError(f"{name} has {_times(label.shape)} voxels, its image {_times(volume.shape)}: give a label on the image's own grid")
-    apart = np.abs(_corners(volume.shape, volume.affine) - _corners(volume.shape, affine)).max()
-    if not apart < 0.1 * min(volume.spacing): raise VolumeError(f"{name} lies elsewhere than its image (up to {apart:.1f} mm): give a label on the image's own grid")
+    if not (apart := _apart(volume, label, affine)) < near: raise VolumeError(f"{name} lies elsewhere than its image (up to {apart:.1f} mm): give a label on the image's own grid")
     unknown = sorted(set(np.unique(label).tolist()) - {*range(len(REGIONS)), IGNORE})
     if unknown: raise VolumeError(f"{name} holds the values {unknown[:8]}: translate them to 0..{len(REGIONS) - 1} with a label table")
     return replace(volume, label=label.astype(np.uint8))

@@ -12,6 +12,7 @@ from cssgan.cases import from_folder, from_manifest
 from cssgan.phantom import phantom
 from cssgan.files import write_label, write_volume
 from cssgan.volumes import Grid
+from scans import write_dicom
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 COMMANDS = {"cssgan_train": cli.train_main, "cssgan_translate": cli.translate_main, "cssgan_segment": cli.segment_main, "cssgan_phantom": cli.phantom_main, "cssgan_sweep": cli.sweep_main}
@@ -116,6 +117,21 @@ def test_segment(run, scans, checkpoint, tmp_path, modality, name):
     assert (status, err) == (0, "") and "LV" in said and "ml" in said
     here, there = nib.load(scan), nib.load(out)
     assert here.shape == there.shape and np.array_equal(here.affine, there.affine) and there.get_data_dtype() == np.uint8 and there.get_fdata().max() <= 5
+
+
+def test_a_dicom_folder_in_a_nifti_file_over_it_out(run, fails, scans, checkpoint, tmp_path):
+    import SimpleITK as sitk
+    scan = nib.load(scans / "CT.nii.gz")
+    folder = write_dicom(tmp_path / "series 2", scan.get_fdata(), scan.affine)
+    assert run("cssgan_segment", folder, "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "label.nii.gz")[0] == 0
+    assert run("cssgan_translate", folder, "--checkpoint", checkpoint, "--to", "MRI", "--out", tmp_path / "mri.nii")[0] == 0
+    for path in folder.iterdir():
+        plane = sitk.ReadImage(str(path))
+        for out in (sitk.ReadImage(str(tmp_path / "label.nii.gz")), sitk.ReadImage(str(tmp_path / "mri.nii"))):
+            there = np.array([out.TransformPhysicalPointToContinuousIndex(plane.TransformIndexToPhysicalPoint(i)) for i in ((0, 0, 0), (23, 5, 0))])
+            assert np.abs(there - np.rint(there)).max() < 1e-3 and np.allclose(there[1] - there[0], (23, 5, 0), atol=1e-3) and out.GetSize()[:2] == plane.GetSize()[:2]
+    fails("cssgan_translate", folder, "--checkpoint", checkpoint, "--to", "CT", "--out", tmp_path / "ct.nii", says="is CT by its DICOM tag")
+    fails("cssgan_segment", scans, "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "a.nii", says="without DICOM files")
 
 
 def test_options_may_come_first_and_a_centre_may_be_negative(run, scans, checkpoint, tmp_path):

@@ -9,10 +9,11 @@ import torch
 
 from cssgan import datasets, volumes
 from cssgan.cases import TABLES, Case, apply_table, checked, draw_splits, find_cases, from_folder, from_manifest, from_mmwhs, phantom_cases, phantom_S1, phantom_S2, select, take_fraction, thin, with_splits, write_manifest, write_whole
-from cssgan.datasets import Samples, fingerprint, load_case, unpaired, unpaired_order, write_phantom_of, write_phantoms, write_samples
+from cssgan.datasets import Samples, fingerprint, load_case, unpaired, unpaired_order, write_phantom_of, write_phantoms, write_samples, write_scan
 from cssgan.phantom import phantom
 from cssgan.files import read_label, read_volume, write_label, write_volume
-from cssgan.volumes import IGNORE, Grid, VolumeError
+from cssgan.volumes import IGNORE, Grid, VolumeError, normalise, to_grid
+from scans import write_dicom
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 MMWHS = {0: 0, 1: 500, 2: 600, 3: 420, 4: 550, 5: 205}
@@ -90,6 +91,25 @@ def test_what_nobody_annotated_is_ignored_and_a_missing_label_ignores_all(folder
     write_label(np.where(label == 2, IGNORE, label), affine, case.label)
     assert IGNORE in load_case(case, TINY).label and 2 not in load_case(case, TINY).label
     assert set(np.unique(load_case(replace(case, label=""), TINY).label)) == {IGNORE}
+
+
+def test_an_image_may_be_a_dicom_folder(tmp_path, scans):
+    ct, mri = scans["CT"], scans["MRI"]
+    write_dicom(tmp_path / "series 2", ct.voxels, ct.affine)
+    write_label(ct.label, ct.affine, tmp_path / "ct_label.nii.gz")
+    flipped = ct.affine @ np.array([[1, 0, 0, 0], [0, -1, 0, ct.shape[1] - 1], [0, 0, 1, 0], [0, 0, 0, 1]])
+    write_label(ct.label[:, ::-1], flipped, tmp_path / "converted_label.nii.gz")
+    write_scan(mri, tmp_path, "mri")
+    (tmp_path / "cases.csv").write_text("image,label,modality,split\nseries 2,ct_label.nii.gz,CT,train\nMRI/mri_image.nii.gz,MRI/mri_label.nii.gz,MRI,train\n")
+    case = from_manifest(tmp_path / "cases.csv")[0]
+    read, drawn = load_case(case, TINY), normalise(to_grid(ct, TINY))
+    assert np.array_equal(read.label, drawn.label) and np.abs(read.voxels - drawn.voxels).max() < 2e-3
+    assert np.array_equal(load_case(replace(case, label=str(tmp_path / "converted_label.nii.gz")), TINY).label, drawn.label)
+    before = fingerprint(case, TINY)
+    slice_ = tmp_path / "series 2" / "IM0003"
+    os.utime(slice_, ns=(1, 1))
+    assert fingerprint(case, TINY) != before
+    refused(load_case, replace(case, modality="MRI"), TINY, says="is CT by its DICOM tag")
 
 
 def test_label_on_another_grid_is_refused(folder):

@@ -18,6 +18,7 @@ from cssgan.training import Stopped, fit
 from cssgan.view import CUTS, LABEL_COLOURS
 from cssgan.files import write_volume
 from cssgan.volumes import PAPER_GRID, SMALL_GRID, Grid, Volume, VolumeError
+from scans import write_dicom
 from tiny import SHORT, noise
 
 SMALL = Grid((24, 24, 16), (7.0, 7.0, 8.0))
@@ -46,6 +47,15 @@ def test_everything_is_a_volume(tmp_path, modality):
         seen = as_volume(thing, volume.label, spacing=SMALL.spacing)
         assert seen.modality == modality and seen.axes == "RAS" and np.allclose(seen.voxels, volume.voxels) and np.array_equal(seen.label, volume.label)
         assert np.allclose(seen.spacing, SMALL.spacing)
+
+
+@pytest.mark.parametrize("modality", ["CT", "MRI"])
+def test_a_dicom_folder_is_a_volume_of_the_modality_it_says(tmp_path, modality):
+    volume = phantom(1, modality, SMALL)
+    folder = write_dicom(tmp_path / "series", volume.voxels, volume.affine, t0008_0060={"CT": "CT", "MRI": "MR"}[modality])
+    seen = as_volume(folder, volume.label)
+    assert seen.modality == modality and np.allclose(seen.voxels, np.rint(volume.voxels)) and np.allclose(seen.affine, volume.affine)
+    with pytest.raises(VolumeError, match="without DICOM files"): as_volume(tmp_path)
 
 
 def test_bad_things_are_refused_in_one_line(tmp_path, ct):

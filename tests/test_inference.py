@@ -12,6 +12,7 @@ from cssgan.checkpoints import CheckpointError
 from cssgan.inference import one_heart, prepare, segment, slide, translate
 from cssgan.files import write_volume
 from cssgan.volumes import Grid, Volume, VolumeError, to_grid
+from scans import write_dicom
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 HEART, RADII = np.array((10.0, 20.0, -5.0)), np.array((45.0, 35.0, 40.0))
@@ -110,6 +111,17 @@ def test_a_generator_that_changes_nothing_gives_the_scan_back(simple, name):
     expected = ((scan.voxels - low) / (high - low)).clip(0, 1) * 2000 - 1000
     inside = where(scan.shape, scan.affine, HEART, RADII * 0.6)
     assert ct.modality == "CT" and np.abs(ct.voxels[inside] - expected[inside]).max() < 25 and -1001 <= ct.voxels.min() and ct.voxels.max() <= 1001
+
+
+def test_a_dicom_folder_gives_what_its_nifti_file_gives(checkpoint, tmp_path):
+    scan = make("oblique")[0]
+    scan = replace(scan, voxels=np.rint(scan.voxels))
+    write_volume(scan, tmp_path / "scan.nii")
+    folder = write_dicom(tmp_path / "series", scan.voxels, scan.affine)
+    for use in (lambda s: translate(s, checkpoint, "MRI"), lambda s: segment(s, checkpoint, "CT")):
+        a, b = use(tmp_path / "scan.nii"), use(folder)
+        assert np.allclose(a.affine, b.affine, atol=1e-4) and np.abs(a.voxels - b.voxels).mean() < 0.1 and (a.label is None or (a.label == b.label).mean() > 0.999)
+    with pytest.raises(VolumeError, match="is CT by its DICOM tag"): translate(folder, checkpoint, "CT")
 
 
 def test_synthetic_ct_is_in_hu_and_synthetic_mri_in_the_training_range(checkpoint, tmp_path):

@@ -23,6 +23,17 @@ def test_label_on_another_grid():
     for other in (np.diag([-1, -1, 1, 1]) @ LPS, LPS + np.eye(4)[:, :1] * [0, 0, 0, 1], turned((1, 0, 0))): refused(with_label, v, label, other, says="lies elsewhere")
 
 
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_label_whose_axes_run_otherwise_is_turned(affine):
+    v = Volume(voxels(), affine, "CT")
+    label = lopsided(v.shape)
+    for way in ([[0, 1], [1, -1], [2, 1]], [[2, 1], [0, -1], [1, -1]], [[1, -1], [0, 1], [2, -1]]):
+        turned = nib.apply_orientation(label, way)
+        there = affine @ nib.orientations.inv_ornt_aff(np.array(way), v.shape)
+        assert np.array_equal(with_label(v, turned, there).label, label)
+        refused(with_label, v, turned, there + np.eye(4)[:, 1:2] * [0, 0, 0, 1], says="own grid")
+
+
 def test_label_value_that_no_table_knows():
     v = Volume(voxels(), LPS, "CT")
     assert "[205, 420]" in refused(with_label, v, np.where(lopsided(v.shape) > 2, 205, 420), LPS, "seg.nii")
