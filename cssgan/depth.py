@@ -263,7 +263,7 @@ class Body(Live):
         return [output]
 
 def view3d(
-    volume,  # Volume, path of a NIfTI file, nibabel image, array or tensor
+    volume,  # Volume, path of a NIfTI file or DICOM folder, nibabel image, array or tensor
     labels=None,  # the same, on the same grid; None: the volume's own
     viewer=None,  # "itkwidgets", "niivue" or "still"; None: the best that can be shown
     modality=None,  # "CT" or "MRI"; None: guessed

@@ -36,7 +36,7 @@ class Explorer(Live):
         return Painting(named(row({cut: self.picture(cut) for cut in CUTS}), self.volume.label))
 
 def explore(
-    volume,  # Volume, path of a NIfTI file, nibabel image, array or tensor
+    volume,  # Volume, path of a NIfTI file or DICOM folder, nibabel image, array or tensor
     labels=None,  # the same, on the same grid; None: the volume's own
     window=None,  # "heart", "lung", "bone", "2 to 98 %" …, or (black, white)
     opacity=0.25,  # of the regions
