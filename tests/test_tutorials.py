@@ -1,5 +1,6 @@
 """The lessons read well where they are stored, and run through from the first cell to the last; the exercises can be failed and solved."""
 import ast, json, os, re, resource, subprocess, sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,145 @@ def test_lesson_runs_through_on_a_small_budget(name, elsewhere, tmp_path):
     before = cpu_seconds()
     papermill(FOLDER / f"{name}.ipynb", tmp_path, elsewhere, **SMALL[name])
     assert cpu_seconds() - before < CPU_SECONDS
+
+
+# ---- the exercises
+
+def by_exercise(name):
+    "Code cells under each numbered heading; under 0 what all of them need."
+    found, number = {0: []}, 0
+    for cell in cells(name):
+        heading = re.match(r"## ((\d+)\.)?", source(cell)) if cell["cell_type"] == "markdown" else None
+        if heading: found.setdefault(number := int(heading[2] or 0), [])
+        elif cell["cell_type"] == "code": found[number].append(cell)
+    return found
+
+
+def tagged(cell, tag): return tag in cell["metadata"].get("tags", [])
+def one(found, tag): return next(source(c) for c in found if tagged(c, tag))
+def verdict(text): return [line for line in text.splitlines() if line[:1] in "✗✓" and line]
+
+
+EXERCISES, SOLUTIONS = by_exercise("exercises"), by_exercise("solutions")
+NUMBERS = sorted(EXERCISES)[1:]
+
+
+def lines_of(number, answer):
+    "An exercise's code with `answer` in the place of its stub."
+    return [answer if tagged(c, "stub") else source(c) for c in EXERCISES[number]]
+
+
+def test_there_are_enough_exercises_and_all_have_solutions():
+    headings = lambda name: [source(c) for c in cells(name, "markdown") if re.match(r"## \d", source(c))]
+    assert len(NUMBERS) >= 8 and NUMBERS == list(range(1, len(NUMBERS) + 1)) and headings("exercises") == headings("solutions")
+    for number in NUMBERS:
+        for found, tags in ((EXERCISES, ("stub", "check")), (SOLUTIONS, ("solution", "check"))):
+            assert [sum(tagged(c, tag) for c in found[number]) for tag in tags] == [1, 1], number
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_solution_stands_in_the_same_code(number):
+    shown = [source(c) for c in SOLUTIONS[number] if not tagged(c, "look")]
+    assert shown == lines_of(number, one(SOLUTIONS[number], "solution"))
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_what_is_to_change_is_marked_and_every_check_has_hints(number):
+    assert one(EXERCISES[number], "stub").startswith("# YOUR TURN\n") and "YOUR TURN" not in one(SOLUTIONS[number], "solution")
+    asserts = [node for node in ast.walk(ast.parse(one(EXERCISES[number], "check"))) if isinstance(node, ast.Assert)]
+    assert len(asserts) > 1 and all(node.msg for node in asserts)
+
+
+@pytest.mark.parametrize("name, mark", [("exercises", "✗"), ("solutions", "✓")])
+def test_stored_checks_show_one_line_each(name, mark):
+    said = ["".join(map(printed, c["outputs"])).rstrip("\n") for c in cells(name, "check")]
+    assert [line[:4].rstrip(": ") for line in said] == [f"{mark} {n}" for n in NUMBERS] and not any("\n" in line for line in said)
+
+
+@pytest.mark.parametrize("name, mark", [("exercises", "✗"), ("solutions", "✓")])
+def test_exercises_run_through_unsolved_and_solved(name, mark, elsewhere, tmp_path):
+    before = cpu_seconds()
+    ran = papermill(FOLDER / f"{name}.ipynb", tmp_path, elsewhere)
+    said = [line for c in ran for o in c.get("outputs", []) for line in verdict(printed(o))]
+    assert [line[0] for line in said] == [mark] * len(NUMBERS), said
+    assert cpu_seconds() - before < CPU_SECONDS
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    "What all exercises need: names."
+    names = {}
+    for cell in EXERCISES[0]: exec(source(cell), names)
+    return names
+
+
+def says(number, answer, prepared, capsys, go_on=()):
+    "The check's line, when only this exercise is answered; cells above it may stop with these errors."
+    names = dict(prepared)
+    capsys.readouterr()
+    for lines in lines_of(number, answer):
+        with suppress(*go_on): exec(lines, names)
+    said, = verdict(capsys.readouterr().out)
+    return said
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_exercise_is_solved_by_its_own_solution_alone(number, prepared, capsys):
+    assert says(number, one(SOLUTIONS[number], "solution"), prepared, capsys) == f"✓ {number}: solved"
+
+
+# Mistakes that people make: (exercise, what in the solution becomes what, a word of the hint).
+MISTAKES = [
+    (1, "np.clip((hu - low) / (high - low) * 2 - 1, -1, 1)", "(hu - low) / (high - low) * 2 - 1", "clip"),
+    (1, "np.clip((hu - low) / (high - low) * 2 - 1, -1, 1)", "np.clip((hu - low) / (high - low), -1, 1)", "-1, 0 and 1"),
+    (1, "    low, high = CT_WINDOW\n    return np.clip", "    low, high = hu.min(), hu.max()\n    return np.clip", "neighbours"),
+    (1, "(x + 1) / 2 * (high - low) + low", "x * (high - low) + low", "undo"),
+    (2, "np.rint(where[:3])", "np.floor(where[:3])", "beside"),
+    (2, "np.linalg.inv(label_affine) @ scan_affine", "np.linalg.inv(scan_affine) @ label_affine", "beside"),
+    (2, "    found[inside] = label[x[inside], y[inside], z[inside]]", "    found = label[tuple(np.clip(nearest, 0, np.array(label.shape)[:, None] - 1))]", "outside the grid"),
+    (2, "np.linalg.inv(label_affine) @ scan_affine @ index", "np.linalg.inv(np.diag(np.diag(label_affine))) @ np.diag(np.diag(scan_affine)) @ index", "✗"),
+    (3, "(predicted == region) & annotated", "predicted == region", "annotated the last voxel"),
+    (3, "100 * 2 * (P & T).sum() / (P.sum() + T.sum())", "100 * (P & T).sum() / (P | T).sum()", "80 %"),
+    (3, "100 * 2", "2", "80 %"),
+    (3, 'torch.tensor(float("nan"))', "torch.tensor(0.)", "nan"),
+    (4, "((real_scores - 1)**2).mean() / 2 + (fake_scores**2).mean() / 2", "((real_scores - 1)**2).mean() + (fake_scores**2).mean()", "about everything"),
+    (4, "((real_scores - 1)**2).mean() / 2 + (fake_scores**2).mean() / 2", "(real_scores**2).mean() / 2 + ((fake_scores - 1)**2).mean() / 2", "nothing to learn"),
+    (4, "((real_scores - 1)**2).mean() / 2 + (fake_scores**2).mean() / 2", "torch.cat([(real_scores - 1)**2, fake_scores**2]).mean()", "each side by itself"),
+    (4, "return ((fake_scores - 1)**2).mean()", "return -(fake_scores**2).mean()", "score 1"),
+    (4, "return ((fake_scores - 1)**2).mean()", "return ((fake_scores.detach() - 1)**2).mean()", "✗"),
+    (4, "return ((fake_scores - 1)**2).mean()", "return (1 - fake_scores).clamp(min=0).square().mean()", "mean over all patches"),
+    (5, "reversed(layers)", "layers", "a score changes with"),
+    (5, "(voxels - 1) * stride + kernel", "voxels * stride + kernel", "a score changes with"),
+    (5, "(voxels - 1) * stride + kernel", "voxels + kernel - 1", "a score changes with"),
+    (6, "nn.Upsample(scale_factor=2), nn.Conv3d(2 * width, width, 3, padding=1)", "nn.ConvTranspose3d(2 * width, width, 5, 2, padding=2, output_padding=1)", "pattern"),
+    (6, "nn.Upsample(scale_factor=2), nn.Conv3d(2 * width, width, 3, padding=1)", "nn.ConvTranspose3d(2 * width, width, 4, 2, padding=1)", "other weights"),
+    (6, "nn.Upsample(scale_factor=2), nn.Conv3d(2 * width, width, 3, padding=1)", "nn.Upsample(scale_factor=2), nn.Unflatten(1, (width, 2)), nn.Flatten(1, 2)", "✗"),
+    (6, "conv_block(width, 2 * width, stride=2)", "conv_block(width, 2 * width)", "✗"),
+    (6, "nn.Upsample(scale_factor=2), ", "", "✗"),
+    (7, "G_A(T_inverse(x))", "G_A(T(x))", "CT comes back"),
+    (7, "G_A(T_inverse(x))", "G_A(x)", "CT comes back"),
+    (7, "(5, 3)", "(1, 0)", "✗"),
+    (7, "v.roll((5, 3), dims=(2, 3))", "F.pad(v, (0, 0, 0, 0, 6, 0))[:, :, :48]", "✗"),
+    (8, "shape_loss(S_B(fake_B), y_A)", "shape_loss(S_B(fake_B.detach()), y_A)", "detach"),
+    (8, "shape_loss(S_B(fake_B), y_A)", "shape_loss(S_B(fake_B), S_B(fake_B).argmax(1))", "right labels"),
+    (8, "shape_loss(S_B(fake_B), y_A)", "shape_loss(S_B(fake_B), y_A) + shape_loss(S_B(fake_B), y_B)", "another patient"),
+    (9, '{"G_B", "D_B"}', '{"G_B"}', "1 of 5"),
+    (9, '{"G_A", "G_B"}', '{"G_A"}', "cycle_loss"),
+    (9, '{"S_A"}', '{"S_A", "G_A"}', "1 of 5"),
+    (10, "        pool.append(fake)\n        return fake", "        pool.append(fake)\n        return pool[0]", "hands on|handed on"),
+    (10, "    if rng.random() < .5: return fake\n", "", "half"),
+    (10, "older, pool[i] = pool[i], fake", "older = pool[i]", "lost"),
+    (10, "i = rng.randrange(size)", "pool.append(pool.pop(0)); i = size - 1", "random"),
+    (11, "judge_B(G_B(volumes))", "judge_A(G_B(volumes))", "which judge"),
+    (11, "judge_B(G_B(volumes))", "judge_A(volumes)", "whose labels|✗"),
+    (11, "volumes)).argmax(1), labels)", "volumes)).argmax(1), judge_B(G_B(volumes)).argmax(1))", "whose labels"),
+    (11, "torch.cat(scores).nanmean()", "torch.cat(scores).nanmean() / 100", "100 %"),
+]
+
+
+@pytest.mark.parametrize("number, right, wrong, hint", MISTAKES, ids=[f"{m[0]}-{i}" for i, m in enumerate(MISTAKES)])
+def test_check_sees_the_mistakes_that_people_make(number, right, wrong, hint, prepared, capsys):
+    solution = one(SOLUTIONS[number], "solution")
+    assert right in solution
+    said = says(number, solution.replace(right, wrong), prepared, capsys, go_on=(RuntimeError,))
+    assert said.startswith(f"✗ {number}: ") and re.search(hint, said), said
