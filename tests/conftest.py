@@ -5,6 +5,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +33,7 @@ def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu"):
         import torch
         if not torch.cuda.is_available(): pytest.skip("no CUDA device")
-    if item.get_closest_marker("browser") and not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))): pytest.skip("no Chromium")
+    if item.get_closest_marker("browser") and not CHROMIUM: pytest.skip("no Chromium")
 
 
 @pytest.fixture(scope="session")

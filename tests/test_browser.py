@@ -1,17 +1,27 @@
-"Every viewer in a real JupyterLab, in a real browser: shown, moved, photographed."
+"What people see, in a real JupyterLab and a real browser: every viewer shown, moved and photographed; every lesson run through; a stranger's notebook only looked at."
+import json, os, re, shutil
+from pathlib import Path
+
+import nbformat
 import pytest
 
 pytestmark = pytest.mark.browser
 pytest.importorskip("playwright", reason="no Playwright")
 pytest.importorskip("jupyterlab", reason="no JupyterLab")
 
-from lab import CHROMIUM, FLAGS, Page, Server, blank, differs  # noqa: E402
+from conftest import CHROMIUM, ROOT  # noqa: E402
+from lab import FLAGS, Lab, Page, Server, answers, blank, coloured, differs, npm_packages, pixels, write  # noqa: E402
+
+try: from test_tutorials import SMALL  # noqa: E402
+except (ImportError, OSError): SMALL = {} # none yet
+LESSONS = sorted(p for p in (ROOT / "nbs/tutorials").glob("*.ipynb") if p.stem != "exercises") # the exercises are there to fail
 
 CT = """from cssgan.explore import compare, explore, view3d
 from cssgan.phantom import draw_anatomy, render
 from cssgan.volumes import Grid
 anatomy = draw_anatomy(3, Grid((48, 48, 36), (3.5, 3.5, 3.5)))
 ct, mri = render(anatomy, "CT"), render(anatomy, "MRI")"""
+LIVE, PICTURE = ".cssgan-live", ".cssgan-live .cssgan-picture"
 
 
 @pytest.fixture(scope="module")
@@ -25,111 +35,228 @@ def server(tmp_path_factory):
 def browser():
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
-        made = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        made = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=120_000)
         yield made
         made.close()
 
 
+@pytest.fixture(scope="module")
+def shared(server, browser):
+    "JupyterLab in a page, made anew after a test that failed."
+    made = {}
+    def give():
+        if "lab" not in made: made["lab"] = Lab(server, browser)
+        return made["lab"]
+    give.forget = lambda: made.pop("lab", None)
+    yield give
+    if "lab" in made: made["lab"].close()
+
+
 @pytest.fixture
-def lab(server, browser, request):
-    "Opens notebooks; closes them at the end."
-    pages = []
-    def open_page(*cells, **how):
-        pages.append(Page(server, browser, how.pop("name", request.node.name.split("[")[0]), *cells, **how))
+def opened(shared, request):
+    "Opens notebooks; puts them away at the end. Of a test that fails, the page and its state are kept."
+    pages, failed = [], request.session.testsfailed
+    def open_page(*cells, name=request.node.name.replace("[", "-").rstrip("]"), lab=None):
+        lab = lab or shared()
+        path = lab.server.folder / f"{name}.ipynb"
+        if cells: write(path, *cells)
+        pages.append(Page(lab, path.relative_to(lab.server.folder)))
         return pages[-1]
     yield open_page
-    for page in pages: page.close()
+    if request.session.testsfailed == failed:
+        for page in reversed(pages): page.close()
+    else:
+        for page in pages[-1:]: tell(page, request.node.name)
+        shared.forget()
 
 
-PICTURE = ".cssgan-live .cssgan-picture"
+def tell(page, name):
+    "What a page looked like when its test failed."
+    try:
+        print(re.sub(r'"image/png": "[^"]*"', "", json.dumps(page.cells(), indent=1))[-3000:], *page.lab.errors, *page.lab.asked[-20:], sep="\n")
+        if folder := os.environ.get("CSSGAN_PHOTOS"): page.page.screenshot(path=Path(folder) / f"failed_{name}.png")
+    except Exception as e: print("nothing can be told of the page:", e)
 
 
-def test_explore(lab):
-    page = lab(CT, "explore(ct)")
+# ---- the viewers
+
+def test_explore(opened):
+    page = opened(CT, "explore(ct, window='heart')")
     page.run()
-    page.page.wait_for_selector(PICTURE)
-    words = lambda: page.page.locator(".cssgan-live .widget-html-content:has-text(' mm')").first.inner_text()
-    first, said = page.photograph(".cssgan-live", "explore"), words()
-    assert not blank(first) and "HU" in said
-    assert page.page.locator(".cssgan-live .cssgan-picture").count() == 3
-    page.page.locator(PICTURE).last.click(position={"x": 60, "y": 90})
+    words = lambda: page.page.locator(f"{LIVE} .widget-html-content:has-text(' mm')").first.inner_text()
+    first, said = page.photograph(LIVE, "explore"), words()
+    assert "HU" in said and page.page.locator(PICTURE).count() == 3
+    page.drag(PICTURE, (0.5, 0.5), (0.3, 0.4))
     page.until(lambda: words() != said)
-    clicked = page.photograph(".cssgan-live")
-    assert differs(first, clicked)
+    drawn = page.photograph(LIVE, "explore_drawn", unlike=first)
     page.slide("level", 20, "ArrowLeft")
-    page.pause(1)
-    assert differs(clicked, page.photograph(".cssgan-live", "explore_window"))
+    dark = page.photograph(LIVE, "explore_level", unlike=drawn)
+    page.page.locator(PICTURE).last.hover()
+    page.page.mouse.wheel(0, -300)
+    page.photograph(LIVE, "explore_wheel", unlike=dark)
     assert not page.failures()
 
 
-def test_compare(lab):
-    page = lab(CT, "from scipy.ndimage import gaussian_filter\nfrom dataclasses import replace\nimport numpy as np\n"
-               "fake = replace(mri, voxels=gaussian_filter(np.roll(mri.voxels, 2, 0), 0.7), label=np.roll(mri.label, 2, 0))\n"
-               "compare(ct, fake, replace(ct, voxels=gaussian_filter(ct.voxels, 1)), true=mri)")
+TRANSLATION = """from scipy.ndimage import gaussian_filter
+from dataclasses import replace
+import numpy as np
+def moved(v, by): return replace(v, voxels=gaussian_filter(np.roll(v.voxels, by, (0, 1)), 0.7), label=np.roll(v.label, by, (0, 1)))
+compare(ct, moved(mri, (2, 1)), moved(ct, (0, 0)), true=mri)"""
+
+
+def test_compare(opened):
+    page = opened(CT, TRANSLATION)
     page.run()
-    page.page.wait_for_selector(PICTURE)
-    seen = [page.photograph(".cssgan-live", "compare")]
-    table = page.page.locator(".cssgan-live table").inner_text()
+    seen = [page.photograph(LIVE, "compare")]
+    table = page.page.locator(f"{LIVE} table").inner_text()
     assert "myocardium" in table and "mean" in table
     for view in ("swipe", "blend", "checkerboard", "difference"):
-        page.page.click(f".cssgan-live button:text-is('{view}')")
-        page.pause(1.5)
-        seen.append(page.photograph(PICTURE, f"compare_{view}"))
-        assert not blank(seen[-1]) and differs(*seen[-2:])
+        page.page.click(f"{LIVE} button:text-is('{view}')")
+        seen.append(page.photograph(LIVE, f"compare_{view}", unlike=seen[-1]))
         if view == "swipe":
             page.drag(PICTURE, (0.5, 0.5), (0.2, 0.5))
-            page.pause(1)
-            assert differs(seen[-1], page.photograph(PICTURE))
+            seen.append(page.photograph(LIVE, unlike=seen[-1]))
+        if view == "blend":
+            page.slide("real", 3, "PageUp")
+            seen.append(page.photograph(LIVE, unlike=seen[-1]))
+    page.page.click(f"{LIVE} button:text-is('coronal')")
+    page.photograph(LIVE, "compare_coronal", unlike=seen[-1])
     assert not page.failures()
 
 
-def test_view3d_without_network(lab):
-    "ipyniivue needs nothing but the browser."
-    page = lab(CT, "view3d(ct)") # every frame is rendered by the CPU: few steps, then patience
+def test_view3d_without_network(opened):
+    "ipyniivue needs nothing but the browser. Every frame is rendered by the CPU: few steps, then patience."
+    page, canvas = opened(CT, "view3d(ct)"), f"{LIVE} canvas"
     page.run()
-    page.page.wait_for_selector(".cssgan-live canvas")
-    assert "niivue" in page.page.locator(".cssgan-live").inner_text()
-    page.pause(6)
-    first = page.photograph(".cssgan-live canvas", "niivue")
-    assert not blank(first)
-    page.drag(".cssgan-live canvas", (0.5, 0.5), (0.7, 0.4), steps=2)
-    page.pause(2)
-    turned = page.photograph(".cssgan-live canvas", "niivue_turned")
-    assert differs(first, turned)
+    page.page.wait_for_selector(canvas)
+    assert "niivue" in page.page.locator(LIVE).inner_text()
+    first = page.photograph(canvas, "niivue")
+    assert coloured(first) > 0.02
+    page.photograph(LIVE, "view3d_niivue")
+    page.drag(canvas, (0.5, 0.5), (0.7, 0.4), steps=2)
+    turned = page.photograph(canvas, "niivue_turned", unlike=first)
     page.slide("clip", 3, "PageUp")
-    page.pause(2)
-    clipped = page.photograph(".cssgan-live canvas", "niivue_clipped")
-    assert differs(turned, clipped)
+    clipped = page.photograph(canvas, "niivue_clipped", unlike=turned)
     page.slide("labels", 3, "PageDown")
-    page.pause(2)
-    assert differs(clipped, page.photograph(".cssgan-live canvas", "niivue_faded"))
-    page.photograph(".cssgan-live", "view3d")
+    faded = page.photograph(canvas, "niivue_faded", unlike=clipped)
+    page.page.locator(f"{LIVE} .widget-dropdown:has(label:text-is('show')) select").select_option("three cuts and space")
+    page.photograph(canvas, "niivue_cuts", unlike=faded)
     assert not page.failures()
 
 
-def test_monitor(lab, root):
+def test_view3d_with_network(opened, server, browser):
+    "itkwidgets loads its viewer from the network: here from npm packages."
+    from cssgan.depth import viewer_address
+    packages, why = npm_packages()
+    if packages is None: pytest.skip(f"the packages of itkwidgets' viewer are not here: {why}")
+    lab, frame = Lab(server, browser, answers=answers(packages, viewer_address()), size=(900, 760)), f"{LIVE} iframe"
+    page, slow = opened(CT, "view3d(ct)", lab=lab), {"still": 0.001, "every": 1.5} # a frame takes the CPU a second or more
+    page.run()
+    page.page.wait_for_selector(frame)
+    page.until(lambda: coloured(page.look(frame)) > 0.01, every=1.5) # the labels; the image is grey
+    first = page.photograph(frame, "view3d_itk", **slow)
+    assert (first.std(2) < 0.02).mean() > 0.1 and first.max() > 0.6
+    page.drag(frame, (0.5, 0.5), (0.7, 0.4), steps=1)
+    page.photograph(frame, "itk_turned", unlike=first, **slow)
+    assert not page.failures()
+    page.close()
+    lab.close()
+
+
+WATCHED = """from dataclasses import replace
+from cssgan.cases import phantom_cases
+from cssgan.datasets import unpaired
+from cssgan.training import Phase, Stopped, fit, preset
+from cssgan.monitor import Monitor
+config = replace(preset("smoke"), width=8, lr=2e-3, phases=(Phase("segmentors", 12), Phase("generators", 6), Phase("joint", 10_000)))
+data = unpaired(phantom_cases({"train": (8, 8), "valid": (1, 1)}), config.grid, "prepared")"""
+
+
+def test_monitor(opened, server):
     "The buttons work while the cell runs; stop leaves a checkpoint; the summary is stored."
-    page = lab(f"import sys; sys.path.insert(0, {str(root / 'tests')!r})\n"
-               "from dataclasses import replace\nfrom tiny import SHORT, noise\nfrom cssgan.training import Phase, Stopped, fit\nfrom cssgan.monitor import Monitor\n"
-               "data, config = noise(), replace(SHORT, phases=(Phase('joint', 10_000),))",
-               "try: fit(data, config, 'watched', progress=False, watch=Monitor(data, share=0.3))\nexcept Stopped as e: print(e)")
+    page = opened(WATCHED, "try: fit(data, config, 'watched', progress=False, watch=Monitor(data, share=0.3))\nexcept Stopped as e: print(e)")
     page.run(wait=False)
-    page.page.wait_for_selector(".cssgan-live button")
-    said = lambda: " ".join(page.page.locator(".cssgan-live .widget-html-content").all_inner_texts())
-    page.until(lambda: "epoch 3" in said())
-    page.page.click(".cssgan-live button:has-text('pause')")
+    said = lambda: " ".join(page.page.locator(f"{LIVE} .widget-html-content").all_inner_texts())
+    page.until(lambda: re.search(r"epoch [2-9] of 10000", said()))
+    page.page.click(f"{LIVE} button:has-text('pause')")
     page.until(lambda: "paused after" in said())
-    first = page.photograph(".cssgan-live", "monitor")
-    assert not blank(first)
-    page.page.locator(".cssgan-live .noUi-handle").focus()
+    first = page.photograph(LIVE, "monitor")
+    page.page.locator(f"{LIVE} .noUi-handle").focus()
     page.page.keyboard.press("Home")
-    page.until(lambda: "epoch 1" in page.page.locator(".cssgan-live .widget-html-content b").first.inner_text())
-    page.pause(1)
-    assert differs(first, page.photograph(".cssgan-live"))
-    page.page.click(".cssgan-live button:has-text('go on')")
+    page.photograph(LIVE, "monitor_back", unlike=first)
+    assert "epoch 1" in said()
+    page.page.click(f"{LIVE} button:has-text('go on')")
     page.until(lambda: "paused after" not in said())
-    page.page.click(".cssgan-live button:has-text('stop')")
-    page.idle()
-    assert "stopped after" in " ".join(page.page.locator(".jp-OutputArea-output").all_inner_texts())
-    assert (page.path.parent / "watched" / "last" / "checkpoint.json").exists()
-    assert not page.failures()
+    page.page.click(f"{LIVE} button:has-text('stop')")
+    page.finish()
+    assert "stopped after" in page.said() and not page.failures()
+    assert (server.folder / "watched" / "last" / "checkpoint.json").exists()
+    assert sum("image/png" in o.get("data", {}) for o in page.outputs()) == 1
+
+
+# ---- the lessons
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_lesson(opened, server, path):
+    "Run through from top to bottom on a small budget, and photographed whole."
+    from papermill.parameterize import parameterize_notebook
+    notebook = nbformat.read(path, 4)
+    if path.stem in SMALL: notebook = parameterize_notebook(notebook, SMALL[path.stem])
+    for cell in notebook.cells:
+        if cell.cell_type == "code": cell.update(outputs=[], execution_count=None)
+    nbformat.write(notebook, server.folder / path.name)
+    page = opened(name=path.stem)
+    page.run()
+    assert not page.failures(stderr=False)
+    assert not blank(page.whole(f"lesson_{path.stem}"))
+
+
+def test_make_lab_opens_the_lessons(tmp_path, browser):
+    if not (ROOT / ".venv/bin/jupyter-lab").exists(): pytest.skip("`make setup` has not run here")
+    server = Server(tmp_path, "make", "-o", ".venv/.ready", "lab", cwd=ROOT)
+    try:
+        page = Lab(server, browser, "").page
+        page.locator(".jp-DirListing-itemText", has_text="ipynb").first.wait_for()
+        assert set(page.locator(".jp-DirListing-itemText").all_inner_texts()) >= {p.name for p in LESSONS}
+        page.close()
+    finally: server.close()
+
+
+# ---- opened, and only looked at
+
+STRANGE = ["<img src='x' onerror='window.strange = 1'><script>window.strange = 2</script>", "window.strange = 3", "export default { render() { window.strange = 4 } }"]
+
+
+def strangers(path):
+    "A notebook as a stranger may send it: its outputs want to run, and it brings a widget with code of its own."
+    notebook = nbformat.read(path, 4)
+    show = lambda kind, what: nbformat.v4.new_output("display_data", {kind: what})
+    view = show("application/vnd.jupyter.widget-view+json", {"model_id": "strange", "version_major": 2, "version_minor": 0})
+    notebook.cells[-1].outputs += [show("text/html", STRANGE[0]), show("application/javascript", STRANGE[1]), view]
+    model = {"model_name": "AnyModel", "model_module": "anywidget", "model_module_version": "~0.9.*", "state": {
+        "_model_name": "AnyModel", "_model_module": "anywidget", "_model_module_version": "~0.9.*", "_view_name": "AnyView", "_view_module": "anywidget",
+        "_view_module_version": "~0.9.*", "_view_count": None, "layout": "IPY_MODEL_place", "_esm": STRANGE[2]}}
+    place = {"model_name": "LayoutModel", "model_module": "@jupyter-widgets/base", "model_module_version": "2.0.0", "state": {}}
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"version_major": 2, "version_minor": 0, "state": {"strange": model, "place": place}}}
+    nbformat.write(notebook, path)
+
+
+@pytest.mark.parametrize("whose", ["mine", "a stranger's"])
+def test_opening_shows_pictures_and_runs_nothing(opened, server, whose):
+    "A notebook that was run, watched and stored in this JupyterLab, and opened again, elsewhere: pictures, and no line of it runs."
+    name = "stored" if whose == "mine" else "strange"
+    page = opened(CT, "explore(ct)", f"open('ran {name}', 'w').close()", name=name)
+    page.run()
+    page.photograph(LIVE)
+    page.save()
+    page.close()
+    (server.folder / f"ran {name}").unlink()
+    (server.folder / name).mkdir()
+    path = shutil.move(server.folder / f"{name}.ipynb", server.folder / name)
+    if whose != "mine": strangers(path)
+    page = opened(name=f"{name}/{name}")
+    page.photograph(".jp-OutputArea img[src^='data:image/png']", f"opened_{name}")
+    page.page.wait_for_timeout(3000)
+    assert page.page.evaluate("() => window.strange") is None and not page.page.locator(LIVE).count()
+    assert not any((server.folder / name).glob("ran*")) and not (server.folder / f"ran {name}").exists()
+    assert not "".join(page.page.locator(".jp-OutputArea").all_inner_texts()).strip() # no complaint about widgets that are gone
