@@ -152,8 +152,8 @@ def itkwidgets(
         origin = volume.affine[:3, 3] * (-1, -1, 1) - np.array(volume.spacing) * (np.array(volume.shape) - 1) * (1, 1, 0)
         return to_ngff_image(np.ascontiguousarray(array[::-1, ::-1].T), dims=["z", "y", "x"], scale=dict(zip("xyz", volume.spacing)), translation=dict(zip("xyz", origin.tolist())))
     black, white = grey_range(volume)
-    labels = {} if volume.label is None else {"label_image": image(np.where(volume.label == 255, 0, volume.label).astype(np.uint8)), "label_blend": 0.6}
-    return view(image=image(volume.voxels.clip(black, white).astype(np.float32)), ui_collapsed=True, **labels)
+    labels = {} if volume.label is None else {"label_image": image(np.where(volume.label == 255, 0, volume.label).astype(np.uint8)), "label_blend": 0.7}
+    return view(image=image(volume.voxels.clip(black, white).astype(np.float32)), ui_collapsed=True, bg_color=(0.0, 0.0, 0.0), **labels)
 
 # %% ../nbs/11_depth.ipynb #cell-025
 PROBE = """
@@ -163,7 +163,10 @@ async function render({ model }) {
   if (model.get('address')) {
     const stop = new AbortController();
     setTimeout(() => stop.abort(), model.get('patience'));
+    const carrier = () => !!window.connectPlugin; // ImJoy, which brings the viewer into JupyterLab, has been loaded
     try { await fetch(model.get('address'), { mode: 'no-cors', signal: stop.signal }); reached = true; } catch (e) { }
+    while (reached && !carrier() && !stop.signal.aborted) await new Promise(done => setTimeout(done, 100));
+    reached = reached && carrier();
   }
   model.set('answer', { webgl: !!gl, network: reached });
   model.save_changes();

@@ -139,6 +139,7 @@ class Monitor:
         "Stand still, with a checkpoint, until somebody goes on."
         with self.budget.spend(waiting=True):
             keep.save(self.run)
+            if self.widgets: self.tell()
             self.say(f"paused after {where(self.run)}; saved in {keep.folder.name}/")
             while self.paused and not self.stopping and not keep.button.pressed: time.sleep(0.05)
             self.say("")
