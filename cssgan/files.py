@@ -8,7 +8,7 @@ __all__ = ['SPACING_LIMITS', 'NOTE', 'SCANNERS', 'RAS', 'ITK_FILES', 'read_volum
 
 # %% ../nbs/00_files.ipynb #cell-003
 import gzip, os
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 import nibabel as nib
@@ -74,14 +74,18 @@ def _noted(image) -> tuple:
     return tuple(line for t in texts if t.startswith(NOTE) for line in t.rstrip("\x00").splitlines()[1:])
 
 # %% ../nbs/00_files.ipynb #cell-025
+@contextmanager
 def _sitk(
     path,  # what is to be read with it, for the message
 ):
-    "SimpleITK, and no warnings of it."
+    "SimpleITK, without its warnings."
     try: import SimpleITK
     except ImportError as e: raise VolumeError(f"{path} is read with SimpleITK, which is not installed: pip install 'cssgan[dicom]'") from e
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    return SimpleITK
+    loud = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    try:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+        yield SimpleITK
+    finally: SimpleITK.ProcessObject.SetGlobalWarningDisplay(loud)
 
 # %% ../nbs/00_files.ipynb #cell-031
 class _Slice(NamedTuple):
@@ -101,10 +105,11 @@ def _tag(reader, key) -> str:
 
 def _slice(file) -> _Slice:
     "Read a DICOM file's header."
-    (reader := _sitk(file).ImageFileReader()).SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(file))
-    try: reader.ReadImageInformation()
-    except RuntimeError as e: raise VolumeError(f"{file} is damaged, or no image: copy the series again, or take this file out of its folder") from e
+    with _sitk(file) as sitk:
+        (reader := sitk.ImageFileReader()).SetImageIO("GDCMImageIO")
+        reader.SetFileName(str(file))
+        try: reader.ReadImageInformation()
+        except RuntimeError as e: raise VolumeError(f"{file} is damaged, or no image: copy the series again, or take this file out of its folder") from e
     said = all(_tag(reader, key) for key in ("0020|0032", "0020|0037", "0028|0030")) # position, orientation, spacing
     axes = (np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing())[:, :2] if said else None
     return _Slice(file, (_tag(reader, "0020|000e"), _tag(reader, "0008|103e")), _tag(reader, "0008|0060"), reader.GetSize(),
@@ -174,9 +179,9 @@ def _pixels(
     file,  # of one slice
 ) -> np.ndarray:  # (X, Y) float32: HU for CT
     "Decode a DICOM file."
-    sitk = _sitk(file)
-    try: return sitk.GetArrayFromImage(sitk.ReadImage(str(file), sitk.sitkFloat32, imageIO="GDCMImageIO"))[0].T
-    except RuntimeError as e: raise VolumeError(f"{file} cannot be decoded: copy the series again") from e
+    with _sitk(file) as sitk:
+        try: return sitk.GetArrayFromImage(sitk.ReadImage(str(file), sitk.sitkFloat32, imageIO="GDCMImageIO"))[0].T
+        except RuntimeError as e: raise VolumeError(f"{file} cannot be decoded: copy the series again") from e
 
 def _read_dicom(
     folder: Path,
@@ -195,11 +200,11 @@ def _open_itk(
     path: Path,  # .nrrd or .mha, or their headers .nhdr and .mhd
 ) -> tuple:  # ((X, Y, Z) array, 4×4 affine)
     "Read a file of one of SimpleITK's own formats."
-    sitk = _sitk(path)
-    try: image = sitk.ReadImage(str(path))
-    except RuntimeError as e: raise VolumeError(f"{path} cannot be read: copy or export it again") from e
-    if image.GetNumberOfComponentsPerPixel() > 1: raise VolumeError(f"{path} holds colours, vectors or several layers: save one plain number a voxel")
-    array = _three_axes(sitk.GetArrayFromImage(image).T, path)
+    with _sitk(path) as sitk:
+        try: image = sitk.ReadImage(str(path))
+        except RuntimeError as e: raise VolumeError(f"{path} cannot be read: copy or export it again") from e
+        if image.GetNumberOfComponentsPerPixel() > 1: raise VolumeError(f"{path} holds colours, vectors or several layers: save one plain number a voxel")
+        array = _three_axes(sitk.GetArrayFromImage(image).T, path)
     if path.suffix.lower() in ITK_FILES[:2] and not image.HasMetaDataKey("NRRD_space"):
         raise VolumeError(f"{path} does not say where its voxels lie (it names no space): write its space into it, or export it again")
     axes = np.reshape(image.GetDirection(), 2 * [image.GetDimension()])[:3, :3] * image.GetSpacing()[:3]
@@ -211,8 +216,6 @@ def _open(
 ) -> tuple:  # ((X, Y, Z) array, 4×4 affine, what this toolkit noted in the file)
     "Read a file."
     if not os.path.exists(path): raise VolumeError(f"{path} does not exist: check the name")
-    if os.path.isdir(path): raise VolumeError(f"{path} is a folder: name a file")
-    if _is_dicom(path): raise VolumeError(f"{path} is a single DICOM file: name the folder that holds its series")
     if path.suffix.lower() in ITK_FILES: return *_open_itk(path), ()
     image, header, array = _open_nifti(path)
     return _three_axes(array, path), _affine(image, header, path), _noted(image)
@@ -223,6 +226,7 @@ def read_volume(
 ) -> Volume:  # float32 voxels in the scan's own grid
     "Read a scan; whatever is wrong with it is a VolumeError."
     if modality is not None or not os.path.isdir(path): check_modality(modality)
+    if _is_dicom(path): raise VolumeError(f"{path} is a single DICOM file: name the folder that holds its series")
     if os.path.isdir(path): (array, affine, modality, line), noted = _read_dicom(Path(path), modality), ()
     else: (array, affine, noted), line = _open(Path(path)), f"read {Path(path).name}"
     with np.errstate(over="ignore"): voxels = np.ascontiguousarray(array, dtype=np.float32)
@@ -234,6 +238,7 @@ def read_label(
     path,  # a .nii or .nii.gz file, or .nrrd or .mha
 ) -> tuple:  # ((X, Y, Z) int32 values as in the file, 4×4 affine)
     "Read a label map."
+    if os.path.isdir(path) or _is_dicom(path): raise VolumeError(f"{path} is a folder or a DICOM file: give the label map as a NIfTI or NRRD file")
     array, affine, _ = _open(Path(path))
     whole = np.rint(array := array.astype(float))
     if not np.isfinite(array).all() or np.abs(array - whole).max() > 1e-3 or np.abs(whole).max() >= 2**31:
