@@ -118,9 +118,8 @@ def _slice(file) -> _Slice:
 # %% ../nbs/00_files.ipynb #cell-035
 def _is_dicom(file) -> bool:
     "Whether a file begins as DICOM files do."
-    try:
-        with open(file, "rb") as f: return f.read(132)[128:] == b"DICM"
-    except OSError: return False # whoever opens it in earnest will say why
+    if not os.path.isfile(file) or not os.access(file, os.R_OK): return False
+    with open(file, "rb") as f: return f.read(132)[128:] == b"DICM"
 
 def _series(
     folder: Path,
@@ -190,8 +189,7 @@ def _read_dicom(
     "Read the one DICOM series of a folder."
     modality = _one_stack(slices := _series(folder), modality, folder)
     slices, affine = _stack(slices, folder)
-    line = f"read {folder.resolve().name}: {len(slices)} DICOM slices"
-    return np.stack([_pixels(s.file) for s in slices], axis=-1), _placed(affine, folder), modality, line
+    return np.stack([_pixels(s.file) for s in slices], axis=-1), _placed(affine, folder), modality, f"read {len(slices)} DICOM slices"
 
 # %% ../nbs/00_files.ipynb #cell-049
 ITK_FILES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -216,6 +214,8 @@ def _open(
 ) -> tuple:  # ((X, Y, Z) array, 4×4 affine, what this toolkit noted in the file)
     "Read a file."
     if not os.path.exists(path): raise VolumeError(f"{path} does not exist: check the name")
+    if not os.access(path, os.R_OK): raise VolumeError(f"{path} may not be read: ask for the right to read it, or for a copy")
+    if path.suffix.lower() in (".hdr", ".img"): raise VolumeError(f"{path} is one half of a pair (.hdr and .img): save it as one .nii file")
     if path.suffix.lower() in ITK_FILES: return *_open_itk(path), ()
     image, header, array = _open_nifti(path)
     return _three_axes(array, path), _affine(image, header, path), _noted(image)

@@ -3,6 +3,7 @@ import gzip
 import os
 import shutil
 import sys
+import threading
 from dataclasses import replace
 
 import nibabel as nib
@@ -98,9 +99,24 @@ def test_folder_of_other_things_is_refused(tmp_path):
 def test_what_may_not_be_read_is_said_in_one_line(save, monkeypatch, tmp_path):
     def forbidden(path, *_): raise PermissionError(13, "Permission denied", str(path))
     path = save(voxels())
-    monkeypatch.setattr("pathlib.Path.read_bytes", forbidden)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setattr("pathlib.Path.iterdir", forbidden)
-    for place in (path, tmp_path): refused(read_volume, place, "CT", says="Permission denied")
+    refused(read_volume, path, "CT", says="scan.nii.gz may not be read")
+    refused(read_volume, tmp_path, "CT", says="cannot be read (Permission denied)")
+
+
+def test_half_of_a_pair_is_refused(tmp_path):
+    nib.Nifti1Pair(voxels(), LPS).to_filename(tmp_path / "a.img")
+    for name in ("a.img", "a.hdr"): refused(read_volume, tmp_path / name, "CT", says="half of a pair")
+
+
+def test_a_pipe_is_read_once(save, tmp_path):
+    raw, pipe = save(voxels().astype(np.int16)).read_bytes(), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(raw), daemon=True)
+    writer.start()
+    assert np.array_equal(read_volume(pipe, "CT").voxels, voxels())
+    writer.join()
 
 
 @pytest.mark.parametrize("name", ["SCAN.NII", "SCAN.NII.GZ", "scan of the heart.nii.gz", "Schädel (2).nii"])
@@ -355,7 +371,7 @@ def test_every_slice_may_have_its_own_slope(tmp_path):
 
 def test_a_series_knows_its_modality(series, tmp_path):
     mr = write_dicom(tmp_path / "mr", voxels(modality="MRI"), LPS, t0008_0060="MR")
-    assert read_volume(series).modality == "CT" and read_volume(mr).modality == "MRI" and read_volume(mr, "MRI").history == ("read mr: 16 DICOM slices",)
+    assert read_volume(series).modality == "CT" and read_volume(mr).modality == "MRI" and read_volume(mr, "MRI").history == ("read 16 DICOM slices",)
     refused(read_volume, series, "MRI", says="is CT by its DICOM tag, not MRI: use modality CT")
     refused(read_volume, mr, "CT", says="is MR by its DICOM tag, not CT: use modality MRI")
     refused(read_volume, series, "PET", says="use CT or MRI")
@@ -400,7 +416,13 @@ def test_other_files_in_the_folder_are_left_alone(series, tmp_path, capfd):
 
 def test_a_folder_with_spaces_and_accents(series, tmp_path):
     series.rename(tmp_path / "Schädel CT 2")
-    assert read_volume(tmp_path / "Schädel CT 2", "CT").history == ("read Schädel CT 2: 16 DICOM slices",)
+    assert np.array_equal(read_volume(tmp_path / "Schädel CT 2", "CT").voxels, voxels())
+
+
+def test_the_name_of_the_folder_stays_out_of_what_is_written(series, tmp_path):
+    series.rename(tmp_path / "MUSTERMANN HANS")
+    write_volume(read_volume(tmp_path / "MUSTERMANN HANS", "CT"), tmp_path / "a.nii")
+    assert b"MUSTERMANN" not in (tmp_path / "a.nii").read_bytes()
 
 
 # bad series
@@ -538,7 +560,7 @@ def test_layers_and_frames_of_other_formats_are_refused(tmp_path):
 def test_real_series_is_what_its_slices_say(real):
     sitk = pytest.importorskip("SimpleITK")
     v = read_volume(real / "ct_dicom", "CT")
-    assert v.shape == (512, 512, 20) and np.allclose(v.spacing, (0.9765625, 0.9765625, 2)) and v.axes == "LPS" and v.history == ("read ct_dicom: 20 DICOM slices",)
+    assert v.shape == (512, 512, 20) and np.allclose(v.spacing, (0.9765625, 0.9765625, 2)) and v.axes == "LPS" and v.history == ("read 20 DICOM slices",)
     files = sorted((real / "ct_dicom").glob("CT*"))
     depths = []
     for path in files:
