@@ -153,7 +153,7 @@ def itkwidgets(
         return to_ngff_image(np.ascontiguousarray(array[::-1, ::-1].T), dims=["z", "y", "x"], scale=dict(zip("xyz", volume.spacing)), translation=dict(zip("xyz", origin.tolist())))
     black, white = grey_range(volume)
     labels = {} if volume.label is None else {"label_image": image(np.where(volume.label == 255, 0, volume.label).astype(np.uint8)), "label_blend": 0.7}
-    return view(image=image(volume.voxels.clip(black, white).astype(np.float32)), ui_collapsed=True, bg_color=(0.0, 0.0, 0.0), **labels)
+    return view(image=image(volume.voxels.clip(black, white).astype(np.float32)), ui_collapsed=True, bg_color=(0.0, 0.0, 0.0), shadow_enabled=False, **labels)
 
 # %% ../nbs/11_depth.ipynb #cell-025
 PROBE = """

@@ -117,19 +117,20 @@ class Monitor:
     ):
         self.samples = {side: samples[case % len(samples)][:2] for side, samples in (("A", data.valid_A), ("B", data.valid_B)) if len(samples)}
         self.share, self.frames, self.names, self.widgets, self.handle = share, [], [], None, None
-        self.paused, self.stopping, self.said, self.run, self.budget, self.told = False, False, "", None, None, 0.0
+        self.paused, self.stopping, self.due, self.said, self.run, self.budget, self.told = False, False, False, "", None, None, 0.0
 
     def __call__(self, run: Run, keep: Keeper):
         if self.budget is None: self.begin(run)
-        self.run, epoch_over = run, run.seen == 0 and bool(run.history)
+        self.run, self.due = run, self.due or (run.seen == 0 and bool(run.history))  # an epoch is over, and has not been looked at
         if self.paused: self.wait(keep)
         if self.stopping: keep.button.pressed = True
         over = run.phase == len(run.config.phases) or keep.button.pressed
         if self.widgets and time.monotonic() - self.told > 1: self.tell()
         if not over and self.budget.left() < 0: return
         with self.budget.spend():
-            try: self.look(epoch_over, over)
+            try: self.look(self.due, over)
             except Exception as e: self.say(f"the monitor could not draw ({type(e).__name__}: {e}); the training goes on")
+        self.due = False
 
     def tell(self):
         "Say how far it is: one short message a second."
@@ -187,7 +188,7 @@ class Panel:
         self.pause.on_click(self.pressed_pause), self.stop.on_click(self.pressed_stop)
         self.curves, self.picture = Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"}), Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
         self.picture.layout.display = "none" # until there is one
-        self.time, self.name = IntSlider(0, 0, 0, readout=False, layout={"width": "60%"}), HTML()
+        self.time, self.name = IntSlider(0, 0, 0, readout=False, layout={"width": "60%"}), HTML(layout={"margin": "0 0 0 14px"})
         self.time.observe(self.go_to, "value")
         self.box = VBox([HBox([self.pause, self.stop, self.where]), self.line, self.curves, HBox([self.time, self.name]), self.picture])
         self.box.add_class("cssgan-live")

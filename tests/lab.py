@@ -230,7 +230,7 @@ def keep(picture, name, most=200_000):
     (folder / f"{name}.png").write_bytes(data.getvalue())
 
 
-def coloured(picture): return float((picture.max(2) - picture.min(2) > 0.25).mean()) # part of a picture that is no grey
+def coloured(picture, least=0.25): return float((picture.max(2) - picture.min(2) > least).mean()) # part of a picture that is no grey
 
 
 # ---- what itkwidgets asks of the network

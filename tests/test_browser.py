@@ -153,9 +153,10 @@ def test_view3d_with_network(opened, server, browser):
     page, slow = opened(CT, "view3d(ct)", lab=lab), {"still": 0.001, "every": 1.5} # a frame takes the CPU a second or more
     page.run()
     page.page.wait_for_selector(frame)
-    page.until(lambda: coloured(page.look(frame)) > 0.01, every=1.5) # the labels; the image is grey
+    page.until(lambda: coloured(page.look(frame), 0.12) > 0.02, every=1.5) # the labels
     first = page.photograph(frame, "view3d_itk", **slow)
-    assert (first.std(2) < 0.02).mean() > 0.1 and first.max() > 0.6
+    body = first[100:-100, 100:-100] # without the scale and the axes
+    assert ((body.max(2) - body.min(2) < 0.08) & (body.mean(2) > 0.15)).mean() > 0.02 # the image, in grey
     page.drag(frame, (0.5, 0.5), (0.7, 0.4), steps=1)
     page.photograph(frame, "itk_turned", unlike=first, **slow)
     assert not page.failures()
@@ -177,14 +178,15 @@ def test_monitor(opened, server):
     page = opened(WATCHED, "try: fit(data, config, 'watched', progress=False, watch=Monitor(data, share=0.3))\nexcept Stopped as e: print(e)")
     page.run(wait=False)
     said = lambda: " ".join(page.page.locator(f"{LIVE} .widget-html-content").all_inner_texts())
-    page.until(lambda: re.search(r"epoch [2-9] of 10000", said()))
+    shown = lambda: page.page.locator(f"{LIVE} .widget-html-content b").all_inner_texts() # the epoch that the fixed cases are of
+    page.until(lambda: re.search(r"epoch ([2-9]|\d\d+) of 10000", said()) and re.search(r"epoch (1[3-9]|[2-9]\d)", *shown()))
     page.page.click(f"{LIVE} button:has-text('pause')")
     page.until(lambda: "paused after" in said())
     first = page.photograph(LIVE, "monitor")
     page.page.locator(f"{LIVE} .noUi-handle").focus()
     page.page.keyboard.press("Home")
     page.photograph(LIVE, "monitor_back", unlike=first)
-    assert "epoch 1" in said()
+    assert shown() == ["epoch 1"]
     page.page.click(f"{LIVE} button:has-text('go on')")
     page.until(lambda: "paused after" not in said())
     page.page.click(f"{LIVE} button:has-text('stop')")
