@@ -17,7 +17,7 @@ SMALL = {
     "3_joint_loop": dict(steps=3, pretrain=4, n_many=2, n_few=1, n_test=1),
     "4_synthetic_data": dict(n_many=3, n_few=1, n_test=2, epochs_S=1, epochs_G=1, epochs_joint=2),
     "5_your_scans": dict(n=3, epochs_S=1, epochs_G=1, epochs_joint=1),
-    "6_batches": dict(seeds=[0], modalities=["MRI"], more_seeds=[1]),
+    "6_batches": dict(seeds=[0], modalities=["MRI"], more_seeds=[0]),
 }
 
 
