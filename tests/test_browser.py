@@ -14,7 +14,7 @@ from lab import FLAGS, Lab, Page, Server, answers, blank, coloured, differs, npm
 
 try: from test_tutorials import SMALL  # noqa: E402
 except (ImportError, OSError): SMALL = {} # none yet
-LESSONS = sorted(p for p in (ROOT / "nbs/tutorials").glob("*.ipynb") if p.stem != "exercises") # the exercises are there to fail
+LESSONS = sorted((ROOT / "nbs/tutorials").glob("*.ipynb"))
 
 CT = """from cssgan.explore import compare, explore, view3d
 from cssgan.phantom import draw_anatomy, render
@@ -217,10 +217,12 @@ def test_make_lab_opens_the_lessons(tmp_path, browser):
     if not (ROOT / ".venv/bin/jupyter-lab").exists(): pytest.skip("`make setup` has not run here")
     server = Server(tmp_path, "make", "-o", ".venv/.ready", "lab", cwd=ROOT)
     try:
-        page = Lab(server, browser, "").page
-        page.locator(".jp-DirListing-itemText", has_text="ipynb").first.wait_for()
-        assert set(page.locator(".jp-DirListing-itemText").all_inner_texts()) >= {p.name for p in LESSONS}
-        page.close()
+        lab = Lab(server, browser, "")
+        lab.do("async lab => { lab.shell.expandLeft() }")
+        listed = lab.page.locator(".jp-DirListing-itemText")
+        listed.filter(has_text="ipynb").first.wait_for()
+        assert set(listed.all_inner_texts()) >= {p.name for p in LESSONS}
+        lab.close()
     finally: server.close()
 
 
