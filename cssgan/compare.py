@@ -151,7 +151,7 @@ def compare(
     if volumes["reconstruction"] is not None: volumes["reconstruction"] = replace(volumes["reconstruction"], label=None)
     return Comparison({name: v for name, v in volumes.items() if v is not None}, view, cut, share)
 
-# %% ../nbs/11_compare.ipynb #cell-026
+# %% ../nbs/11_compare.ipynb #cell-027
 def table(
     scores: dict,  # name → structure → percent
 ) -> str:  # HTML
@@ -182,7 +182,7 @@ def _build_comparison(self):
     pictures = VBox([self.touch.image, self.words, HTML(names + ("white: the truth" if names else ""))], layout={"overflow": "hidden"})
     return VBox([HBox([views, cuts], layout={"flex_flow": "row wrap", "grid_gap": "24px"}), HBox([pictures, HTML(table(self.scores), layout={"min_width": "170px"})]), HBox([self.slice, self.share_slider, opacity], layout={"flex_flow": "row wrap"})])
 
-# %% ../nbs/11_compare.ipynb #cell-028
+# %% ../nbs/11_compare.ipynb #cell-029
 def _change(self, **what):
     "Look otherwise."
     for name, value in what.items(): setattr(self, name, value)

@@ -46,7 +46,7 @@ def explore(
     "Look at a volume."
     return Explorer(as_volume(volume, labels, modality, spacing), window, opacity)
 
-# %% ../nbs/11_explore.ipynb #cell-013
+# %% ../nbs/11_explore.ipynb #cell-014
 def box_of(
     cut,  # a name in CUTS
     touch: Touch,  # its picture
@@ -81,7 +81,7 @@ def window_controls(
     preset.observe(pick, "value"), level.observe(slide, "value"), width.observe(slide, "value")
     return [preset, level, width]
 
-# %% ../nbs/11_explore.ipynb #cell-015
+# %% ../nbs/11_explore.ipynb #cell-016
 def _build_explorer(self):
     "The cuts under the mouse."
     from ipywidgets import HTML, FloatSlider, HBox, IntSlider, VBox
@@ -101,7 +101,7 @@ def _build_explorer(self):
 
 Explorer.build = _build_explorer
 
-# %% ../nbs/11_explore.ipynb #cell-016
+# %% ../nbs/11_explore.ipynb #cell-017
 def _move(self, index, redraw=False):
     "Put the crosshair somewhere else."
     changed = redraw or tuple(index) != tuple(self.index)
