@@ -140,7 +140,7 @@ def niivue_controls(
     show.observe(lambda change: viewer.set_slice_type(change["new"]), "value")
     return [show, frm, clip] + ([opacity] if len(viewer.volumes) > 1 else [])
 
-# %% ../nbs/11_depth.ipynb #cell-022
+# %% ../nbs/11_depth.ipynb #cell-023
 def itkwidgets(
     volume: Volume,  # axes RAS
 ):  # itkwidgets' viewer, which displays itself
@@ -151,11 +151,11 @@ def itkwidgets(
     def image(array):
         origin = volume.affine[:3, 3] * (-1, -1, 1) - np.array(volume.spacing) * (np.array(volume.shape) - 1) * (1, 1, 0)
         return to_ngff_image(np.ascontiguousarray(array[::-1, ::-1].T), dims=["z", "y", "x"], scale=dict(zip("xyz", volume.spacing)), translation=dict(zip("xyz", origin.tolist())))
-    black, white = grey_range(volume)
+    black, white = np.quantile(grey_range(volume), (1 / 3, 2 / 3))  # hard contrast: what is faint would only veil the rest
     labels = {} if volume.label is None else {"label_image": image(np.where(volume.label == 255, 0, volume.label).astype(np.uint8)), "label_blend": 0.7}
     return view(image=image(volume.voxels.clip(black, white).astype(np.float32)), ui_collapsed=True, bg_color=(0.0, 0.0, 0.0), shadow_enabled=False, **labels)
 
-# %% ../nbs/11_depth.ipynb #cell-025
+# %% ../nbs/11_depth.ipynb #cell-027
 PROBE = """
 async function render({ model }) {
   const gl = document.createElement('canvas').getContext('webgl2');
@@ -199,7 +199,7 @@ def viewer_address() -> str:
     config.loader.exec_module(module)
     return module.ITK_VIEWER_SRC
 
-# %% ../nbs/11_depth.ipynb #cell-027
+# %% ../nbs/11_depth.ipynb #cell-029
 VIEWERS = "itkwidgets", "niivue", "still"
 PACKAGES = {"itkwidgets": "itkwidgets", "niivue": "ipyniivue"}
 
@@ -222,7 +222,7 @@ def choose(
     reasons = list(dict.fromkeys(against[v] for v in order[:order.index(can[0])]))
     return can, [f"{'; '.join(reasons)}; showing {can[0]} instead"] if reasons else []
 
-# %% ../nbs/11_depth.ipynb #cell-029
+# %% ../nbs/11_depth.ipynb #cell-031
 class Body(Live):
     "A volume in space."
     def __init__(self,

@@ -116,14 +116,14 @@ class Page:
         self.page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell")
         self.before = len(lab.errors)
 
-    def run(self, wait=True):
+    def run(self, wait=True, patience=PATIENCE):
         "Run all cells, as the menu does."
         self.page.evaluate("() => { window.ran = null; window.jupyterapp.commands.execute('notebook:run-all-cells').then(ok => { window.ran = {ok} }, error => { window.ran = {error: String(error)} }) }")
-        if wait: self.finish()
+        if wait: self.finish(patience)
 
-    def finish(self):
+    def finish(self, patience=PATIENCE):
         "Wait until the cells have run."
-        self.page.wait_for_function("() => window.ran", polling=250)
+        self.page.wait_for_function("() => window.ran", polling=250, timeout=1000 * patience)
 
     def cells(self):
         "The notebook as JupyterLab holds it now: code cells, with their outputs."
