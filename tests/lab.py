@@ -179,15 +179,17 @@ class Page:
         if name: keep(picture, name)
         return picture
 
-    def drag(self, selector, start, end, steps=8):
-        "Draw with the mouse over an element, from one place to another, each as parts of its width and height."
+    def drag(self, selector, start, end, steps=8, rest=0):
+        "Draw with the mouse over an element, from one place to another, each as parts of its width and height; rest some seconds after each step."
         element = self.page.locator(selector).last
         element.scroll_into_view_if_needed()
         box = element.bounding_box()
         at = lambda p: (box["x"] + p[0] * box["width"], box["y"] + p[1] * box["height"])
         self.page.mouse.move(*at(start))
         self.page.mouse.down()
-        self.page.mouse.move(*at(end), steps=steps)
+        for step in range(1, steps + 1):
+            self.page.mouse.move(*at([a + (b - a) * step / steps for a, b in zip(start, end)]))
+            self.page.wait_for_timeout(1000 * rest)
         self.page.mouse.up()
 
     def slide(self, description, times=5, key="ArrowRight"):

@@ -157,7 +157,8 @@ def test_view3d_with_network(opened, server, browser):
     first = page.photograph(frame, "view3d_itk", **slow)
     body = first[100:-100, 100:-100] # without the scale and the axes
     assert ((body.max(2) - body.min(2) < 0.08) & (body.mean(2) > 0.15)).mean() > 0.02 # the image, in grey
-    page.drag(frame, (0.5, 0.5), (0.7, 0.4), steps=1)
+    page.drag(frame, (0.5, 0.5), (0.7, 0.4), steps=4, rest=1)
+    page.page.mouse.wheel(0, -400)
     page.photograph(frame, "itk_turned", unlike=first, **slow)
     assert not page.failures()
     page.close()

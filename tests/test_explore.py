@@ -243,3 +243,10 @@ def test_notebooks_store_no_widgets(root):
         outputs = [o for c in notebook["cells"] for o in c.get("outputs", [])]
         return "widgets" in notebook["metadata"] or any("jupyter.widget" in kind for o in outputs for kind in o.get("data", {}))
     assert not [p.name for p in (root / "nbs").rglob("*.ipynb") if stored(p)]
+
+
+def test_photographs_are_there_and_small(root):
+    "What the documentation shows of the viewers is what the tests in the browser saw (`make photographs`)."
+    import re
+    wanted = {name for path in (root / "nbs").glob("11_*.ipynb") for name in re.findall(r"\(images/(\w+\.png)\)", path.read_text(encoding="utf-8"))}
+    assert len(wanted) >= 5 and all((root / "nbs/images" / name).stat().st_size < 200_000 for name in wanted)
