@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'NIIVUE', 'SIDES', 'PROBE', 'VIEWERS', 'PACKAGES', 'look_along', 'side', 'shade', 'view_from', 'still_3d',
-           'as_nifti', 'niivue_colours', 'niivue', 'niivue_controls', 'itkwidgets', 'probe', 'viewer_address',
-           'obstacles', 'choose', 'Body', 'view3d']
+           'as_nifti', 'niivue_colours', 'niivue', 'niivue_controls', 'itkwidgets', 'itk_box', 'probe',
+           'viewer_address', 'obstacles', 'choose', 'Body', 'view3d']
 
 # %% ../nbs/11_depth.ipynb #cell-002
 import importlib.util, os
@@ -87,10 +87,9 @@ def still_3d(
     return Painting(named(row({f"from {v}": view_from(volume, v) for v in VIEWS}), volume.label))
 
 # %% ../nbs/11_depth.ipynb #cell-015
-NIIVUE = dict(  # how everything looks: sides as in all our pictures, letters that can be read, a thin cross
-    is_radiological_convention=True, sagittal_nose_left=True, is_orient_cube=True, show_all_orientation_markers=True,
-    font_color=(1, 1, 1, 1), font_size_scaling=0.5, font_min_px=16, crosshair_width=0.7, crosshair_width_unit="mm", crosshair_color=(1, 0.86, 0, 0.8),
-    back_color=(0, 0, 0, 1), clip_plane_color=(0, 0, 0, 0), show_legend=False, is_colorbar=False, multiplanar_force_render=True)
+NIIVUE = dict( # how everything looks: sides as in all our pictures, letters that can be read, a thin cross
+    is_radiological_convention=True, sagittal_nose_left=True, is_orient_cube=True, show_all_orientation_markers=True, font_color=(1, 1, 1, 1), font_size_scaling=0.5, font_min_px=16, show_legend=False,
+    crosshair_width=0.7, crosshair_width_unit="mm", crosshair_color=(1, 0.86, 0, 0.8), back_color=(0, 0, 0, 1), clip_plane_color=(0, 0, 0, 0), is_colorbar=False, multiplanar_force_render=True)
 
 def as_nifti(
     array,  # (X, Y, Z)
@@ -154,6 +153,18 @@ def itkwidgets(
     black, white = np.quantile(grey_range(volume), (1 / 3, 2 / 3))  # hard contrast: what is faint would only veil the rest
     labels = {} if volume.label is None else {"label_image": image(np.where(volume.label == 255, 0, volume.label).astype(np.uint8)), "label_blend": 0.7}
     return view(image=image(volume.voxels.clip(black, white).astype(np.float32)), ui_collapsed=True, bg_color=(0.0, 0.0, 0.0), shadow_enabled=False, **labels)
+
+def itk_box(
+    volume: Volume,  # axes RAS
+) -> tuple:  # a widget, the viewer in it
+    "The volume in itkwidgets, in a box."
+    from ipywidgets import Output
+    output, wrong = Output(layout={"min_height": "520px"}), []
+    with output:
+        try: viewer = itkwidgets(volume)
+        except Exception as e: wrong.append(e)  # the output would keep it to itself
+    if wrong: raise wrong[0]
+    return output, viewer
 
 # %% ../nbs/11_depth.ipynb #cell-027
 PROBE = """
@@ -255,14 +266,10 @@ class Body(Live):
 
     def show(self, viewer):
         "The widgets of a viewer."
-        from ipywidgets import HBox, Output
+        from ipywidgets import HBox
         if viewer == "still": return [self.picture]
         if viewer == "niivue": return [HBox(niivue_controls(v := niivue(self.volume)), layout={"flex_flow": "row wrap"}), v]
-        output, wrong = Output(layout={"min_height": "520px"}), []
-        with output:
-            try: self.itk = itkwidgets(self.volume)
-            except Exception as e: wrong.append(e)  # the output would keep it to itself
-        if wrong: raise wrong[0]
+        output, self.itk = itk_box(self.volume)
         return [output]
 
 def view3d(

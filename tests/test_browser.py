@@ -159,7 +159,7 @@ def test_view3d_with_network(opened, server, browser):
     assert ((body.max(2) - body.min(2) < 0.08) & (body.mean(2) > 0.15)).mean() > 0.02 # the image, in grey
     page.drag(frame, (0.5, 0.5), (0.7, 0.4), steps=4, rest=1)
     page.page.mouse.wheel(0, -400)
-    page.photograph(frame, "itk_turned", unlike=first, **slow)
+    page.photograph(frame, "itk_moved", unlike=first, **slow)
     assert not page.failures()
     page.close()
     lab.close()
