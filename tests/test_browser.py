@@ -12,8 +12,7 @@ pytest.importorskip("jupyterlab", reason="no JupyterLab")
 from conftest import CHROMIUM, ROOT  # noqa: E402
 from lab import FLAGS, Lab, Page, Server, answers, blank, coloured, differs, npm_packages, pixels, write  # noqa: E402
 
-try: from test_tutorials import SMALL  # noqa: E402
-except (ImportError, OSError): SMALL = {} # none yet
+from test_tutorials import SMALL  # noqa: E402
 LESSONS = sorted((ROOT / "nbs/tutorials").glob("*.ipynb"))
 
 CT = """from cssgan.explore import compare, explore, view3d
