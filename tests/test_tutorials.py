@@ -113,7 +113,7 @@ def papermill(notebook, folder, env, **parameters):
     "Run a notebook as papermill does, with a folder of its own to work in; give the cells that came out."
     words = [word for name, value in parameters.items() for word in ("-y", f"{name}: {json.dumps(value)}")]
     done = subprocess.run([sys.executable, "-m", "papermill", "--no-progress-bar", *words, "--cwd", folder, notebook, folder / "out.ipynb"],
-                          cwd=folder, capture_output=True, text=True, env=env, timeout=600)
+                          cwd=folder, capture_output=True, text=True, env=env, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "out.ipynb").read_text(encoding="utf-8"))["cells"]
 
