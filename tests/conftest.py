@@ -1,4 +1,4 @@
-import shutil
+import shutil, signal
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,8 @@ def pytest_configure(config):
         config.addinivalue_line("markers", line)
     import torch
     torch.set_num_threads(1)
+    # A shell's background job ignores Ctrl-C, and whatever it starts inherits that: programs that tests interrupt would never stop.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item):
