@@ -66,9 +66,11 @@ notebooks: $(READY)
 experiments: $(READY)
 	$(RUN) -m pytest tests/test_experiments.py
 
-# Two at a time, one thread each; what is tested in one file stays together. The experiments are among them.
+# Two at a time, one thread each; what is tested in one file stays together, and the longest files begin.
+LONG := $(addprefix tests/test_,sweeps.py experiments.py tutorials.py safety.py)
 tests: $(READY)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile tests --ignore=tests/test_tree.py --ignore=tests/test_browser.py
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 $(LONG) \
+	  $(filter-out $(LONG) tests/test_tree.py tests/test_browser.py,$(sort $(wildcard tests/test_*.py)))
 
 browser: $(READY)
 	$(RUN) -m pytest --durations=0 tests/test_browser.py
