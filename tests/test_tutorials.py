@@ -14,7 +14,7 @@ LESSONS = sorted(path.stem for path in FOLDER.glob("[0-9]_*.ipynb"))
 SMALL = {
     "1_first_translation": dict(n_train=2, epochs=.1, n_test=1),
     "2_cycle_is_not_enough": dict(n_train=2, epochs=.1, n_test=1, voxels=2),
-    "3_joint_loop": dict(steps=3, pretrain=4, n_many=2, n_few=1, n_test=1),
+    "3_joint_loop": dict(steps_1=2, steps_2=2, pretrain=4, steps_3=2, steps_4=2, n_many=2, n_few=1, n_test=1),
     "4_synthetic_data": dict(n_many=3, n_few=1, n_test=2, epochs_S=1, epochs_G=1, epochs_joint=2),
     "5_your_scans": dict(n=3, epochs_S=1, epochs_G=1, epochs_joint=1),
     "6_batches": dict(seeds=[0], modalities=["MRI"], more_seeds=[0]),
