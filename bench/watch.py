@@ -1,4 +1,4 @@
-"""What watching costs: the monitor's time against the steps', in one and the same run:  python bench/watch.py [--pairs 24]
+"""What watching costs: the monitor's time against the steps', in one and the same run:  python bench/watch.py [--pairs 64]
 
 The run has widgets as in a notebook, so that everything is drawn that would be shown; there is no browser."""
 import contextlib, io, tempfile, time
@@ -33,7 +33,7 @@ def measure(size, pairs):
         return {"inside": inside, "outside": time.perf_counter() - begin - inside, "frames": len(monitor.frames)}
 
 
-def main(quick=False, pairs=24):
+def main(quick=False, pairs=64):
     size, pairs = ("toy", 2) if quick else ("small", pairs)
     found = fresh("watch.measure", size=size, pairs=pairs)
     share = found["inside"] / found["outside"]
@@ -41,4 +41,4 @@ def main(quick=False, pairs=24):
                          f"under {percent(GOAL)}", share < GOAL)], "detail": found}
 
 
-if __name__ == "__main__": main(**options(__doc__, pairs=24))
+if __name__ == "__main__": main(**options(__doc__, pairs=64))
