@@ -100,7 +100,7 @@ def open_study(data: str|Path, # what `find_cases` takes: "phantom-S1", a folder
     "A study by its parameters."
     return Study(with_splits(find_cases(data)), replace(preset(preset_name), seed=seed, **changes), Path(shared))
 
-# %% ../nbs/12_studies.ipynb #cell-017
+# %% ../nbs/12_studies.ipynb #cell-019
 def training_data(study: Study, # the study
                   **fractions, # share of the training patients that are there, by modality: MRI=.14
                   ) -> UnpairedData:
@@ -113,12 +113,13 @@ def test_data(study: Study, # the study
     "The volumes that no training sees."
     return Samples(select(study.cases, modality, "test"), study.config.grid)
 
-# %% ../nbs/12_studies.ipynb #cell-021
+# %% ../nbs/12_studies.ipynb #cell-025
 def course(study: Study, # whose phases
            *names: str, # "segmentors", "generators", "joint"
            ) -> Config: # only those phases
     "A stretch of the study's course."
     return replace(study.config, phases=tuple(p for p in study.config.phases if p.name in names))
+
 
 def train(study: Study, # the study
           data: UnpairedData, # to learn from
@@ -141,7 +142,7 @@ def train_generators(study: Study, # the study
     "Pre-trained generators and discriminators (section 4.2)."
     return train(study, data, course(study, "generators"), start)
 
-# %% ../nbs/12_studies.ipynb #cell-024
+# %% ../nbs/12_studies.ipynb #cell-029
 def equally_long(study: Study, # whose course was made for epochs of `pairs`
                  data: UnpairedData, # to learn from
                  pairs: int, # in an epoch of what it is compared with
@@ -151,7 +152,7 @@ def equally_long(study: Study, # whose course was made for epochs of `pairs`
     phases = (replace(p, epochs=epochs(p.epochs), decay=epochs(p.decay)) for p in study.config.phases)
     return replace(study, config=replace(study.config, phases=tuple(phases)))
 
-# %% ../nbs/12_studies.ipynb #cell-027
+# %% ../nbs/12_studies.ipynb #cell-032
 def train_baseline(study: Study, # the study
                    data: UnpairedData, # to learn from
                    start: Stage, # pre-trained segmentors
@@ -173,7 +174,7 @@ def train_jointly(study: Study, # the study
     "Ours: all six networks together."
     return train(study, data, course(study, "joint"), start)
 
-# %% ../nbs/12_studies.ipynb #cell-030
+# %% ../nbs/12_studies.ipynb #cell-035
 def train_ada(study: Study, # the study
               data: UnpairedData, # to learn from
               start: Stage, # pre-trained segmentors
@@ -187,7 +188,7 @@ def train_ada(study: Study, # the study
         return HalfAndHalf(data.train_A, data.train_B, data.valid_A, data.valid_B, synthetic_A, synthetic_B)
     return train_once(study.folder, stage_key(config, data, start, translators), half_and_half, config, start)
 
-# %% ../nbs/12_studies.ipynb #cell-037
+# %% ../nbs/12_studies.ipynb #cell-042
 def record(scores: torch.Tensor, # percent [regions]
            stage: Stage, # whose
            **facts, # method, modality, fraction, ...
@@ -210,7 +211,7 @@ def on_device(stage: Stage, # whose networks
     "The networks, ready for use."
     return stage.nets.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
-# %% ../nbs/12_studies.ipynb #cell-040
+# %% ../nbs/12_studies.ipynb #cell-046
 def train_ceiling(study: Study, # the study
                   ) -> Stage:
     "Segmentors of all real volumes, trained as long as the others."
@@ -234,7 +235,7 @@ def shape_record(study: Study, # whose test cases
     judge = on_device(judges).S_B if modality == "CT" else on_device(judges).S_A
     return record(s_score(generator_from(stage, modality), judge, test_data(study, modality)), stage, score="S-score", way=WAYS[modality], **facts)
 
-# %% ../nbs/12_studies.ipynb #cell-043
+# %% ../nbs/12_studies.ipynb #cell-049
 @torch.no_grad()
 def translated(stage: Stage, # whose generator
                modality: str, # of the source
@@ -253,7 +254,7 @@ def translated_volume(stage: Stage, # whose generator
     voxels = translated(stage, real.modality, torch.from_numpy(real.voxels)[None])[0, 0].numpy()
     return replace(real, voxels=voxels, modality=other, label=None, range=CT_WINDOW if other == "CT" else real.range)
 
-# %% ../nbs/12_studies.ipynb #cell-047
+# %% ../nbs/12_studies.ipynb #cell-053
 def true_translation(case: Case, # a phantom
                      grid, # the training grid
                      ) -> torch.Tensor: # [1, 1, X, Y, Z] in [-1, 1]
@@ -267,7 +268,7 @@ def has_twins(study: Study, # the study
     "Can its translations be held against the truth?"
     return all(case.image.startswith("phantom:") for case in study.cases if case.split == "test")
 
-# %% ../nbs/12_studies.ipynb #cell-049
+# %% ../nbs/12_studies.ipynb #cell-055
 def truth_record(study: Study, # whose test cases; phantoms
                  stage: Stage, # whose generator
                  modality: str, # of the sources
@@ -282,7 +283,7 @@ def truth_record(study: Study, # whose test cases; phantoms
         moved.append(distortion(fake, true, labels[None] > 0, study.config.grid.spacing))
     return facts | {"score": "truth", "way": WAYS[modality], "error": round(mean(errors), 4), "distortion_mm": round(mean(moved), 3), "n": len(errors)}
 
-# %% ../nbs/12_studies.ipynb #cell-053
+# %% ../nbs/12_studies.ipynb #cell-059
 def write_results(out_dir: str|Path, # of the notebook's run; made if need be
                   params: dict, # what it was asked
                   records: list, # what it found, flat dicts
