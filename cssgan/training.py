@@ -316,7 +316,7 @@ def where(run: Run, # after any step
     "How far a run is."
     phases = run.config.phases
     if run.phase == len(phases): return "the last epoch"
-    return f"{run.seen} pairs of epoch {run.epoch + 1} of {phases[run.phase].epochs + phases[run.phase].decay} ({phases[run.phase].name})"
+    return f"{run.seen} pair{'s' * (run.seen != 1)} of epoch {run.epoch + 1} of {phases[run.phase].epochs + phases[run.phase].decay} ({phases[run.phase].name})"
 
 # %% ../nbs/08_training.ipynb #cell-053
 def advance(run: Run, # where we are

@@ -148,7 +148,7 @@ def test_a_signal_stops_all_and_saves(tmp_path, how, everyone):
     assert said.startswith("Stopped: ") and str(tmp_path / "run" / "last") in said and said.count("\n") == 1, (said, errors)
     assert "Traceback" not in errors, errors
     about = load_checkpoint(tmp_path / "run/last", with_training=True)[1]
-    assert f"{about['seen']} pairs of epoch {about['epoch'] + 1} " in said and (about["history"] or about["seen"])
+    assert f"{about['seen']} pair{'s' * (about['seen'] != 1)} of epoch {about['epoch'] + 1} " in said and (about["history"] or about["seen"])
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -225,7 +225,7 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_saves_and_says_where(serv
         child.kill(how)
         name, says = child.end()
         before, reached = reached, progress(tmp_path)
-        assert name == "Stopped" and f"saved in {tmp_path / 'last'}" in says and f"{reached[1]} pairs of epoch" in says and "\n" not in says
+        assert name == "Stopped" and f"saved in {tmp_path / 'last'}" in says and f"{reached[1]} pair{'s' * (reached[1] != 1)} of epoch" in says and "\n" not in says
         assert reached > before and intact(tmp_path)
     assert ends_like(whole, server, tmp_path, save_every=1e9)
 
