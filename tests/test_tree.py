@@ -77,13 +77,6 @@ def test_readme_links_lead_somewhere():
     assert links and not [o for o in links if not (ROOT / o).exists()]
 
 
-def test_documentation_can_be_processed(tree):
-    done = subprocess.run([sys.executable, "-c", "from nbdev.serve import proc_nbs; proc_nbs()"], cwd=tree, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-300:]
-    made = {p.relative_to(tree / "_proc") for p in (tree / "_proc").rglob("*.ipynb")}
-    assert made == {p.relative_to(ROOT / "nbs") for p in notebooks()}
-
-
 def test_sidebar_lists_every_notebook():
     assert sorted(listed()) == sorted(str(p.relative_to(ROOT / "nbs")) for p in notebooks())
     assert (ROOT / "nbs/_quarto.yml").samefile(ROOT / "_quarto.yml")
