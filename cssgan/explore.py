@@ -8,8 +8,9 @@ __all__ = ['NARROW', 'Explorer', 'explore', 'box_of', 'window_controls', 'compar
 # %% ../nbs/11_explore.ipynb #cell-002
 import numpy as np
 from .volumes import Volume
-from .view import CUTS, _index, _sizes, grey_range
-from .canvas import Live, Painting, Touch, as_volume, at_voxel, cross, legend, named, paint, place, row, voxel_at, windows
+from .view import CUTS, _index, _sizes
+from .canvas import (Live, Painting, Touch, as_volume, at_voxel, cross, legend, named, paint, place, row, share_of_one,
+                           voxel_at, window_of, windows)
 from .compare import compare
 from .depth import view3d
 _all_ = ["compare", "view3d"]
@@ -21,11 +22,12 @@ class Explorer(Live):
         volume: Volume,  # axes RAS
         window=None,  # a name in `windows`, or (black, white); None: the usual one
         opacity=0.25,  # of the regions
-        width=900,  # of the three cuts together, pixels
+        width=900,  # of the three cuts together, pixels; none is higher
     ):
-        self.volume, self.opacity, self.index = volume, opacity, _index(volume, None)
-        self.window = windows(volume)[window] if isinstance(window, str) else window or grey_range(volume)
-        self.pixel = sum(_sizes(volume)[0]) / width
+        self.volume, self.opacity, self.index = volume, share_of_one("opacity", opacity), _index(volume, None)
+        self.window = window_of(volume, window)
+        widths, heights = _sizes(volume)
+        self.pixel = max(sum(widths), max(heights)) / width
 
     def picture(self, cut):
         "One cut, with the crosshair."
@@ -46,7 +48,7 @@ def explore(
     "Look at a volume."
     return Explorer(as_volume(volume, labels, modality, spacing), window, opacity)
 
-# %% ../nbs/11_explore.ipynb #cell-014
+# %% ../nbs/11_explore.ipynb #cell-015
 def box_of(
     cut,  # a name in CUTS
     touch: Touch,  # its picture
@@ -65,23 +67,29 @@ def window_controls(
 ) -> list:  # preset, level, width
     "Window and level."
     from ipywidgets import Dropdown, FloatSlider
-    presets, (low, high) = windows(volume), window
-    start = next((name for name, pair in presets.items() if np.allclose(pair, window)), "own")
-    span = float(np.ptp(volume.voxels)) or 1.0
-    step = 10.0 ** np.floor(np.log10(span / 500))  # round numbers
-    preset = Dropdown(options=[*presets, "own"], value=start, description="window", style=NARROW, layout={"width": "200px"})
+    presets, busy = windows(volume), []
+    lows, highs = zip(*presets.values(), window)
+    darkest, brightest = min(float(volume.voxels.min()), *lows), max(float(volume.voxels.max()), *highs)
+    step = 10.0 ** np.floor(np.log10(min([b - a for a, b in zip(lows, highs) if b > a], default=1.0) / 100))  # round numbers, fine for the narrowest window
+    named_as = lambda pair: next((name for name, known in presets.items() if np.allclose(known, pair, atol=step, rtol=0)), "own")
+    preset = Dropdown(options=[*presets, "own"], value=named_as(window), description="window", style=NARROW, layout={"width": "200px"})
     level, width = (FloatSlider(v, min=np.floor(a / step) * step, max=b, step=step, description=d, readout_format=".4g", style=NARROW, layout={"width": "270px"})
-                    for v, a, b, d in (((low + high) / 2, min(low, volume.voxels.min()), max(high, volume.voxels.max()), "level"), (high - low, step, max(2 * span, high - low), "width")))
+                    for v, a, b, d in ((sum(window) / 2, darkest, brightest, "level"), (window[1] - window[0], step, 2 * (brightest - darkest) + step, "width")))
+    def follow(name, low, high):
+        if busy: return  # the three widgets move each other: only the hand's own move counts
+        busy.append(True)
+        try: preset.value, level.value, width.value = name, (low + high) / 2, high - low
+        finally: busy.clear()
+        changed((low, high))
     def pick(change):
-        if change["new"] != "own": level.value, width.value = (lambda low, high: ((low + high) / 2, high - low))(*presets[change["new"]])
+        if change["new"] != "own": follow(change["new"], *presets[change["new"]])
     def slide(_):
         pair = level.value - width.value / 2, level.value + width.value / 2
-        preset.value = next((n for n, p in presets.items() if np.allclose(p, pair, atol=span / 400)), "own")
-        changed(pair)
+        follow(named_as(pair), *pair)
     preset.observe(pick, "value"), level.observe(slide, "value"), width.observe(slide, "value")
     return [preset, level, width]
 
-# %% ../nbs/11_explore.ipynb #cell-016
+# %% ../nbs/11_explore.ipynb #cell-017
 def _build_explorer(self):
     "The cuts under the mouse."
     from ipywidgets import HTML, FloatSlider, HBox, IntSlider, VBox
@@ -101,7 +109,7 @@ def _build_explorer(self):
 
 Explorer.build = _build_explorer
 
-# %% ../nbs/11_explore.ipynb #cell-017
+# %% ../nbs/11_explore.ipynb #cell-018
 def _move(self, index, redraw=False):
     "Put the crosshair somewhere else."
     changed = redraw or tuple(index) != tuple(self.index)
@@ -118,7 +126,7 @@ def _step(self, axis, by):
 
 def _look(self, window=None, opacity=None):
     "Paint the cuts again, perhaps otherwise."
-    self.window, self.opacity = window or self.window, self.opacity if opacity is None else opacity
+    self.window, self.opacity = self.window if window is None else window, self.opacity if opacity is None else opacity
     for cut, touch in self.touches.items(): touch.show(self.picture(cut))
     self.say(self.index)
 

@@ -6,7 +6,7 @@
 __all__ = ['SCORES', 'looking', 'cycle', 'frame', 'curves', 'plot', 'Budget', 'Monitor', 'Panel']
 
 # %% ../nbs/11_monitor.ipynb #cell-002
-import math, time
+import math, threading, time
 from contextlib import contextmanager
 import numpy as np, torch
 from .volumes import Grid, Volume
@@ -117,19 +117,20 @@ class Monitor:
     ):
         self.samples = {side: samples[case % len(samples)][:2] for side, samples in (("A", data.valid_A), ("B", data.valid_B)) if len(samples)}
         self.share, self.frames, self.names, self.widgets, self.handle = share, [], [], None, None
-        self.paused, self.stopping, self.due, self.said, self.run, self.budget, self.told = False, False, False, "", None, None, 0.0
+        self.paused, self.stopping, self.due, self.said, self.run, self.folder, self.budget, self.told = False, False, False, "", None, None, None, 0.0
 
     def __call__(self, run: Run, keep: Keeper):
-        if self.budget is None: self.begin(run)
+        if run is not self.run: self.begin(run, keep)
         self.run, self.due = run, self.due or (run.seen == 0 and bool(run.history))  # an epoch is over, and has not been looked at
         if self.paused: self.wait(keep)
-        if self.stopping: keep.button.pressed = True
+        if self.stopping: keep.button.pressed, self.stopping, self.paused = True, False, False # said once: the next run begins afresh
         over = run.phase == len(run.config.phases) or keep.button.pressed
         if self.widgets and time.monotonic() - self.told > 1: self.tell()
         if not over and self.budget.left() < 0: return
-        with self.budget.spend():
-            try: self.look(self.due, over)
-            except Exception as e: self.say(f"the monitor could not draw ({type(e).__name__}: {e}); the training goes on")
+        try:
+            with self.budget.spend(): self.look(self.due, over)
+            if self.due and not over: self.store()
+        except Exception as e: self.say(f"the monitor could not draw ({type(e).__name__}: {e}); the training goes on")
         self.due = False
 
     def tell(self):
@@ -220,28 +221,48 @@ class Panel:
             if follow: self.time.value = self.time.max
             self.go_to(None)
             self.picture.layout.display = None
-        if over: self.pause.disabled = self.stop.disabled = True
         self.listen()
 
-# %% ../nbs/11_monitor.ipynb #cell-032
-def _begin(self, run):
+    def close(self): self.pause.disabled = self.stop.disabled = True
+
+# %% ../nbs/11_monitor.ipynb #cell-033
+def _begin(self, run, keep):
     "Show the panel, if there is somebody to see it."
-    self.run, self.budget = run, Budget(self.share)
+    if not run.history or keep.folder != self.folder: self.frames, self.names = [], []
+    self.run, self.folder, self.budget, self.due, self.widgets, self.handle = run, keep.folder, Budget(self.share), False, None, None
+    self.thread = threading.get_ident()
     if not in_browser(): return
+    from IPython import get_ipython
     from IPython.display import HTML, display
     self.handle = display(Painting(row({"training": np.zeros((1, 400, 3), np.uint8)})), display_id=True)
+    if shell := get_ipython(): shell.events.register("post_run_cell", self.cell_over)
     try: self.widgets = Panel(self)
     except ImportError as e: return print(missing(e))
     display({VIEW: self.widgets.box._repr_mimebundle_()[VIEW], "text/plain": ""}, raw=True)
     display(HTML(STYLE))
 
+def _store(self):
+    "Bring the stored picture up to date, if there is time left for it."
+    if not self.handle or self.budget.left() < 0: return
+    with self.budget.spend(): self.handle.update(self.still())
+
 def _end(self):
     "Leave the summary."
-    if self.handle: return self.handle.update(self.still())
+    self.paused = self.stopping = False
     try: from IPython import get_ipython
     except ImportError: return
-    if get_ipython() is None: return
-    from IPython.display import display
-    display(self.still())
+    if (shell := get_ipython()) is None and not self.handle: return
+    if not self.handle:
+        from IPython.display import display
+        return display(self.still())
+    if shell and self.cell_over in shell.events.callbacks["post_run_cell"]: shell.events.unregister("post_run_cell", self.cell_over)
+    if self.widgets: self.widgets.close()
+    self.handle.update(self.still())
 
-Monitor.begin, Monitor.end = _begin, _end
+def _cell_over(self, result):
+    "A cell has ended: if the training's own, and with an error, so has the training."
+    if threading.get_ident() != self.thread or getattr(result, "error_in_exec", None) is None: return
+    self.say(f"ended by an error: {type(result.error_in_exec).__name__}")
+    self.end()
+
+Monitor.begin, Monitor.store, Monitor.end, Monitor.cell_over = _begin, _store, _end, _cell_over

@@ -208,7 +208,7 @@ def test_pause_saves_and_stop_stops(tmp_path):
     thread = threading.Thread(target=train)
     thread.start()
     while not (tmp_path / "last" / "checkpoint.json").exists(): time.sleep(0.05)
-    assert "paused after 1 pairs" in watch.said and thread.is_alive()
+    assert "paused after 1 pair" in watch.said and thread.is_alive()
     watch.stopping = True
     thread.join(60)
     assert ended and fit(noise(), SHORT, tmp_path, go_on=True, progress=False).phase == 3
