@@ -49,12 +49,12 @@ def test_quickstart_leaves_pictures_volumes_and_a_checkpoint(made):
 def runs(tmp_path_factory):
     "Runs a notebook once; all share what they train."
     shared, done = tmp_path_factory.mktemp("shared"), {}
-    def run(name):
-        if name not in done:
+    def run(name, *words):
+        if (name, words) not in done:
             out = tmp_path_factory.mktemp(name)
-            papermill(name, out, "-r", "data", "phantom-few", "-r", "preset", "smoke", "-r", "shared", shared, *FEW.get(name, []))
-            done[name] = json.loads((out / "metrics.json").read_text()), json.loads((out / "params.json").read_text())
-        return done[name]
+            papermill(name, out, "-r", "data", "phantom-few", "-r", "preset", "smoke", "-r", "shared", shared, *FEW.get(name, []), *words)
+            done[name, words] = json.loads((out / "metrics.json").read_text()), json.loads((out / "params.json").read_text())
+        return done[name, words]
     return run
 
 
@@ -81,6 +81,11 @@ def test_table2_holds_all_methods(runs):
     assert [record["method"] for record in runs("table2_segmentation")[0]] == ["Baseline (R)", "ADA (R+S)", "Ours (R+S)", "All real"]
 
 
+def test_table2_trains_all_methods_longer_from_the_same_start(runs):
+    short, longer = ({record["updates_S"] for record in runs("table2_segmentation", *words)[0]} for words in ((), ("-p", "longer", "2")))
+    assert longer == {updates + 14 for updates in short} and len(short) == 1 # two epochs of 7 pairs more
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_parameter_is_explained(name):
     done = subprocess.run([sys.executable, "-m", "papermill", "--help-notebook", FOLDER / f"{name}.ipynb"], capture_output=True, text=True)
@@ -99,7 +104,7 @@ def test_grid_is_one_that_a_sweep_takes(grid):
     assert read_grid(grid).runs and f"cssgan_sweep results/{grid.name} --collect results/{grid.stem}.json" in grid.read_text()
 
 
-def test_every_experiment_has_its_grid(): assert {grid.stem for grid in GRIDS} == set(NOTEBOOKS)
+def test_every_experiment_has_its_grid(): assert {grid.stem for grid in GRIDS} >= set(NOTEBOOKS)
 
 
 def test_the_front_page_quotes_the_result_files():
