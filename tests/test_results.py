@@ -42,6 +42,12 @@ def test_a_file_is_read_with_what_was_chosen(tmp_path):
     with pytest.raises(VolumeError, match="is not there"): read_results(tmp_path / "none.json")
 
 
+def test_a_method_has_one_colour_in_all_figures():
+    frame = pd.DataFrame([{"method": m, "fraction": f, "mean": 1.} for m in ("ADA (R+S)", "Ours (R+S)", *"abcde") for f in (.1, 1.)])
+    colours = lambda f: {line.get_label(): line.get_color() for line in plot_shares(f, "fraction").axes[0].lines}
+    assert len(colours(frame)) == 7 and colours(frame[2:])["Ours (R+S)"] == colours(frame)["Ours (R+S)"] != colours(frame)["ADA (R+S)"]
+
+
 def test_curves_show_every_record():
     ax = plot_shares(RECORDS, "fraction").axes[0]
     assert len(ax.lines) == 2 and sum(len(c.get_offsets()) for c in ax.collections) == len(RECORDS)
