@@ -72,8 +72,9 @@ tests: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 $(LONG) \
 	  $(filter-out $(LONG) tests/test_tree.py tests/test_browser.py,$(sort $(wildcard tests/test_*.py)))
 
+# Two browsers, each with a JupyterLab of its own.
 browser: $(READY)
-	$(RUN) -m pytest --durations=0 tests/test_browser.py
+	$(RUN) -m pytest -n 2 --dist load --durations=16 tests/test_browser.py
 
 # The documentation shows what the tests of the viewers saw; all their photographs are in runs/photographs/.
 photographs: $(READY)
