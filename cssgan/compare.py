@@ -59,10 +59,11 @@ def dice(
 ) -> dict:  # structure → percent; nan where the truth has none
     "Dice per structure."
     if volume is None or volume.label is None or truth is None: return {}
-    both, n = (volume.label != IGNORE) & (truth != IGNORE), len(REGIONS)
-    met = np.bincount(truth[both] * n + volume.label[both], minlength=n * n).reshape(n, n)  # rows: the truth's, columns: the volume's
-    seen, known, same = met.sum(0), met.sum(1), np.diag(met)
-    return {name: 200 * float(same[r]) / float(seen[r] + known[r]) if known[r] else np.nan for r, name in enumerate(REGIONS) if r}
+    import torch
+    from cssgan.metrics import dice_scores
+    counts = (volume.label != IGNORE) & (truth != IGNORE) & ((volume.label > 0) | (truth > 0))
+    scores = dice_scores(*(torch.from_numpy(label[counts].astype(np.int64))[None, :, None, None] for label in (volume.label, truth)))[0]
+    return dict(zip(REGIONS[1:], scores.tolist()))
 
 # %% ../nbs/11_compare.ipynb #cell-014
 def shared_windows(

@@ -203,6 +203,11 @@ def test_dice_is_the_metrics_dice():
     assert list(found) == list(REGIONS[1:]) and np.allclose(list(found.values()), expected, equal_nan=True) and np.isnan(found["LA"])
 
 
+def test_dice_without_any_labelled_voxel_is_nobodys():
+    empty = np.zeros(CT.shape, np.uint8)
+    assert all(np.isnan(s) for s in dice(replace(MRI, label=empty), empty).values())
+
+
 def test_voxels_that_nobody_annotated_count_on_neither_side():
     label = CT.label.copy()
     label[:8] = IGNORE
