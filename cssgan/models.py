@@ -373,4 +373,4 @@ def has_fast_bfloat16(device: torch.device, # where the networks are
 def mixed_precision(device: torch.device, # where the networks are
                    ) -> torch.autocast: # a context: `with mixed_precision(device): ...`
     "bfloat16 where it pays, float32 elsewhere."
-    return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device), cache_enabled=False) # the cache is one for all threads
