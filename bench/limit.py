@@ -1,8 +1,8 @@
 """How near the limit the joint step is:  python bench/limit.py [--sizes small paper] [--rounds 7]
 
-The step's own convolutions, forward and backward, are recorded and replayed alone, in turn with whole steps."""
+The step's own convolutions, forward and backward, are recorded and replayed alone, side by side as in the step, in turn with whole steps."""
 import re
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from unittest.mock import patch
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -67,8 +67,39 @@ class Like(tuple):
     def __new__(cls, *facts): return super().__new__(cls, facts)
 
 
+@contextmanager
+def one_core():
+    "Nothing side by side: what a thread counts or times is all there is."
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(cores)
+
+
+def convolutions(action):
+    "The convolutions of one call, turn by turn: those of the one half, and those of the other."
+    turns = []
+    def noting(function, items, device):
+        noted, found = [Convolutions() for _ in items], []
+        for half, item in zip(noted, items):
+            with half: found.append(function(item))
+        turns.append(tuple(half.calls for half in noted))
+        return found
+    with one_core(), patch("cssgan.joint.side_by_side", noting): action()
+    return turns
+
+
+def replay_turns(turns):
+    "All turns' convolutions, side by side as in the step, as a function."
+    from cssgan.parallel import side_by_side
+    ready = [tuple(replay(half) for half in halves) for halves in turns]
+    def again():
+        for halves in ready: side_by_side(lambda half: half(), halves)
+    return again
+
+
 def replay(calls):
-    "The same calls on random tensors of the same shapes, strides and types, as a function; and their operations."
+    "The same calls on random tensors of the same shapes, strides and types, as a function."
     tensors = {}
     def tensor(like, place):
         key = like, place
@@ -113,15 +144,15 @@ def measure(size, # "toy", "small" or "paper"
     run, pair = start_ours(size)
     action = lambda: step(run, "joint", pair)
     action()
-    with Convolutions() as noted: action()
+    noted = convolutions(action)
     with patch("cssgan.models.in_registers", lambda x: False): # the zeros that fill registers are no work
-        total = flops(action)
-        with Convolutions() as needed: action()
-    alone, (matmul, matmul_flops) = replay(noted.calls), matrix_product(product)
-    of_convolutions = flops(replay(needed.calls))
+        with one_core(): total = flops(action)
+        needed = convolutions(action)
+    alone, (matmul, matmul_flops) = replay_turns(noted), matrix_product(product)
+    with one_core(): of_convolutions = flops(replay_turns(needed))
     time = in_turn({"step": action, "convolutions": alone, "product": matmul}, rounds)
-    shares, others = profile(action, 3)
-    return {"operations": total, "of_convolutions": of_convolutions, "calls": len(noted.calls), "ms": {k: 1000 * t for k, t in time.items()},
+    with one_core(): shares, others = profile(action, 3)
+    return {"operations": total, "of_convolutions": of_convolutions, "calls": sum(len(half) for halves in noted for half in halves), "ms": {k: 1000 * t for k, t in time.items()},
             "rate": {"step": total / time["step"], "convolutions": of_convolutions / time["convolutions"], "product": matmul_flops / time["product"]},
             "share": time["convolutions"] / time["step"], "profile": shares, "other": others}
 
@@ -134,7 +165,7 @@ def rows_of(size, found):
                 f"at least {percent(GOAL)}" if size != "toy" else "", found["share"] >= GOAL if size != "toy" else None),
             row(f"Joint step, {NAMES[size]}: GFLOP; GFLOP/s of the step, of its convolutions alone, of a large matrix product",
                 f"{found['operations'] / 1e9:,.1f}; {giga(rate['step'])}, {giga(rate['convolutions'])}, {giga(rate['product'])}"),
-            row(f"Joint step, {NAMES[size]}: where the time goes (under the profiler)", words)]
+            row(f"Joint step, {NAMES[size]}: where one core's time goes (under the profiler)", words)]
 
 
 def main(quick=False, sizes=("small", "paper"), rounds=7):

@@ -1,16 +1,19 @@
 """The joint step against the plain one:  python bench/step.py [--sizes small paper] [--rounds 3]
 
-Four variants, each in fresh processes, in turn:
+Five variants, each in fresh processes, in turn:
   plain     float32, contiguous, every pass on its own, ordinary layers (bench/plain.py)
   unshared  the same, in the precision and layout of ours
+  in turn   ours, but one half of the work after the other, every operation shared by all cores
   returning ours, but freed memory goes back to the system at once, as the C library has it
-  ours      the toolkit's step, with its reuse of passes, stacking, doubling and memory habit"""
+  ours      the toolkit's step, with its reuse of passes, halves side by side, doubling and memory habit"""
+from contextlib import nullcontext
 from statistics import median
+from unittest.mock import patch
 from common import NAMES, PATCH_LAYERS, GRIDS, batch, fresh, memory_peak, ms, options, row, seconds, start_ours, times
 
-VARIANTS = ("plain", "unshared", "returning", "ours")
+VARIANTS = ("plain", "unshared", "in turn", "returning", "ours")
 STEPS = {"toy": (1, 2), "small": (2, 7), "paper": (1, 3)} # that do not count, that do
-GOALS = {"small": (12, 1.25, None), "paper": (6, 1.25, None)} # times as fast as plain, unshared, returning
+GOALS = {"small": (12, 1.25, None, None), "paper": (6, 1.25, None, None)} # times as fast as plain, unshared, in turn, returning
 
 
 def plain_run(size, same_precision):
@@ -27,18 +30,21 @@ def plain_run(size, same_precision):
     return lambda: plain_step(nets, optimizers, pools, rng, pair, **how)
 
 
-def our_run(size, keep):
-    "A function that does one step of the toolkit, keeping freed memory or not."
+def our_run(size, variant):
+    "A function that does one step of the toolkit, keeping freed memory or not, side by side or not."
     from cssgan.training import step
-    run, pair = start_ours(size, keep=keep)
-    return lambda: step(run, "joint", pair)
+    run, pair = start_ours(size, keep=variant != "returning")
+    def in_turn(function, items, device): return [function(item) for item in items]
+    def action():
+        with patch("cssgan.joint.side_by_side", in_turn) if variant == "in turn" else nullcontext(): step(run, "joint", pair)
+    return action
 
 
 def measure(variant, # of VARIANTS
             size, # "toy", "small" or "paper"
             ): # {"seconds": one per step, "peak_MB"}
     "Steps of one variant in this process."
-    action = our_run(size, variant == "ours") if variant in ("ours", "returning") else plain_run(size, variant == "unshared")
+    action = plain_run(size, variant == "unshared") if variant in ("plain", "unshared") else our_run(size, variant)
     warm, count = STEPS[size]
     for _ in range(warm): action()
     return {"seconds": [seconds(action) for _ in range(count)], "peak_MB": memory_peak()}
@@ -52,13 +58,13 @@ def compare(size, rounds):
     detail = {"ms": {v: round(1000 * median(s for r in found for s in r[v]["seconds"]), 2) for v in VARIANTS},
               "peak_MB": {v: round(median(r[v]["peak_MB"] for r in found)) for v in VARIANTS}, "ratios": {}}
     rows = []
-    for against, goal, words in zip(VARIANTS, GOALS.get(size, (None,) * 3), ("the plain one", "the same precision and layout without reuse", "without keeping freed memory")):
+    for against, goal, words in zip(VARIANTS, GOALS.get(size, (None,) * 4), ("the plain one", "the same precision and layout without reuse", "one half after the other", "without keeping freed memory")):
         ratios = [t[against] / t["ours"] for t in time]
         detail["ratios"][against] = [round(r, 3) for r in ratios]
         rows.append(row(f"Joint step, {NAMES[size]}, width 8: as fast as {words}", f"{times(median(ratios))} ({min(ratios):.3g} to {max(ratios):.3g} over {rounds} rounds; "
                         f"{ms(median(t[against] for t in time))} and {ms(median(t['ours'] for t in time))})",
                         f"at least {goal} times" if goal else "", median(ratios) >= goal if goal else None))
-    rows.append(row(f"Joint step, {NAMES[size]}: peak memory of plain, unshared, returning, ours", ", ".join(f"{detail['peak_MB'][v] / 1000:.2f}" for v in VARIANTS) + " GB"))
+    rows.append(row(f"Joint step, {NAMES[size]}: peak memory of plain, unshared, in turn, returning, ours", ", ".join(f"{detail['peak_MB'][v] / 1000:.2f}" for v in VARIANTS) + " GB"))
     return detail, rows
 
 

@@ -214,15 +214,40 @@ def test_the_shape_loss_of_a_batch_is_the_mean_of_its_volumes_losses():
     assert torch.isclose(shape_loss(logits, labels), sum(alone) / 4, rtol=1e-12, atol=0)
 
 
-def test_every_volume_of_a_batch_pulls_alike_at_the_segmentor():
-    "The gradient of a batch is the mean of its volumes' gradients, also where one has few labels."
-    nets, data = Networks(4, 1).double(), noise(2, 2, missing=0.95)
-    both, gradients = doubled(next(data.epoch(0, 0, 2))), []
+@pytest.mark.parametrize("update", ["generators", "segmentors", "discriminators", "both"])
+def test_every_pair_of_a_batch_pulls_alike(update):
+    "The gradient and the losses of a batch are the means of its pairs', also where one has few labels."
+    data, found = noise(2, 2, missing=0.95), []
+    both = doubled(next(data.epoch(0, 0, 2)))
     for part in (slice(0, 2), slice(0, 1), slice(1, 2)):
-        nets.zero_grad()
-        loss = joint.ask_segmentor(nets.S_A, both.real_A[part], both.real_B[part], both.real_A[part], both.y_A[part], both.y_B[part])[0]
-        gradients.append((loss, nets.S_A.net.last.weight.grad.clone()))
-    for whole, one, other in zip(*gradients): assert torch.allclose(whole, (one + other) / 2, rtol=1e-12)
+        nets, batch = Networks(4, 1).double(), Batch(*(x[part] for x in both))
+        optimizers = make_optimizers(nets)
+        if update == "generators": losses = update_generators(nets, optimizers.G, batch)[1]
+        elif update == "segmentors": losses = update_segmentors(nets, optimizers.S, batch)
+        elif update == "discriminators": losses = update_discriminators(nets, optimizers.D, batch, batch.real_B, batch.real_A)
+        else: losses = update_generators_and_segmentors(nets, optimizers, batch)[1]
+        found.append([*losses.values(), *(p.grad for p in nets.parameters() if p.grad is not None)])
+    for whole, one, other in zip(*found, strict=True): assert torch.allclose(whole, (one + other) / 2, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("spare_memory", [False, True])
+def test_side_by_side_or_one_after_the_other_changes_no_bit(spare_memory):
+    "Two cores, and one: the same losses and weights."
+    ends, cores = [], torch.get_num_threads()
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            nets = Networks(4, 1)
+            ends.append([frozen(nets), *fast_steps(nets, list(noise(6, 4).epoch(0, 0, 2)), spare_memory=spare_memory)] + [frozen(nets)])
+    finally: torch.set_num_threads(cores)
+    assert all(same(*pair) for pair in zip(*ends, strict=True))
+
+
+def test_a_batch_is_stacked_in_its_order():
+    nets, two = Networks(4, 1).double(), doubled(next(noise().epoch(0, 0, 2)))
+    with torch.no_grad(): alone = [there_and_back(nets, two.real_A[i:i + 1], two.real_B[i:i + 1]) for i in range(2)]
+    passes, _ = update_generators(nets, make_optimizers(nets).G, two)
+    for stack, first, second in zip(passes, *alone): assert torch.equal(stack, torch.cat([first, second]))
 
 
 def test_the_two_who_teach_the_generators_are_left_as_they_were(batch):

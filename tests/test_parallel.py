@@ -1,5 +1,5 @@
 "Several processes train as one with a larger batch, end together, and leave nobody behind."
-import json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys, threading, time
 from pathlib import Path
 
 import pytest
@@ -99,6 +99,53 @@ def test_the_mean_is_that_of_everything_added_up():
     x = torch.tensor([3.0, 4.0])
     parallel.average([x], of=2)
     assert x.tolist() == [1.5, 2.0]
+
+
+# ---- two at once
+
+@pytest.fixture
+def cores():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_two_pieces_of_work_have_half_of_the_cores_each_and_run_at_once(cores):
+    cores(4)
+    meet = threading.Barrier(2, timeout=PATIENCE) # nobody passes alone
+    def work(item):
+        meet.wait()
+        return item, torch.get_num_threads(), threading.get_ident()
+    (a, n, one), (b, m, other) = parallel.side_by_side(work, ("a", "b"))
+    assert (a, b, n, m) == ("a", "b", 2, 2) and one != other and torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize("n, device", [(1, "cpu"), (4, "meta")])
+def test_with_one_core_or_another_device_one_comes_after_the_other(cores, n, device):
+    cores(n)
+    said = parallel.side_by_side(lambda item: (item, torch.get_num_threads(), threading.get_ident()), ("a", "b"), device)
+    assert said == [(item, n, threading.get_ident()) for item in "ab"]
+
+
+def test_an_error_in_one_half_waits_for_the_other(cores):
+    cores(2)
+    done = []
+    def work(item):
+        if item == "bad": raise ValueError("the loss is not a number")
+        time.sleep(0.2)
+        done.append(item)
+    with pytest.raises(ValueError, match="not a number"): parallel.side_by_side(work, ("bad", "good"))
+    assert done == ["good"] and torch.get_num_threads() == 2
+
+
+def test_a_forked_child_has_threads_of_its_own(cores):
+    cores(2)
+    parallel.side_by_side(torch.exp, (torch.zeros(1), torch.ones(1)))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20) # a child that waits for threads that it does not have is ended
+        os._exit(0 if len(parallel.side_by_side(str, (1, 2))) == 2 else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 # ---- going on
