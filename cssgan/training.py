@@ -345,9 +345,7 @@ def keep_freed_memory():
     "Let glibc keep large blocks that were freed, for the next step; elsewhere nothing happens."
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if not hasattr(libc, "gnu_get_libc_version"): return
-    M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-    libc.mallopt(M_MMAP_MAX, 0), libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1) # no block comes from the system by itself, none goes back
-    libc.mallopt(M_ARENA_MAX, 1) # one store for all threads
+    libc.mallopt(-4, 0), libc.mallopt(-1, 2**31 - 1) # M_MMAP_MAX: no block comes from the system by itself; M_TRIM_THRESHOLD: none goes back
 
 # %% ../nbs/08_training.ipynb #cell-056
 def fit(data: UnpairedData, # training and validation samples of both domains
