@@ -38,7 +38,7 @@ def growth_text(detail):
 def profile_text(detail):
     "Where the time of a step goes, by size."
     words = list(dict.fromkeys(w for found in detail.values() for w in found["profile"]))
-    return "Where the time of a step goes (operations' own time, under PyTorch's profiler):\n\n" + table(("what", *detail), [(w, *(percent(f["profile"].get(w, 0)) for f in detail.values())) for w in words])
+    return "Where one core's time goes in a step (operations' own time, under PyTorch's profiler):\n\n" + table(("what", *detail), [(w, *(percent(f["profile"].get(w, 0)) for f in detail.values())) for w in words])
 
 
 def readme(results):

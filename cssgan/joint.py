@@ -77,13 +77,14 @@ def make_optimizers(nets: Networks, # the six networks
 def descend(optimizers: tuple, # of the networks that learn now
             learn, # a function of one half: goes forward and backward, and returns what others want to know
             pairs: list, # for each pair of volumes its two halves
+            spare_memory: bool=False, # one half after the other?
             ) -> list: # for each pair what `learn` returned for its two halves
     "One step down the mean gradient of all pairs, the same step in every process."
     weights = [weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
     found, total = [], None
     for halves in pairs:
         for weight in weights: weight.grad = None
-        found.append(side_by_side(learn, halves, weights[0].device))
+        found.append([learn(half) for half in halves] if spare_memory else side_by_side(learn, halves, weights[0].device))
         gradients = [weight.grad for weight in weights]
         total = gradients if total is None else [a + b for a, b in zip(total, gradients)]
     average(total, of=len(pairs))
@@ -125,7 +126,7 @@ def update_generators(nets: Networks, # the six networks
                       batch: Batch, # real volumes and their labels
                       lambda_cyc: float=10., # weight of the cycle loss
                       gamma_shape: float=1., # weight of the shape loss; 0: the segmentors are not asked
-                      spare_memory: bool=False, # keep no activations of the generators
+                      spare_memory: bool=False, # keep no activations of the generators, and compute one half after the other
                       ) -> tuple: # the passes, for those who learn next, and the losses by name
     "Optimize `G_A, G_B` with segmentors and discriminators fixed."
     train_only(nets, "G_A", "G_B")
@@ -136,7 +137,7 @@ def update_generators(nets: Networks, # the six networks
             if gamma_shape: losses["shape"] = shape_loss(upcast(way.S_there(fake)), way.labels)
         generator_objective(losses["gan"], losses["cyc"], losses.get("shape", 0.), lambda_cyc, gamma_shape).backward()
         return fake.detach(), rec.detach(), {name: loss.detach() for name, loss in losses.items()}
-    return sum_up(descend((optimizer,), learn, ways(nets, batch)))
+    return sum_up(descend((optimizer,), learn, ways(nets, batch), spare_memory))
 
 # %% ../nbs/08_joint.ipynb #cell-031
 def update_segmentors(nets: Networks, # the six networks
@@ -193,7 +194,7 @@ def update_generators_and_segmentors(nets: Networks, # the six networks
                                      batch: Batch, # real volumes and their labels
                                      lambda_cyc: float=10., # weight of the cycle loss
                                      gamma_shape: float=1., # weight of the shape loss
-                                     spare_memory: bool=False, # keep no activations of the generators
+                                     spare_memory: bool=False, # keep no activations of the generators, and compute one half after the other
                                      ) -> tuple: # the passes, and the losses by name
     "`update_generators` and `update_segmentors` in one: the same losses, the same new weights."
     train_only(nets, "G_A", "G_B", "S_A", "S_B")
@@ -207,7 +208,7 @@ def update_generators_and_segmentors(nets: Networks, # the six networks
         with mixed_precision(way.real.device): own = shape_loss(upcast(way.S_here(torch.cat([way.real, rec]))), torch.cat([way.labels, way.labels]))
         (own * 2 / 3).backward()
         return fake, rec, {"gan": gan, "cyc": cyc, "shape": shape, f"S_{way.here}": own.detach() * 2 / 3, f"S_{way.there}": shape / 3}
-    return sum_up(descend((optimizers.G, optimizers.S), learn, ways(nets, batch)))
+    return sum_up(descend((optimizers.G, optimizers.S), learn, ways(nets, batch), spare_memory))
 
 # %% ../nbs/08_joint.ipynb #cell-052
 @dataclass

@@ -81,10 +81,10 @@ def side_by_side(function, # of one item
         torch.set_num_threads(cores // 2)
         return function(item)
     futures = [crew(os.getpid()).submit(with_half, item) for item in items]
-    try:
-        wait(futures) # for both, even if one fails
-        return [future.result() for future in futures]
-    finally: torch.set_num_threads(cores)
+    try: return [future.result() for future in futures]
+    finally:
+        wait(futures) # if one fails, or somebody interrupts, nothing goes on behind our back
+        torch.set_num_threads(cores)
 
 # %% ../nbs/07_parallel.ipynb #cell-024
 def join() -> torch.device: # the one to train on

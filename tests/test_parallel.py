@@ -138,6 +138,19 @@ def test_an_error_in_one_half_waits_for_the_other(cores):
     assert done == ["good"] and torch.get_num_threads() == 2
 
 
+def test_an_interrupt_waits_for_both_halves(cores):
+    "Otherwise they would add to gradients that somebody else collects by then."
+    cores(2)
+    done = []
+    def work(item):
+        time.sleep(0.5)
+        done.append(item)
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt): parallel.side_by_side(work, ("a", "b"))
+    assert sorted(done) == ["a", "b"] and torch.get_num_threads() == 2
+
+
 def test_a_forked_child_has_threads_of_its_own(cores):
     cores(2)
     parallel.side_by_side(torch.exp, (torch.zeros(1), torch.ones(1)))
