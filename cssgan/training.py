@@ -54,7 +54,7 @@ class Config:
     lr: float = 2e-4 # of all three Adams
     lambda_cyc: float = 10. # weight of the cycle loss
     gamma_shape: float = 1. # weight of the shape loss in the joint phase
-    batch_size: int = 1 # volumes of each domain in a step of one process
+    batch_size: int = 1 # pairs in a step of one process, computed one after the other
     pool_size: int = 50 # past translations that the discriminators may see again
     spare_memory: bool = False # compute the generators' activations twice instead of keeping them
     seed: int = 0 # of the initial weights, of the order of cases, of the pools

@@ -230,17 +230,26 @@ def test_every_pair_of_a_batch_pulls_alike(update):
     for whole, one, other in zip(*found, strict=True): assert torch.allclose(whole, (one + other) / 2, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("spare_memory", [False, True])
-def test_side_by_side_or_one_after_the_other_changes_no_bit(spare_memory):
+def test_side_by_side_or_one_after_the_other_changes_no_bit():
     "Two cores, and one: the same losses and weights."
     ends, cores = [], torch.get_num_threads()
     try:
         for n in (1, 2):
             torch.set_num_threads(n)
             nets = Networks(4, 1)
-            ends.append([frozen(nets), *fast_steps(nets, list(noise(6, 4).epoch(0, 0, 2)), spare_memory=spare_memory)] + [frozen(nets)])
+            ends.append([frozen(nets), *fast_steps(nets, list(noise(6, 4).epoch(0, 0, 2))), frozen(nets)])
     finally: torch.set_num_threads(cores)
     assert all(same(*pair) for pair in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize("side, spare_memory, at_once", [(80, False, True), (81, False, False), (80, True, False)])
+def test_large_volumes_and_little_memory_have_one_half_after_the_other(monkeypatch, side, spare_memory, at_once):
+    asked, pair = [], torch.empty(1, 1, side, side, side)
+    monkeypatch.setattr(joint, "descend", lambda optimizers, learn, pairs, at_once: asked.append(at_once))
+    monkeypatch.setattr(joint, "sum_up", lambda found: None)
+    labels = torch.empty(1, side, side, side)
+    update_generators(Networks(4, 1), None, Batch(pair, labels, pair, labels, ()), spare_memory=spare_memory)
+    assert asked == [at_once]
 
 
 def test_a_batch_is_stacked_in_its_order():
