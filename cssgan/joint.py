@@ -75,7 +75,7 @@ def make_optimizers(nets: Networks, # the six networks
 
 # %% ../nbs/08_joint.ipynb #cell-020
 def descend(optimizers: tuple, # of the networks that learn now
-            learn, # a function of one half: goes forward and backward, and returns what others want to know
+            learn, # a function of one half: goes forward and backward, adding to each weight once, and returns what others want to know
             pairs: list, # for each pair of volumes its two halves
             at_once: bool, # both halves side by side? otherwise one after the other
             ) -> list: # for each pair what `learn` returned for its two halves
@@ -95,7 +95,7 @@ def descend(optimizers: tuple, # of the networks that learn now
 # %% ../nbs/08_joint.ipynb #cell-021
 def small(batch: Batch, # of any number of pairs
          ) -> bool: # do two halves at once pay?
-    "Is a volume of at most 2^19 voxels, 80 along a side? (`bench/step.py` measures one that is and one that is not.)"
+    "Has a volume at most 2^19 voxels (80 along a side)? A round number between the two that `bench/step.py` measures."
     return batch.real_A[0].numel() <= 2**19
 
 # %% ../nbs/08_joint.ipynb #cell-023
@@ -117,7 +117,7 @@ def ways(nets: Networks, # the six networks
     "The round trips of a batch."
     def way(here, there, real, labels): return Way(here, there, real, labels, *(
         getattr(nets, name) for name in (f"G_{there}", f"G_{here}", f"D_{there}", f"S_{there}", f"S_{here}")))
-    return [(way("A", "B", real_A, y_A), way("B", "A", real_B, y_B)) for real_A, y_A, real_B, y_B in zip(*(part.split(1) for part in batch[:4]))]
+    return [(way("A", "B", real_A, y_A), way("B", "A", real_B, y_B)) for real_A, y_A, real_B, y_B in zip(*(part.split(1) for part in batch[:4]), strict=True)]
 
 def sum_up(found: list, # for each pair what its two ways brought: translation, reconstruction, losses by name
           ) -> tuple: # the passes, and the losses by name
@@ -164,7 +164,7 @@ def update_segmentors(nets: Networks, # the six networks
         with mixed_precision(x.device): loss = shape_loss(upcast(segmentor(x)), labels)
         loss.backward()
         return loss.detach()
-    found = descend((optimizer,), learn, [((nets.S_A, *A), (nets.S_B, *B)) for A, B in zip(zip(x_A, labels_A), zip(x_B, labels_B))], small(batch))
+    found = descend((optimizer,), learn, [((nets.S_A, a, y), (nets.S_B, b, z)) for a, y, b, z in zip(x_A, labels_A, x_B, labels_B, strict=True)], small(batch))
     return {name: torch.stack(losses).mean() for name, losses in zip(("S_A", "S_B"), zip(*found))}
 
 # %% ../nbs/08_joint.ipynb #cell-036
@@ -182,7 +182,7 @@ def update_discriminators(nets: Networks, # the six networks
         loss.backward()
         return loss.detach()
     x_A, x_B = torch.stack([batch.real_A, fake_A], dim=1), torch.stack([batch.real_B, fake_B], dim=1) # pair by pair
-    found = descend((optimizer,), learn, [((nets.D_A, a), (nets.D_B, b)) for a, b in zip(x_A, x_B)], small(batch))
+    found = descend((optimizer,), learn, [((nets.D_A, a), (nets.D_B, b)) for a, b in zip(x_A, x_B, strict=True)], small(batch))
     return {name: torch.stack(losses).mean() for name, losses in zip(("D_A", "D_B"), zip(*found))}
 
 # %% ../nbs/08_joint.ipynb #cell-044
