@@ -256,7 +256,7 @@ def test_a_batch_is_stacked_in_its_order():
     nets, two = Networks(4, 1).double(), doubled(next(noise().epoch(0, 0, 2)))
     with torch.no_grad(): alone = [there_and_back(nets, two.real_A[i:i + 1], two.real_B[i:i + 1]) for i in range(2)]
     passes, _ = update_generators(nets, make_optimizers(nets).G, two)
-    for stack, first, second in zip(passes, *alone): assert torch.equal(stack, torch.cat([first, second]))
+    for stack, first, second in zip(passes, *alone): assert torch.allclose(stack, torch.cat([first, second]), rtol=0, atol=1e-12) and not torch.allclose(first, second, rtol=0, atol=1e-3) # the last digit depends on the number of cores
 
 
 def test_the_two_who_teach_the_generators_are_left_as_they_were(batch):

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from cssgan.models import (Conv3x3, Doubling, FoldedConv, Generator, Networks, PatchDiscriminator, ResnetGenerator, Segmentor, UpConv3d, conv_block, crop_like,
-                           mixed_precision, pad_to_multiple, patch_size)
+from cssgan.models import (Conv3x3, Doubling, FoldedConv, FoldedNorm, Generator, InstanceNorm, Networks, PatchDiscriminator, ResnetGenerator, Segmentor, UpConv3d,
+                           conv_block, crop_like, mixed_precision, pad_to_multiple, patch_size)
 
 SIZES = [(16, 16, 16), (17, 23, 9), (8, 24, 5), (1, 1, 1), (30, 7, 12)]
 MAKERS = {"Generator": lambda: Generator(4), "Segmentor": lambda: Segmentor(4), "ResnetGenerator": lambda: ResnetGenerator(4, blocks=1)}
@@ -195,3 +195,44 @@ def test_registers_are_filled_in_mixed_precision_on_a_cpu_and_only_there():
 def test_full_registers_move_nothing_in_memory(layer):
     with torch.autocast("cpu", torch.bfloat16): y = layer(torch.randn(1, layer.in_channels, 8, 8, 8).to(memory_format=torch.channels_last_3d))
     assert y.is_contiguous(memory_format=torch.channels_last_3d) and y.dtype == torch.bfloat16 and not y._is_view()
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["channels last", "channels first"])
+@pytest.mark.parametrize("size", [(4, 4, 4), (3, 5, 2), (3, 5, 7)], ids=str)  # 32 neighbours, 2, 1
+@pytest.mark.parametrize("channels", [1, 8, 20])
+def test_folded_norm_is_the_plain_one(channels, size, last):
+    torch.manual_seed(0)
+    layout = {"memory_format": torch.channels_last_3d if last else torch.contiguous_format}
+    norm, x = nn.InstanceNorm3d(channels, affine=True).double(), (3 * torch.randn(1, channels, *size).double() + 5).to(**layout).requires_grad_()
+    for weight in norm.parameters(): nn.init.normal_(weight)
+    folded, plain, pull = FoldedNorm.apply(x, norm.weight, norm.bias, norm.eps), norm(x.contiguous()), torch.randn(1, channels, *size).double() + 1
+    leaves = [x, *norm.parameters()]
+    assert torch.allclose(folded, plain, rtol=0, atol=1e-11)
+    for ours, theirs in zip(gradients(folded, leaves, pull.to(**layout)), gradients(plain, leaves, pull)): assert torch.allclose(ours, theirs, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["gradient with channels last", "gradient with channels first"])
+@pytest.mark.parametrize("shape", [(1, 8, 16, 16, 16), (1, 8, 48, 48, 16), (1, 20, 24, 24, 24), (2, 8, 16, 16, 16)], ids=str)  # batch norm, folded, folded, PyTorch's own
+def test_norm_of_mixed_precision_is_right_but_for_rounding(shape, last):
+    "Within two roundings to bfloat16; and what is left of the gradient's mean is nothing, since no shift of a volume matters."
+    torch.manual_seed(0)
+    norm, x = InstanceNorm(shape[1], affine=True), (3 * torch.randn(shape) * (torch.rand(shape) < .5) + 5).bfloat16().to(memory_format=torch.channels_last_3d).requires_grad_()
+    for weight in norm.parameters(): nn.init.uniform_(weight, .5, 2)
+    pull = (torch.randn(shape) + torch.randn(1, shape[1], 1, 1, 1)).bfloat16().to(memory_format=torch.channels_last_3d if last else torch.contiguous_format)
+    with torch.autocast("cpu", torch.bfloat16): y = norm(x)
+    ours, exact = [y, *gradients(y, [x, *norm.parameters()], pull)], nn.InstanceNorm3d(shape[1], affine=True).double()
+    exact.load_state_dict(norm.state_dict())
+    x64 = x.detach().double().contiguous().requires_grad_()
+    theirs = [exact(x64), *gradients(exact(x64), [x64, *exact.parameters()], pull.double().contiguous())]
+    for a, b, tolerance in zip(ours, theirs, (.003, .003, .001, .001)): assert (a.double() - b).norm() < tolerance * b.norm()
+    assert (ours[1].double().mean((0, 2, 3, 4)).abs() < .001 * ours[1].double().abs().mean((0, 2, 3, 4))).all()
+    assert y.is_contiguous(memory_format=torch.channels_last_3d) and y.dtype == torch.bfloat16 and not y._is_view()
+
+
+def test_norms_fill_registers_for_one_large_volume_in_mixed_precision_and_only_there():
+    kind = lambda x: type(InstanceNorm(8, affine=True)(x.requires_grad_()).grad_fn).__name__
+    large, small = torch.randn(1, 8, 48, 48, 16), torch.randn(1, 8, 16, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert kind(large) == "FoldedNormBackward" and kind(small) == "NativeBatchNormBackward0"
+        assert "Folded" not in kind(torch.randn(2, 8, 48, 48, 16)) and InstanceNorm(8)(large).shape == large.shape
+    assert "Folded" not in kind(large)

@@ -127,6 +127,19 @@ def test_with_one_core_or_another_device_one_comes_after_the_other(cores, n, dev
     assert said == [(item, n, threading.get_ident()) for item in "ab"]
 
 
+def test_between_two_such_calls_the_caller_keeps_to_one_core(cores):
+    cores(4)
+    with pytest.raises(ValueError, match="stop"), parallel.one_core_between():
+        assert torch.get_num_threads() == 1
+        assert parallel.side_by_side(lambda item: torch.get_num_threads(), (1, 2)) == [2, 2]
+        assert torch.get_num_threads() == 1
+        raise ValueError("stop")
+    assert torch.get_num_threads() == 4
+    assert parallel.side_by_side(lambda item: torch.get_num_threads(), (1, 2)) == [2, 2]
+    cores(1)
+    with parallel.one_core_between(): assert parallel.side_by_side(lambda item: threading.get_ident(), (1, 2)) == 2 * [threading.get_ident()]
+
+
 def test_an_error_in_one_half_waits_for_the_other(cores):
     cores(2)
     done = []
