@@ -65,7 +65,7 @@ def compare(size, rounds):
         rows.append(row(f"Joint step, {NAMES[size]}, width 8: as fast as {words}", f"{times(median(ratios))} ({min(ratios):.3g} to {max(ratios):.3g} over {rounds} rounds; "
                         f"{ms(median(t[against] for t in time))} and {ms(median(t['ours'] for t in time))})",
                         f"at least {goal} times" if goal else "", median(ratios) >= goal if goal else None))
-    rows.append(row(f"Joint step, {NAMES[size]}: peak memory of plain, unshared, otherwise, returning, ours", ", ".join(f"{detail['peak_MB'][v] / 1000:.2f}" for v in VARIANTS) + " GB"))
+    rows.append(row(f"Joint step, {NAMES[size]}: peak memory of plain, unshared, the halves arranged otherwise, returning, ours", ", ".join(f"{detail['peak_MB'][v] / 1000:.2f}" for v in VARIANTS) + " GB"))
     return detail, rows
 
 

@@ -7,7 +7,7 @@ __all__ = ['cores_to_share', 'processes', 'rank', 'average', 'gather', 'own_shar
            'one_core_between', 'join', 'environments', 'first_words', 'ProcessError', 'several']
 
 # %% ../nbs/07_parallel.ipynb #cell-002
-import logging, os, signal, socket
+import logging, os, signal, socket, threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -81,15 +81,16 @@ def side_by_side(function, # of one item
     "Call a function for both items: on a CPU at once, each with half of the cores."
     own = torch.get_num_threads()
     cores = cores_to_share.get() or own
-    if torch.device(device).type != "cpu" or cores == 1: return [function(item) for item in items]
+    late = not threading.main_thread().is_alive() # Python is about to end, and starts nothing any more
+    if torch.device(device).type != "cpu" or cores == 1 or late: return [function(item) for item in items]
     def with_half(item):
         torch.set_num_threads(cores // 2)
         return function(item)
     futures = [crew(os.getpid()).submit(with_half, item) for item in items]
     try: return [future.result() for future in futures]
     finally:
-        wait(futures) # if one fails, or somebody interrupts, nothing goes on behind our back
-        torch.set_num_threads(own)
+        try: wait(futures) # if one fails, or somebody interrupts, nothing goes on behind our back
+        finally: torch.set_num_threads(own)
 
 # %% ../nbs/07_parallel.ipynb #cell-023
 @contextmanager

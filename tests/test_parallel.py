@@ -1,5 +1,6 @@
 "Several processes train as one with a larger batch, end together, and leave nobody behind."
 import json, os, signal, subprocess, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,29 @@ def test_an_interrupt_waits_for_both_halves(cores):
     timer.start()
     with pytest.raises(KeyboardInterrupt): parallel.side_by_side(work, ("a", "b"))
     assert sorted(done) == ["a", "b"] and torch.get_num_threads() == 2
+
+
+def test_a_second_interrupt_leaves_the_number_of_cores_as_it_was(cores):
+    cores(4)
+    timers = [threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)) for after in (0.1, 0.3)]
+    for timer in timers: timer.start()
+    with pytest.raises(KeyboardInterrupt): parallel.side_by_side(lambda item: time.sleep(0.6), ("a", "b"))
+    for timer in timers: timer.join()
+    with ThreadPoolExecutor(1) as newborn: assert torch.get_num_threads() == newborn.submit(torch.get_num_threads).result() == 4
+    time.sleep(0.6) # both halves have ended
+
+
+def test_a_thread_that_outlives_the_main_one_can_go_on():
+    "Python starts no threads any more by then."
+    code = """import threading, time, torch
+from cssgan.parallel import side_by_side
+torch.set_num_threads(2)
+def later():
+    threading.main_thread().join()
+    print(side_by_side(str, (1, 2)))
+threading.Thread(target=later).start()"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout.strip() == "['1', '2']", done.stderr
 
 
 def test_a_forked_child_has_threads_of_its_own(cores):
