@@ -1,4 +1,4 @@
-"""The joint step against the plain one:  python bench/step.py [--sizes small paper] [--rounds 3]
+"""The joint step against the plain one:  python bench/step.py [--sizes small paper] [--rounds 5]
 
 Five variants, each in fresh processes, in turn:
   plain     float32, contiguous, every pass on its own, ordinary layers (bench/plain.py)
@@ -6,7 +6,6 @@ Five variants, each in fresh processes, in turn:
   otherwise ours, but the two halves of the work one after the other where ours has them side by side (small), side by side where ours has them in turn (paper)
   returning ours, but freed memory goes back to the system at once, as the C library has it
   ours      the toolkit's step, with its reuse of passes, halves, doubling and memory habit"""
-from contextlib import nullcontext
 from statistics import median
 from unittest.mock import patch
 from common import NAMES, PATCH_LAYERS, GRIDS, batch, fresh, memory_peak, ms, options, row, seconds, start_ours, times
@@ -35,9 +34,11 @@ def our_run(size, variant):
     from cssgan.joint import small
     from cssgan.training import step
     run, pair = start_ours(size, keep=variant != "returning")
+    if variant != "otherwise": return lambda: step(run, "joint", pair)
     ours = small(pair)
+    opposite = lambda batch: not ours
     def action():
-        with patch("cssgan.joint.small", lambda batch: not ours) if variant == "otherwise" else nullcontext(): step(run, "joint", pair)
+        with patch("cssgan.joint.small", opposite), patch("cssgan.training.small", opposite): step(run, "joint", pair)
     return action
 
 
@@ -69,10 +70,10 @@ def compare(size, rounds):
     return detail, rows
 
 
-def main(quick=False, sizes=("small", "paper"), rounds=3):
+def main(quick=False, sizes=("small", "paper"), rounds=5):
     sizes, rounds = (("toy",), 1) if quick else (sizes, rounds)
     detail, rows = zip(*(compare(size, rounds) for size in sizes))
     return {"rows": sum(rows, []), "detail": dict(zip(sizes, detail))}
 
 
-if __name__ == "__main__": main(**options(__doc__, sizes=["small", "paper"], rounds=3))
+if __name__ == "__main__": main(**options(__doc__, sizes=["small", "paper"], rounds=5))

@@ -26,13 +26,13 @@ def rank() -> int:
 
 # %% ../nbs/07_parallel.ipynb #cell-010
 def average(tensors: list, # of any shapes, the same ones in every process
-            of: int=1, # how many have been added up in each process
+            summed: int=1, # how many have been added up in each of them
            ):
-    "Replace tensors, each a sum of `of`, by their mean over all processes."
-    if processes() * of == 1 or not tensors: return
+    "Replace tensors by their mean over all processes, and over all that have been added up."
+    if processes() * summed == 1 or not tensors: return
     flat = torch.cat([t.flatten() for t in tensors])
     if processes() > 1: dist.all_reduce(flat)
-    for tensor, mean in zip(tensors, flat.div_(processes() * of).split([t.numel() for t in tensors])): tensor.copy_(mean.view_as(tensor))
+    for tensor, mean in zip(tensors, flat.div_(processes() * summed).split([t.numel() for t in tensors])): tensor.copy_(mean.view_as(tensor))
 
 # %% ../nbs/07_parallel.ipynb #cell-013
 def gather(volumes: torch.Tensor, # [N, ...], of the same shape in every process

@@ -57,7 +57,7 @@ class Config:
     gamma_shape: float = 1. # weight of the shape loss in the joint phase
     batch_size: int = 1 # pairs in a step of one process, computed one after the other
     pool_size: int = 50 # past translations that the discriminators may see again
-    spare_memory: bool = False # compute the generators' activations twice instead of keeping them
+    spare_memory: bool = False # when generators learn, compute their activations twice instead of keeping them, and one half after the other
     seed: int = 0 # of the initial weights, of the order of cases, of the pools
 
 # %% ../nbs/08_training.ipynb #cell-012

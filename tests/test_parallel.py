@@ -98,7 +98,7 @@ def test_alone_there_is_nobody_to_tell():
 
 def test_the_mean_is_that_of_everything_added_up():
     x = torch.tensor([3.0, 4.0])
-    parallel.average([x], of=2)
+    parallel.average([x], summed=2)
     assert x.tolist() == [1.5, 2.0]
 
 
