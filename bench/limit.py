@@ -145,7 +145,7 @@ def measure(size, # "toy", "small" or "paper"
     action = lambda: step(run, "joint", pair)
     action()
     noted = convolutions(action)
-    with patch("cssgan.models.in_registers", lambda x: False): # the zeros that fill registers are no work
+    with patch("cssgan.layers.in_registers", lambda x: False): # the zeros that fill registers are no work
         with one_core(): total = flops(action)
         needed = convolutions(action)
     alone, (matmul, matmul_flops) = replay_turns(noted), matrix_product(product)

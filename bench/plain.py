@@ -7,7 +7,8 @@ from torch import nn
 import torch.nn.functional as F
 from cssgan.joint import Optimizers, train_only, upcast
 from cssgan.losses import adversarial_loss, cycle_loss, discriminator_loss, generator_objective, shape_loss
-from cssgan.models import Conv3x3, InstanceNorm, Networks, UpConv3d
+from cssgan.layers import Conv3x3, InstanceNorm, UpConv3d
+from cssgan.models import Networks
 
 
 class DoubleThenConv(nn.Conv3d):

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 import torch
 from filelock import FileLock
-import cssgan.baselines, cssgan.joint, cssgan.losses, cssgan.models, cssgan.training
+import cssgan.baselines, cssgan.joint, cssgan.layers, cssgan.losses, cssgan.models, cssgan.training
 from .volumes import CT_WINDOW, MODALITIES, REGIONS, Volume, VolumeError, normalise
 from .phantom import phantom
 from .cases import Case, find_cases, make_folder, select, thin, with_splits, write_whole
@@ -48,7 +48,7 @@ def count_updates(history: list, # of a run
     return {name: before[name] + per_epoch * sum(name in LEARNERS[epoch["name"]] for epoch in history) for name in "SG"}
 
 # %% ../nbs/12_studies.ipynb #cell-011
-TRAINERS = cssgan.models, cssgan.losses, cssgan.joint, cssgan.training, cssgan.baselines # the modules that decide what a stage becomes
+TRAINERS = cssgan.layers, cssgan.models, cssgan.losses, cssgan.joint, cssgan.training, cssgan.baselines # the modules that decide what a stage becomes
 
 @lru_cache
 def trainers() -> str: # hexadecimal digits
