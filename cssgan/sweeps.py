@@ -149,9 +149,9 @@ def cluster(workers: int, # runs at a time on this machine
     ours = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0", "silence_logs": "ERROR"} # nobody else on the network hears of it
     local = None if scheduler else LocalCluster(n_workers=1, threads_per_worker=workers, processes=False, **ours)
     with local or contextlib.nullcontext():
-        try: client = Client(local or scheduler, timeout=PATIENCE)
+        try: client = Client(local or scheduler, timeout=PATIENCE, set_as_default=bool(local)) # a default that nobody answers would stay the default
         except (OSError, ValueError) as e: raise RunError(f"no scheduler answers at {scheduler} ({e}): start one with `dask scheduler`, and give the address that it says") from e
-        with client:
+        with client, client.as_current():
             try: client.wait_for_workers(1, timeout=4 * PATIENCE)
             except TimeoutError as e: raise RunError(f"the scheduler at {scheduler} has no workers: start some with `dask worker {scheduler} --nthreads 1`") from e
             yield client

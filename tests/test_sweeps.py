@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from dask import config
 
 from cssgan import cli, runs, sweeps
 from cssgan.runs import RunError, record_of
@@ -298,6 +299,7 @@ def test_no_scheduler(here, run, monkeypatch, address):
     monkeypatch.setattr(sweeps, "PATIENCE", 1)
     status, out, err = run(grid(x=[1]), "--scheduler", address)
     assert status == 1 and out == "" and err.startswith("cssgan_sweep: no scheduler answers at") and err.count("\n") == 0 and not ran(), err
+    assert "dask.distributed" != config.get("scheduler", None), "what is computed with Dask from now on asks a scheduler that nobody has"
 
 
 # ---- collecting
