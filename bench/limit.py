@@ -77,24 +77,24 @@ def one_core():
 
 
 def convolutions(action):
-    "The convolutions of one call, turn by turn: those of the two halves that are computed at once; if nothing is, all in one."
+    "The convolutions of one step: for each turn those of its halves, and whether the halves are computed at once."
     turns = []
-    def noting(function, items, device):
+    def noting(function, items, at_once, device):
         noted, found = [Convolutions() for _ in items], []
         for half, item in zip(noted, items):
             with half: found.append(function(item))
-        turns.append(tuple(half.calls for half in noted))
+        turns.append(([half.calls for half in noted], at_once))
         return found
-    with one_core(), patch("cssgan.joint.side_by_side", noting), Convolutions() as everything: action()
-    return turns or [(everything.calls,)]
+    with one_core(), patch("cssgan.joint.for_both", noting): action()
+    return turns
 
 
 def replay_turns(turns):
-    "All turns' convolutions, side by side as in the step, as a function."
-    from cssgan.parallel import side_by_side
-    ready = [tuple(replay(half) for half in halves) for halves in turns]
+    "All turns' convolutions, at once or not as in the step, as a function."
+    from cssgan.parallel import for_both
+    ready = [([replay(half) for half in halves], at_once) for halves, at_once in turns]
     def again():
-        for halves in ready: side_by_side(lambda half: half(), halves) if len(halves) == 2 else halves[0]()
+        for halves, at_once in ready: for_both(lambda half: half(), halves, at_once)
     return again
 
 
@@ -152,7 +152,7 @@ def measure(size, # "toy", "small" or "paper"
     with one_core(): of_convolutions = flops(replay_turns(needed))
     time = in_turn({"step": action, "convolutions": alone, "product": matmul}, rounds)
     with one_core(): shares, others = profile(action, 3)
-    return {"operations": total, "of_convolutions": of_convolutions, "calls": sum(len(half) for halves in noted for half in halves), "ms": {k: 1000 * t for k, t in time.items()},
+    return {"operations": total, "of_convolutions": of_convolutions, "calls": sum(len(half) for halves, _ in noted for half in halves), "ms": {k: 1000 * t for k, t in time.items()},
             "rate": {"step": total / time["step"], "convolutions": of_convolutions / time["convolutions"], "product": matmul_flops / time["product"]},
             "share": time["convolutions"] / time["step"], "profile": shares, "other": others}
 

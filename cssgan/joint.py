@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from .datasets import Batch
 from .models import Networks, mixed_precision
 from .losses import adversarial_loss, cycle_loss, discriminator_loss, generator_objective, shape_loss
-from .parallel import average, side_by_side
+from .parallel import average, for_both
 
 # %% ../nbs/08_joint.ipynb #cell-008
 def round_trip(there: nn.Module, # generator into the other modality
@@ -111,7 +111,7 @@ def descend(optimizers: tuple, # of the networks that learn now
     found, total = [], None
     for halves in pairs:
         for weight in weights: weight.grad = None
-        found.append(side_by_side(learn, halves, weights[0].device) if at_once else [learn(half) for half in halves])
+        found.append(for_both(learn, halves, at_once, weights[0].device))
         gradients = [weight.grad for weight in weights]
         total = gradients if total is None else [a + b for a, b in zip(total, gradients)]
     average(total, summed=len(pairs))

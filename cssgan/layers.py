@@ -109,7 +109,7 @@ class Conv3x3(nn.Conv3d):
 
 # %% ../nbs/04_layers.ipynb #cell-015
 def in_rows(x: torch.Tensor, # one volume [1, C, X, Y, Z]
-           ) -> torch.Tensor: # [voxels / n, n·C]; n is 32, if that divides the number of voxels
+           ) -> torch.Tensor: # [voxels / n, n·C]; n is the largest of 1, 2, 4, ... 32 that divides the number of voxels
     "Neighbours become channels; with channels last, the same memory."
     return x.movedim(1, -1).reshape(-1, gcd(x[0, 0].numel(), 32) * x.shape[1])
 

@@ -10,7 +10,6 @@ __all__ = ['PAPER_PHASES', 'PRESETS', 'Phase', 'Config', 'preset', 'rate', 'Run'
 
 # %% ../nbs/08_training.ipynb #cell-002
 import ctypes, json, math, signal, sys, threading, time
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from .losses import shape_loss
 from .metrics import dice_scores, s_score
 from .checkpoints import CheckpointError, about_networks, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .parallel import agree, average, from_first, gather, join, one_core_between, own_share, processes, rank, several
-from .joint import (Optimizers, Pool, make_optimizers, small, update_discriminators, update_generators, update_generators_and_segmentors, update_segmentors)
+from .joint import (Optimizers, Pool, make_optimizers, update_discriminators, update_generators, update_generators_and_segmentors, update_segmentors)
 
 # %% ../nbs/08_training.ipynb #cell-008
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def step(run: Run, # networks and optimizers
          ) -> dict: # losses by name
     "One update of everything that the phase trains."
     nets, optimizers, config = run.nets, run.optimizers, run.config
-    with one_core_between() if small(batch) else nullcontext():
+    with one_core_between():
         if phase == "segmentors": return update_segmentors(nets, optimizers.S, batch)
         if phase == "generators": passes, losses = update_generators(nets, optimizers.G, batch, config.lambda_cyc, 0., config.spare_memory)
         else: passes, losses = update_generators_and_segmentors(nets, optimizers, batch, config.lambda_cyc, config.gamma_shape, config.spare_memory)

@@ -1,5 +1,6 @@
 "The joint loop: who learns when, what the shape loss reaches, and that the fast step is the plain one."
 import math, sys, threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from cssgan.joint import (Pool, make_optimizers, there_and_back, update_discrimi
                           update_generators_and_segmentors, update_segmentors)
 from cssgan.losses import shape_loss
 from cssgan.models import Networks
+from cssgan.training import preset, start, step
 from cssgan.volumes import IGNORE
 from conftest import ROOT
 from tiny import changed, frozen, noise, same
@@ -257,6 +259,19 @@ def test_large_volumes_and_little_memory_have_one_half_after_the_other(monkeypat
     labels = torch.empty(1, side, side, side)
     update_generators(Networks(4, 1), None, Batch(pair, labels, pair, labels, ()), spare_memory=spare_memory)
     assert asked == [at_once]
+
+
+@pytest.mark.parametrize("spare_memory, of_each", [(False, 1), (True, 2)])
+def test_both_halves_have_all_cores_together_or_each(monkeypatch, spare_memory, of_each):
+    "At once half of them each; to spare memory one after the other, all of them each."
+    used, cores, loss = [], torch.get_num_threads(), joint.cycle_loss
+    monkeypatch.setattr(joint, "cycle_loss", lambda *volumes: used.append(torch.get_num_threads()) or loss(*volumes))
+    run = start(replace(preset("smoke"), spare_memory=spare_memory))
+    try:
+        torch.set_num_threads(2)
+        step(run, "joint", next(noise().epoch(0, 0)))
+    finally: torch.set_num_threads(cores)
+    assert used == [of_each, of_each]
 
 
 def test_a_batch_is_stacked_in_its_order():

@@ -117,14 +117,14 @@ def test_two_pieces_of_work_have_half_of_the_cores_each_and_run_at_once(cores):
     def work(item):
         meet.wait()
         return item, torch.get_num_threads(), threading.get_ident()
-    (a, n, one), (b, m, other) = parallel.side_by_side(work, ("a", "b"))
+    (a, n, one), (b, m, other) = parallel.for_both(work, ("a", "b"))
     assert (a, b, n, m) == ("a", "b", 2, 2) and one != other and torch.get_num_threads() == 4
 
 
 @pytest.mark.parametrize("n, device", [(1, "cpu"), (4, "meta")])
 def test_with_one_core_or_another_device_one_comes_after_the_other(cores, n, device):
     cores(n)
-    said = parallel.side_by_side(lambda item: (item, torch.get_num_threads(), threading.get_ident()), ("a", "b"), device)
+    said = parallel.for_both(lambda item: (item, torch.get_num_threads(), threading.get_ident()), ("a", "b"), device=device)
     assert said == [(item, n, threading.get_ident()) for item in "ab"]
 
 
@@ -132,13 +132,14 @@ def test_between_two_such_calls_the_caller_keeps_to_one_core(cores):
     cores(4)
     with pytest.raises(ValueError, match="stop"), parallel.one_core_between():
         assert torch.get_num_threads() == 1
-        assert parallel.side_by_side(lambda item: torch.get_num_threads(), (1, 2)) == [2, 2]
+        assert parallel.for_both(lambda item: torch.get_num_threads(), (1, 2)) == [2, 2]
+        assert parallel.for_both(lambda item: torch.get_num_threads(), (1, 2), at_once=False) == [4, 4]
         assert torch.get_num_threads() == 1
         raise ValueError("stop")
     assert torch.get_num_threads() == 4
-    assert parallel.side_by_side(lambda item: torch.get_num_threads(), (1, 2)) == [2, 2]
+    assert parallel.for_both(lambda item: torch.get_num_threads(), (1, 2)) == [2, 2]
     cores(1)
-    with parallel.one_core_between(): assert parallel.side_by_side(lambda item: threading.get_ident(), (1, 2)) == 2 * [threading.get_ident()]
+    with parallel.one_core_between(): assert parallel.for_both(lambda item: threading.get_ident(), (1, 2)) == 2 * [threading.get_ident()]
 
 
 def test_an_error_in_one_half_waits_for_the_other(cores):
@@ -148,7 +149,7 @@ def test_an_error_in_one_half_waits_for_the_other(cores):
         if item == "bad": raise ValueError("the loss is not a number")
         time.sleep(0.2)
         done.append(item)
-    with pytest.raises(ValueError, match="not a number"): parallel.side_by_side(work, ("bad", "good"))
+    with pytest.raises(ValueError, match="not a number"): parallel.for_both(work, ("bad", "good"))
     assert done == ["good"] and torch.get_num_threads() == 2
 
 
@@ -161,7 +162,7 @@ def test_an_interrupt_waits_for_both_halves(cores):
         done.append(item)
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt): parallel.side_by_side(work, ("a", "b"))
+    with pytest.raises(KeyboardInterrupt): parallel.for_both(work, ("a", "b"))
     assert sorted(done) == ["a", "b"] and torch.get_num_threads() == 2
 
 
@@ -169,7 +170,7 @@ def test_a_second_interrupt_leaves_the_number_of_cores_as_it_was(cores):
     cores(4)
     timers = [threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)) for after in (0.1, 0.3)]
     for timer in timers: timer.start()
-    with pytest.raises(KeyboardInterrupt): parallel.side_by_side(lambda item: time.sleep(0.6), ("a", "b"))
+    with pytest.raises(KeyboardInterrupt): parallel.for_both(lambda item: time.sleep(0.6), ("a", "b"))
     for timer in timers: timer.join()
     with ThreadPoolExecutor(1) as newborn: assert torch.get_num_threads() == newborn.submit(torch.get_num_threads).result() == 4
     time.sleep(0.6) # both halves have ended
@@ -178,11 +179,11 @@ def test_a_second_interrupt_leaves_the_number_of_cores_as_it_was(cores):
 def test_a_thread_that_outlives_the_main_one_can_go_on():
     "Python starts no threads any more by then."
     code = """import threading, time, torch
-from cssgan.parallel import side_by_side
+from cssgan.parallel import for_both
 torch.set_num_threads(2)
 def later():
     threading.main_thread().join()
-    print(side_by_side(str, (1, 2)))
+    print(for_both(str, (1, 2)))
 threading.Thread(target=later).start()"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.strip() == "['1', '2']", done.stderr
@@ -190,11 +191,11 @@ threading.Thread(target=later).start()"""
 
 def test_a_forked_child_has_threads_of_its_own(cores):
     cores(2)
-    parallel.side_by_side(torch.exp, (torch.zeros(1), torch.ones(1)))
+    parallel.for_both(torch.exp, (torch.zeros(1), torch.ones(1)))
     child = os.fork()
     if child == 0:
         signal.alarm(20) # a child that waits for threads that it does not have is ended
-        os._exit(0 if len(parallel.side_by_side(str, (1, 2))) == 2 else 1)
+        os._exit(0 if len(parallel.for_both(str, (1, 2))) == 2 else 1)
     assert os.waitpid(child, 0)[1] == 0
 
 
