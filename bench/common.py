@@ -30,7 +30,7 @@ def config(size, # "toy", "small" or "paper", or a grid's shape
            width=8, # channels
            **others): # fields of Config
     "A run's configuration for a size."
-    from cssgan.training import Config
+    from cssgan.schedule import Config
     from cssgan.volumes import Grid
     shape, layers = (GRIDS[size], PATCH_LAYERS[size]) if isinstance(size, str) else (tuple(size), 2)
     return replace(Config(Grid(shape, (1., 1., 1.)), width, layers), **others)

@@ -63,7 +63,7 @@ def over_steps(cache, steps, every):
 
 def joint_only(steps):
     "Phases of joint training alone."
-    from cssgan.training import Phase
+    from cssgan.schedule import Phase
     return (Phase("joint", steps),)
 
 

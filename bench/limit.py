@@ -23,6 +23,7 @@ GROUPS = { # words → pattern of the operation's name; the first that fits
     "Adam": r"adam|_foreach",
     "kernels of the doubling": r"aten::mm$|aten::matmul|aten::bmm",
     "filling with zeros": r"aten::fill_|aten::zero",
+    "Python, views and bookkeeping between them": r"^(Folded|Doubling|Join)|autograd::|Backward\d*$|view|as_strided|permute|movedim|flatten|transpose|unfold|expand|squeeze|detach|diagonal|alias|result_type",
 }
 
 

@@ -15,7 +15,8 @@ from cssgan.baselines import in_place_of_joint
 from cssgan.cases import phantom_cases, select, thin, write_whole
 from cssgan.datasets import Samples, unpaired
 from cssgan.metrics import dice_of_segmentor
-from cssgan.training import fit, preset
+from cssgan.schedule import preset
+from cssgan.training import fit
 
 
 def study(seed, folder, grid):

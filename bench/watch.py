@@ -12,7 +12,8 @@ def measure(size, pairs):
     import cssgan.monitor
     from cssgan.cases import phantom_cases
     from cssgan.datasets import unpaired
-    from cssgan.training import Phase, fit
+    from cssgan.schedule import Phase
+    from cssgan.training import fit
     from cssgan.volumes import SMALL_GRID, Grid
     cssgan.monitor.in_browser = lambda: True
     grid = SMALL_GRID if size == "small" else Grid((24, 24, 16), (7., 7., 8.))

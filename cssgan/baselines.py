@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from .cases import make_folder, write_whole
 from .datasets import Batch, Samples, UnpairedData
 from .joint import there_and_back
-from .training import Config, Phase
+from .schedule import Config, Phase
 from .models import Networks, mixed_precision
 
 # %% ../nbs/09_baselines.ipynb #cell-005

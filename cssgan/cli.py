@@ -129,7 +129,7 @@ def begin(folder: Path, # of the run
           ) -> tuple: # what the run is begun with, by the same names; its cases
     "Choose the cases of a new run, and write down what it is begun with."
     from cssgan.cases import find_cases, make_folder, select, thin, with_splits, write_manifest, write_whole
-    from cssgan.training import preset
+    from cssgan.schedule import preset
     if (folder / "last").exists(): raise ValueError(f"{folder} already holds a run: go on with it (--resume), or choose another folder")
     facts = BEGUN_WITH | {name: value for name, value in asked.items() if value is not None}
     preset(facts["preset"])
@@ -170,7 +170,8 @@ def train(args: argparse.Namespace, # from `train_parser`
     if args.devices < 1: raise ValueError(f"--devices {args.devices}: ask for 1 or more")
     from cssgan.datasets import unpaired
     from cssgan.parallel import from_first, join, rank
-    from cssgan.training import fit, preset
+    from cssgan.schedule import preset
+    from cssgan.training import fit
     join()
     facts, cases = from_first(lambda: (go_on if begun else begin)(folder, asked))
     config = replace(preset(facts["preset"]), seed=facts["seed"])

@@ -107,7 +107,7 @@ class Conv3x3(nn.Conv3d):
                 ) -> torch.Tensor: # [N, c_out, X, Y, Z]
         return FoldedConv.apply(x, self.weight, self.bias) if self.folds and in_registers(x) else super().forward(x)
 
-# %% ../nbs/04_layers.ipynb #cell-015
+# %% ../nbs/04_layers.ipynb #cell-016
 def in_rows(x: torch.Tensor, # one volume [1, C, X, Y, Z]
            ) -> torch.Tensor: # [voxels / n, n·C]; n is the largest of 1, 2, 4, ... 32 that divides the number of voxels
     "Neighbours become channels; with channels last, the same memory."
@@ -145,7 +145,7 @@ class FoldedNorm(torch.autograd.Function):
         of_x -= straight_line(rows, mean, weight * per_sd**2 * of_weight / voxels, nothing)
         return of_x.view(x.movedim(1, -1).shape).movedim(-1, 1), of_weight, of_bias, None
 
-# %% ../nbs/04_layers.ipynb #cell-018
+# %% ../nbs/04_layers.ipynb #cell-019
 def dense(x: torch.Tensor, # any
           layout: torch.memory_format, # channels first or last
           ) -> torch.Tensor: # the same
@@ -163,7 +163,7 @@ class InstanceNorm(nn.InstanceNorm3d):
             return dense(F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps), torch.channels_last_3d)
         return dense(super().forward(x), torch.contiguous_format).contiguous(memory_format=torch.channels_last_3d)
 
-# %% ../nbs/04_layers.ipynb #cell-022
+# %% ../nbs/04_layers.ipynb #cell-023
 def conv_block(c_in: int, # channels that enter
                c_out: int, # channels that leave
                stride: int=1, # 2 halves every side
@@ -180,7 +180,7 @@ def with_relu(conv: nn.Conv3d, # any
     layers = [conv, InstanceNorm(conv.out_channels, affine=True)] if norm else [conv]
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) # in place: one large tensor less to write
 
-# %% ../nbs/04_layers.ipynb #cell-026
+# %% ../nbs/04_layers.ipynb #cell-027
 SPREAD = torch.tensor([[0., 0., 1.], [0., 1., 1.], [1., 1., 0.], [1., 0., 0.]]) # 4 weights from 3, along one axis
 
 class Doubling(torch.autograd.Function):

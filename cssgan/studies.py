@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 import torch
 from filelock import FileLock
-import cssgan.baselines, cssgan.joint, cssgan.layers, cssgan.losses, cssgan.models, cssgan.training
+import cssgan.baselines, cssgan.joint, cssgan.layers, cssgan.losses, cssgan.models, cssgan.schedule, cssgan.training
 from .volumes import CT_WINDOW, MODALITIES, REGIONS, Volume, VolumeError, normalise
 from .phantom import phantom
 from .cases import Case, find_cases, make_folder, select, thin, with_splits, write_whole
@@ -25,7 +25,8 @@ from .datasets import Samples, UnpairedData, fingerprint, unpaired
 from .models import Networks, mixed_precision
 from .metrics import dice_of_segmentor, distortion, s_score, translation_error
 from .checkpoints import load_checkpoint
-from .training import Config, fit, preset
+from .schedule import Config, preset
+from .training import fit
 from .baselines import HalfAndHalf, in_place_of_joint, translate_offline
 
 # %% ../nbs/12_studies.ipynb #cell-006
@@ -48,7 +49,7 @@ def count_updates(history: list, # of a run
     return {name: before[name] + per_epoch * sum(name in LEARNERS[epoch["name"]] for epoch in history) for name in "SG"}
 
 # %% ../nbs/12_studies.ipynb #cell-011
-TRAINERS = cssgan.layers, cssgan.models, cssgan.losses, cssgan.joint, cssgan.training, cssgan.baselines # the modules that decide what a stage becomes
+TRAINERS = cssgan.layers, cssgan.models, cssgan.losses, cssgan.joint, cssgan.schedule, cssgan.training, cssgan.baselines # the modules that decide what a stage becomes
 
 @lru_cache
 def trainers() -> str: # hexadecimal digits

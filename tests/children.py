@@ -8,7 +8,8 @@ import torch
 from cssgan import training
 from cssgan.cases import from_folder
 from cssgan.datasets import unpaired
-from cssgan.training import Phase, fit
+from cssgan.schedule import Phase
+from cssgan.training import fit
 from tiny import SHORT, TINY, noise
 
 torch.set_num_threads(1)

@@ -8,7 +8,8 @@ import torch
 from cssgan import training
 from cssgan.baselines import HalfAndHalf, SyntheticSamples, in_place_of_joint, translate_offline
 from cssgan.datasets import UnpairedData
-from cssgan.training import Config, Phase, fit
+from cssgan.schedule import Config, Phase
+from cssgan.training import fit
 from cssgan.models import Networks, mixed_precision
 from cssgan.volumes import Grid
 

@@ -167,7 +167,8 @@ def test_view3d_with_network(opened, server, browser):
 WATCHED = """from dataclasses import replace
 from cssgan.cases import phantom_cases
 from cssgan.datasets import unpaired
-from cssgan.training import Phase, Stopped, fit, preset
+from cssgan.schedule import Phase, preset
+from cssgan.training import Stopped, fit
 from cssgan.monitor import Monitor
 config = replace(preset("smoke"), width=8, lr=2e-3, phases=(Phase("segmentors", 12), Phase("generators", 6), Phase("joint", 10_000)))
 data = unpaired(phantom_cases({"train": (8, 8), "valid": (1, 1)}), config.grid, "prepared")"""

@@ -10,7 +10,8 @@ from cssgan import checkpoints, datasets
 from cssgan.checkpoints import (CheckpointError, about_networks, find_checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer,
                                 save_checkpoint)
 from cssgan.models import Networks
-from cssgan.training import preset, resume
+from cssgan.schedule import preset
+from cssgan.training import resume
 from cssgan.volumes import Grid, VolumeError
 
 

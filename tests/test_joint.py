@@ -11,7 +11,8 @@ from cssgan.joint import (Pool, make_optimizers, there_and_back, update_discrimi
                           update_generators_and_segmentors, update_segmentors)
 from cssgan.losses import shape_loss
 from cssgan.models import Networks
-from cssgan.training import preset, start, step
+from cssgan.schedule import preset
+from cssgan.training import start, step
 from cssgan.volumes import IGNORE
 from conftest import ROOT
 from tiny import changed, frozen, noise, same

@@ -12,8 +12,8 @@ from cssgan.checkpoints import CheckpointError, load_checkpoint
 from cssgan.datasets import UnpairedData, unpaired
 from cssgan.joint import make_optimizers
 from cssgan.models import Networks
-from cssgan.training import (PAPER_PHASES, Keeper, Phase, StopButton, advance, fit, is_best, preset, rate, resume, save_run,
-                             stalled, start, step, training_tensors)
+from cssgan.schedule import PAPER_PHASES, Phase, preset, rate
+from cssgan.training import Keeper, StopButton, advance, fit, is_best, resume, save_run, stalled, start, step, training_tensors
 from cssgan.volumes import Grid
 from tiny import SHORT, TINY, Random, changed, frozen, noise, same, state
 

@@ -15,7 +15,8 @@ from cssgan.explore import explore, window_controls
 from cssgan.metrics import dice_scores
 from cssgan.monitor import Monitor
 from cssgan.phantom import phantom
-from cssgan.training import Phase, Stopped, fit
+from cssgan.schedule import Phase
+from cssgan.training import Stopped, fit
 from cssgan.view import CT_VIEW, grey_range
 from cssgan.volumes import CT_WINDOW, IGNORE, REGIONS, Grid, Volume, normalise
 from scans import AFFINES, refused, turned

@@ -3,7 +3,7 @@ import torch
 
 from cssgan.checkpoints import load_checkpoint
 from cssgan.datasets import UnpairedData
-from cssgan.training import Config, Phase
+from cssgan.schedule import Config, Phase
 from cssgan.volumes import IGNORE, Grid
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))

@@ -6,7 +6,8 @@ from unittest import mock
 import torch
 
 from cssgan import models, parallel, training
-from cssgan.training import Phase, fit, work
+from cssgan.schedule import Phase
+from cssgan.training import fit, work
 from tiny import SHORT, noise
 
 torch.set_num_threads(1)
