@@ -1,4 +1,4 @@
-import shutil, signal
+import os, shutil, signal
 from pathlib import Path
 
 import pytest
@@ -6,6 +6,21 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+OFFLINE = '''"No network: whoever asks for it is told so."
+import socket
+connect = socket.socket.connect
+def local_only(self, address):
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"): raise OSError(f"no network in this test, and {address} was asked for")
+    return connect(self, address)
+socket.socket.connect = local_only
+'''
+
+
+def without_network(folder):
+    "What to add to the environment of a program so that its Python, and that of its children, reaches this machine only."
+    (folder / "sitecustomize.py").write_text(OFFLINE)
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import nbformat
 import numpy as np
 from PIL import Image
 
-from conftest import CHROMIUM, ROOT
+from conftest import CHROMIUM, ROOT, without_network
 
 # WebGL without a graphics card, no calls home, and no host but this one: what a page asks of any other fails at once, as without a network.
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--disable-background-networking",
@@ -36,8 +36,8 @@ class Server:
             (file := folder / f"settings/@jupyterlab/{name}.jupyterlab-settings").parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(what))
         own = {f"JUPYTER_{n}_DIR": str(folder / n.lower()) for n in ("CONFIG", "DATA", "RUNTIME")} | {f"JUPYTERLAB_{n}_DIR": str(folder / n.lower()) for n in ("SETTINGS", "WORKSPACES")}
-        env = os.environ | own | {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1",
-                                  "PYTHONPATH": str(ROOT), "CSSGAN_CACHE": str(folder / "cache"), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        env = os.environ | own | without_network(folder) | {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1",
+                                  "CSSGAN_CACHE": str(folder / "cache"), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         options = ["--no-browser", "--allow-root", f"--port={self.port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
                    "--ServerApp.shutdown_no_activity_timeout=900", "--MappingKernelManager.cull_idle_timeout=900"] # and none of it stays if a test run is killed
         self.log = folder / "log"

@@ -12,7 +12,7 @@ pytest.importorskip("jupyterlab", reason="no JupyterLab")
 from conftest import CHROMIUM, ROOT  # noqa: E402
 from lab import FLAGS, Lab, Page, Server, answers, blank, coloured, differs, npm_packages, pixels, write  # noqa: E402
 
-from test_tutorials import SMALL  # noqa: E402
+from test_tutorials import MARKS, NUMBERS, SMALL, marks  # noqa: E402
 LESSONS = sorted((ROOT / "nbs/tutorials").glob("*.ipynb"))
 
 CT = """from cssgan.explore import compare, explore, view3d
@@ -212,6 +212,7 @@ def test_lesson(opened, server, path):
     page = opened(name=path.stem)
     page.run(patience=600)
     assert not page.failures(stderr=False)
+    if mark := MARKS.get(path.stem): assert marks(page.outputs()) == [mark] * len(NUMBERS)
     assert not blank(page.whole(f"lesson_{path.stem}"))
 
 

@@ -10,7 +10,8 @@ FOLDER = ROOT / "nbs/experiments"
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb") if path.stem not in ("quickstart", "results"))
 GRIDS = sorted((ROOT / "results").glob("*.yaml"))
 METRICS = "dice.CT.baseline dice.CT.joint dice.MRI.baseline dice.MRI.joint s_score.ct_to_mri s_score.mri_to_ct".split()
-FEW = {"fig7_synthetic_fraction": ["-y", "fractions: [0.14, 1.0]"], "fig8_gap": ["-y", "fractions: [0.28, 0.86]"], "fig7_real_fraction": ["-y", "fractions: [0.14, 1.0]"]}
+FEW = {"fig7_synthetic_fraction": ["-y", "fractions: [0.14, 1.0]"], "fig8_gap": ["-y", "fractions: [0.28, 0.86]"], "fig7_real_fraction": ["-y", "fractions: [0.14, 1.0]"],
+       "ambiguity": ["-y", "shifts: [0, 2]", "-r", "n_cases", "1"]}
 
 
 def papermill(name, out, *words):

@@ -1,11 +1,11 @@
 """The lessons read well where they are stored, and run through from the first cell to the last; the exercises can be failed and solved."""
 import ast, json, os, re, resource, subprocess, sys
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from conftest import CHROMIUM, ROOT, without_network
+
 FOLDER = ROOT / "nbs/tutorials"
 ORDER = "1_first_translation 2_cycle_is_not_enough 3_joint_loop 4_synthetic_data 5_your_scans 6_batches exercises".split()
 LESSONS = sorted(path.stem for path in FOLDER.glob("[0-9]_*.ipynb"))
@@ -89,14 +89,7 @@ def test_stored_words_are_the_same_everywhere(name):
 
 # ---- they run
 
-OFFLINE = '''"No network: whoever asks for it is told so."
-import socket
-connect = socket.socket.connect
-def local_only(self, address):
-    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"): raise OSError(f"no network in this test, and {address} was asked for")
-    return connect(self, address)
-socket.socket.connect = local_only
-'''
+IN_BROWSER = pytest.mark.skipif(bool(CHROMIUM), reason="with Chromium tests/test_browser.py runs the lessons, offline as well")
 CPU_SECONDS = 60  # that a lesson may take with its small parameters; about 25 on a quiet machine
 
 
@@ -104,9 +97,7 @@ CPU_SECONDS = 60  # that a lesson may take with its small parameters; about 25 o
 def elsewhere(tmp_path_factory):
     "An environment without a network, with an empty cache of its own."
     folder = tmp_path_factory.mktemp("elsewhere")
-    (folder / "sitecustomize.py").write_text(OFFLINE)
-    return os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "CSSGAN_CACHE": str(folder / "cache"), "JUPYTER_PREFER_ENV_PATH": "1",
-                         "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return os.environ | without_network(folder) | {"CSSGAN_CACHE": str(folder / "cache"), "JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def papermill(notebook, folder, env, **parameters):
@@ -128,6 +119,7 @@ def test_the_machine_of_these_tests_has_no_network(elsewhere):
     assert "no network in this test" in asked.stderr
 
 
+@IN_BROWSER
 @pytest.mark.parametrize("name", LESSONS)
 def test_lesson_runs_through_on_a_small_budget(name, elsewhere, tmp_path):
     before = cpu_seconds()
@@ -150,10 +142,12 @@ def by_exercise(name):
 def tagged(cell, tag): return tag in cell["metadata"].get("tags", [])
 def one(found, tag): return next(source(c) for c in found if tagged(c, tag))
 def verdict(text): return [line for line in text.splitlines() if line[:1] in "✗✓" and line]
+def marks(outputs): return [line[0] for o in outputs for line in verdict(printed(o))]
 
 
 EXERCISES, SOLUTIONS = by_exercise("exercises"), by_exercise("solutions")
 NUMBERS = sorted(EXERCISES)[1:]
+MARKS = {"exercises": "✗", "solutions": "✓"} # what every check says there
 
 
 def lines_of(number, answer):
@@ -182,18 +176,18 @@ def test_what_is_to_change_is_marked_and_every_check_has_hints(number):
     assert asserts and all(node.msg for node in asserts)
 
 
-@pytest.mark.parametrize("name, mark", [("exercises", "✗"), ("solutions", "✓")])
+@pytest.mark.parametrize("name, mark", MARKS.items())
 def test_stored_checks_show_one_line_each(name, mark):
     said = ["".join(map(printed, c["outputs"])).rstrip("\n") for c in cells(name, "check")]
     assert [line[:4].rstrip(": ") for line in said] == [f"{mark} {n}" for n in NUMBERS] and not any("\n" in line for line in said)
 
 
-@pytest.mark.parametrize("name, mark", [("exercises", "✗"), ("solutions", "✓")])
+@IN_BROWSER
+@pytest.mark.parametrize("name, mark", MARKS.items())
 def test_exercises_run_through_unsolved_and_solved(name, mark, elsewhere, tmp_path):
     before = cpu_seconds()
     ran = papermill(FOLDER / f"{name}.ipynb", tmp_path, elsewhere)
-    said = [line for c in ran for o in c.get("outputs", []) for line in verdict(printed(o))]
-    assert [line[0] for line in said] == [mark] * len(NUMBERS), said
+    assert marks(o for c in ran for o in c.get("outputs", [])) == [mark] * len(NUMBERS)
     assert cpu_seconds() - before < CPU_SECONDS
 
 
