@@ -27,3 +27,10 @@ def test_every_goal_says_whether_it_was_reached(bench):
 def test_results_name_no_host_and_no_folder():
     text = (ROOT / "bench/results.json").read_text(encoding="utf-8") + (ROOT / "bench/README.md").read_text(encoding="utf-8")
     assert not [word for word in ("/work", "/home", "/root", "/tmp", sys.prefix) if word in text]
+
+
+def test_the_questions_quote_the_memory_that_was_measured():
+    detail = json.loads((ROOT / "bench/results.json").read_text(encoding="utf-8"))["memory"]["detail"]
+    GB = lambda width, how: f"{detail[width][how]['peak_MB'] / 1000:.1f}"
+    said = f"takes {GB('8', 'kept')} GB at width 8 and {GB('16', 'kept')} GB at width 16; sparing makes that {GB('8', 'spared')} and {GB('16', 'spared')} GB"
+    assert said in (ROOT / "nbs/howto/faq.ipynb").read_text(encoding="utf-8"), f"nbs/howto/faq.ipynb should say that it {said}"

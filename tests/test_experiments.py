@@ -11,7 +11,7 @@ NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb") if path.stem not
 GRIDS = sorted((ROOT / "results").glob("*.yaml"))
 METRICS = "dice.CT.baseline dice.CT.joint dice.MRI.baseline dice.MRI.joint s_score.ct_to_mri s_score.mri_to_ct".split()
 FEW = {"fig7_synthetic_fraction": ["-y", "fractions: [0.14, 1.0]"], "fig8_gap": ["-y", "fractions: [0.28, 0.86]"], "fig7_real_fraction": ["-y", "fractions: [0.14, 1.0]"],
-       "ambiguity": ["-y", "shifts: [0, 2]", "-r", "n_cases", "1"]}
+       "ambiguity": ["-y", "shifts: [0, 2]", "-p", "n_cases", "1"]}
 
 
 def papermill(name, out, *words):
