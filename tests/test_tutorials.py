@@ -1,6 +1,7 @@
 """The lessons read well where they are stored, and run through from the first cell to the last; the exercises can be failed and solved."""
 import ast, json, os, re, resource, subprocess, sys
 from contextlib import suppress
+from importlib.util import find_spec
 
 import pytest
 
@@ -89,7 +90,7 @@ def test_stored_words_are_the_same_everywhere(name):
 
 # ---- they run
 
-IN_BROWSER = pytest.mark.skipif(bool(CHROMIUM), reason="with Chromium tests/test_browser.py runs the lessons, offline as well")
+IN_BROWSER = pytest.mark.skipif(bool(CHROMIUM and find_spec("playwright") and find_spec("jupyterlab")), reason="with Chromium tests/test_browser.py runs the lessons, offline as well")
 CPU_SECONDS = 60  # that a lesson may take with its small parameters; about 25 on a quiet machine
 
 
