@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .volumes import Grid, VolumeError
+from .guard import InputError
+from .volumes import Grid
 
 # %% ../nbs/02_anatomy.ipynb #cell-008
 def stream(
@@ -18,7 +19,7 @@ def stream(
     job:int=0,  # 0 anatomy, 1 CT, 2 MRI
 ) -> np.random.Generator:  # random numbers for this job only
     "The random numbers of one job of one phantom."
-    if int(seed) != seed or seed < 0: raise VolumeError(f"seed {seed}: a phantom's seed is a whole number, 0 or more")
+    if int(seed) != seed or seed < 0: raise InputError(f"seed {seed}: a phantom's seed is a whole number, 0 or more")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([int(seed), job])))
 
 # %% ../nbs/02_anatomy.ipynb #cell-013

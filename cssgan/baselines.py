@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
-from .cases import make_folder, write_whole
+from .guard import make_folder, write_whole
 from .datasets import Batch, Samples, UnpairedData
 from .joint import there_and_back
 from .schedule import Config, Phase

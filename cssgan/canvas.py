@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.image import imsave
-from .volumes import Grid, Volume, VolumeError, _times, check_modality, scale, with_label
+from .guard import InputError
+from .volumes import Grid, Volume, _times, check_modality, scale, with_label
 from .files import SPACING_LIMITS, _placed, _three_axes, read_label, read_volume
 from .view import CT_VIEW, CUTS, LABEL_COLOURS, LABEL_NAMES, Picture, _index, _sizes, _slice, _upright, grey_range
 
@@ -34,8 +35,8 @@ def plain(
     if hasattr(thing, "detach"): thing = thing.detach().cpu() if thing.is_complex() else thing.detach().cpu().float()
     try: array = np.squeeze(np.asarray(thing))
     except (TypeError, ValueError): array = np.array(None)
-    if array.dtype.kind not in "biuf": raise VolumeError(f"{type(thing).__name__} is no {what}: give a Volume, a path, a nibabel image, or an array of one plain number a voxel")
-    if array.ndim != 3: raise VolumeError(f"an array of shape {array.shape} is no {what}: give (X, Y, Z)")
+    if array.dtype.kind not in "biuf": raise InputError(f"{type(thing).__name__} is no {what}: give a Volume, a path, a nibabel image, or an array of one plain number a voxel")
+    if array.ndim != 3: raise InputError(f"an array of shape {array.shape} is no {what}: give (X, Y, Z)")
     return array
 
 # %% ../nbs/11_canvas.ipynb #cell-011
@@ -45,7 +46,7 @@ def _from_array(array, modality, spacing) -> Volume:
     try: sizes = tuple(float(s) for s in spacing)
     except (TypeError, ValueError): sizes = ()
     low, high = SPACING_LIMITS
-    if len(sizes) != 3 or not all(low <= s <= high for s in sizes): raise VolumeError(f"spacing={spacing!r}: give three sizes from {low} to {high} mm, as in (1.5, 1.5, 2)")
+    if len(sizes) != 3 or not all(low <= s <= high for s in sizes): raise InputError(f"spacing={spacing!r}: give three sizes from {low} to {high} mm, as in (1.5, 1.5, 2)")
     scaled = array.size > 0 and bool(-1 <= array.min() < 0 and array.max() <= 1)
     return Volume(array, Grid(array.shape, sizes).affine(), check_modality(modality or guess_modality(array)), scaled=scaled)
 
@@ -58,7 +59,7 @@ def _from_file(path, modality) -> Volume:
     "A file, tried as CT first if nobody says what it is; a DICOM series says it."
     if Path(path).is_dir(): return read_volume(path, modality)
     try: return read_volume(path, modality or "CT")
-    except VolumeError:
+    except InputError:
         if modality or not Path(path).is_file(): raise
         return read_volume(path, "MRI")
 
@@ -66,9 +67,9 @@ def _from_file(path, modality) -> Volume:
 def _sound(volume) -> Volume:
     "The volume, if it can be shown."
     voxels = volume.voxels
-    if voxels.dtype.kind not in "biuf": raise VolumeError("the volume holds complex numbers or words: give one plain number a voxel")
-    if not voxels.size: raise VolumeError(f"the volume has no voxels ({_times(volume.shape)}): give one that has")
-    if not np.isfinite(voxels).all(): raise VolumeError("the volume holds NaN or infinite voxels: replace them, for instance with np.nan_to_num")
+    if voxels.dtype.kind not in "biuf": raise InputError("the volume holds complex numbers or words: give one plain number a voxel")
+    if not voxels.size: raise InputError(f"the volume has no voxels ({_times(volume.shape)}): give one that has")
+    if not np.isfinite(voxels).all(): raise InputError("the volume holds NaN or infinite voxels: replace them, for instance with np.nan_to_num")
     _placed(volume.affine, "the volume")
     return volume if volume.label is None else with_label(volume, volume.label, volume.affine)
 
@@ -78,14 +79,14 @@ def _labelled(volume, labels) -> Volume:
     if isinstance(labels, Volume): labels, affine = labels.label, _placed(labels.affine, "the label")
     elif isinstance(labels, (str, Path)): return with_label(volume, *read_label(labels), labels)
     elif hasattr(labels, "dataobj"): labels, affine = _from_image(labels, "the label")
-    if labels is None: raise VolumeError("labels is a volume without labels: give one that is labelled, or the label map itself")
+    if labels is None: raise InputError("labels is a volume without labels: give one that is labelled, or the label map itself")
     return with_label(volume, plain(labels, "label map"), volume.affine if affine is None else affine)
 
 def as_given(thing, labels=None, modality=None, spacing=(1.0, 1.0, 1.0)) -> Volume:  # as for `as_volume`; in the axes that it comes in
     "Whatever holds a volume, as one, not yet turned."
     if isinstance(thing, Volume):
         volume = thing
-        if modality not in (None, thing.modality): raise VolumeError(f"the volume says that it is {thing.modality}, not {modality}: leave modality out")
+        if modality not in (None, thing.modality): raise InputError(f"the volume says that it is {thing.modality}, not {modality}: leave modality out")
     elif isinstance(thing, (str, Path)): volume = _from_file(thing, modality)
     elif hasattr(thing, "dataobj"):
         array, affine = _from_image(thing, "the image")
@@ -102,7 +103,7 @@ def as_volume(
 ) -> Volume:  # axes RAS
     "Whatever holds a volume, as one, turned upright."
     volume = as_given(thing, labels, modality, spacing)
-    if volume.voxels.min() == volume.voxels.max(): raise VolumeError(f"the volume is constant ({volume.voxels.flat[0]:g} everywhere): it holds no picture")
+    if volume.voxels.min() == volume.voxels.max(): raise InputError(f"the volume is constant ({volume.voxels.flat[0]:g} everywhere): it holds no picture")
     return _upright(volume)
 
 # %% ../nbs/11_canvas.ipynb #cell-019
@@ -127,7 +128,7 @@ def window_of(
     if isinstance(window, str) and window in (known := windows(volume)): return known[window]
     try: black, white = [] if isinstance(window, str) else (float(v) for v in window)
     except (TypeError, ValueError): black = white = 0.0
-    if not -np.inf < black < white < np.inf: raise VolumeError(f"window={window!r}: give {', '.join(map(repr, windows(volume)))}, or (black, white)")
+    if not -np.inf < black < white < np.inf: raise InputError(f"window={window!r}: give {', '.join(map(repr, windows(volume)))}, or (black, white)")
     return black, white
 
 def one_of(
@@ -136,12 +137,12 @@ def one_of(
     known,  # what can be given
 ) -> str:  # the value
     "Refuse a word that means nothing."
-    if not isinstance(value, str) or value not in known: raise VolumeError(f"{name}={value!r}: give one of {', '.join(known)}")
+    if not isinstance(value, str) or value not in known: raise InputError(f"{name}={value!r}: give one of {', '.join(known)}")
     return value
 
 def share_of_one(name, value) -> float:  # the same
     "Refuse what is no share of one."
-    if not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1: raise VolumeError(f"{name}={value!r}: give a number from 0 to 1")
+    if not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1: raise InputError(f"{name}={value!r}: give a number from 0 to 1")
     return float(value)
 
 # %% ../nbs/11_canvas.ipynb #cell-026

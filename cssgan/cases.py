@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['TABLES', 'SPLITS', 'Case', 'apply_table', 'checked', 'one_side_only', 'each_once', 'pairs', 'from_folder',
            'from_mmwhs', 'from_manifest', 'phantom_cases', 'phantom_S1', 'phantom_S2', 'phantom_few', 'find_cases',
-           'shuffled_patients', 'draw_splits', 'with_splits', 'take_fraction', 'select', 'thin', 'write_whole',
-           'make_folder', 'write_manifest']
+           'shuffled_patients', 'draw_splits', 'with_splits', 'take_fraction', 'select', 'thin', 'write_manifest']
 
 # %% ../nbs/03_cases.ipynb #cell-002
 import csv, io, os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np
-from .volumes import IGNORE, MODALITIES, REGIONS, VolumeError
+from .guard import InputError, make_folder, write_whole
+from .volumes import IGNORE, MODALITIES, REGIONS
 
 # %% ../nbs/03_cases.ipynb #cell-006
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def apply_table(labels: np.ndarray, # integers as the data set has them
     values, where = np.unique(labels, return_inverse=True)
     unknown = [int(v) for v in values if int(v) not in table]
     if unknown:
-        raise VolumeError(f"{name} has label values {unknown} that its table does not know; "
+        raise InputError(f"{name} has label values {unknown} that its table does not know; "
                           f"it knows {sorted(table)}: add them to the table, or map them to {IGNORE} to leave them out")
     return np.array([table[int(v)] for v in values], np.uint8)[where].reshape(labels.shape)
 
@@ -54,12 +54,12 @@ def checked(cases: list, # of Case
     for key, known in dict(modality=MODALITIES, split=(*SPLITS, ""), table=TABLES).items():
         for case in cases:
             if getattr(case, key) not in known:
-                raise VolumeError(f"{name}: {case.image} has the {key} {getattr(case, key)!r}; known are {', '.join(filter(None, known))}")
+                raise InputError(f"{name}: {case.image} has the {key} {getattr(case, key)!r}; known are {', '.join(filter(None, known))}")
     for case in cases:
-        if case.image.startswith("phantom:") and not case.image[8:].isdecimal(): raise VolumeError(f"{name}: {case.image} is no phantom; its seed is a whole number, 0 or more")
+        if case.image.startswith("phantom:") and not case.image[8:].isdecimal(): raise InputError(f"{name}: {case.image} is no phantom; its seed is a whole number, 0 or more")
     for modality in MODALITIES:
-        if not any(c.modality == modality for c in cases): raise VolumeError(f"{name} holds no {modality} case; both CT and MRI are needed")
-    if len({c.id for c in cases}) < len(cases): raise VolumeError(f"{name} names a case twice; give each its own id")
+        if not any(c.modality == modality for c in cases): raise InputError(f"{name} holds no {modality} case; both CT and MRI are needed")
+    if len({c.id for c in cases}) < len(cases): raise InputError(f"{name} names a case twice; give each its own id")
     return each_once(one_side_only(cases, name), name)
 
 # %% ../nbs/03_cases.ipynb #cell-019
@@ -70,7 +70,7 @@ def one_side_only(cases: list, # of Case, with their splits
     split_of = {}
     for case in cases:
         if split_of.setdefault(case.patient, case.split) != case.split:
-            raise VolumeError(f"{name}: patient {case.patient} is in {split_of[case.patient]} and in {case.split}; "
+            raise InputError(f"{name}: patient {case.patient} is in {split_of[case.patient]} and in {case.split}; "
                               "keep all scans of a patient in one split")
     return cases
 
@@ -81,7 +81,7 @@ def each_once(cases: list, # of Case
     seen = set()
     for case in cases:
         scan = os.path.abspath(case.image), case.modality if case.image.startswith("phantom:") else ""
-        if scan in seen: raise VolumeError(f"{name} lists {case.image} twice; remove one of the two")
+        if scan in seen: raise InputError(f"{name} lists {case.image} twice; remove one of the two")
         seen.add(scan)
     return cases
 
@@ -94,7 +94,7 @@ def pairs(folder: Path, # a folder with NAME_image.nii.gz and NAME_label.nii.gz
     cases = []
     for image in sorted([*folder.glob("*_image.nii.gz"), *folder.glob("*_image.nii")]):
         label = image.with_name(image.name.replace("_image.nii", "_label.nii"))
-        if not label.exists(): raise VolumeError(f"{image} has no label beside it; expected {label.name}")
+        if not label.exists(): raise InputError(f"{image} has no label beside it; expected {label.name}")
         name = image.name.split("_image.nii")[0]
         cases.append(Case(f"{modality}_{name}", name, modality, str(image), str(label), table=table))
     return cases
@@ -116,14 +116,14 @@ def from_manifest(path: str|Path, # a CSV file with at least the columns image, 
                  ) -> list: # of Case
     "The cases of a manifest."
     path, cases = Path(path), []
-    if not path.is_file(): raise VolumeError(f"{path} is not there; a manifest is a CSV file with image,label,modality,split")
+    if not path.is_file(): raise InputError(f"{path} is not there; a manifest is a CSV file with image,label,modality,split")
     try: # -sig: spreadsheets begin with a mark; "": a row may end early
         rows = [{k: v or "" for k, v in row.items()} for row in csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))]
-    except (csv.Error, UnicodeDecodeError) as e: raise VolumeError(f"{path} is no CSV file in UTF-8 ({e}); export it again as one") from e
+    except (csv.Error, UnicodeDecodeError) as e: raise InputError(f"{path} is no CSV file in UTF-8 ({e}); export it again as one") from e
     missing = {"image", "label", "modality", "split"} - set(rows[0] if rows else ())
-    if missing: raise VolumeError(f"{path} lacks the columns {', '.join(sorted(missing))}, or has no rows at all")
+    if missing: raise InputError(f"{path} lacks the columns {', '.join(sorted(missing))}, or has no rows at all")
     for number, row in enumerate(rows):
-        if not row["image"]: raise VolumeError(f"{path} names no image in its row {number + 1}; fill it in, or remove the row")
+        if not row["image"]: raise InputError(f"{path} names no image in its row {number + 1}; fill it in, or remove the row")
         image, label = (str(path.parent / row[k]) if row[k] and not row[k].startswith("phantom:") else row[k] for k in ("image", "label"))
         cases.append(Case(row.get("id") or f"{row['modality']}_{number:04d}", row.get("patient") or f"{number:04d}", row["modality"],
                           image, label, row["split"], row.get("table") or "cssgan"))
@@ -163,7 +163,7 @@ def find_cases(data: str|Path, # a manifest, a plain folder, a folder of MM-WHS,
     if str(data) in phantoms: return phantoms[str(data)]()
     if Path(data).is_dir(): return from_mmwhs(data) if (Path(data) / "ct_train").is_dir() else from_folder(data)
     if Path(data).suffix.lower() == ".csv": return from_manifest(data)
-    raise VolumeError(f"{data} is no data set; name a folder with CT/ and MRI/, one with ct_train/ and mr_train/, a manifest (.csv), or {' or '.join(phantoms)}")
+    raise InputError(f"{data} is no data set; name a folder with CT/ and MRI/, one with ct_train/ and mr_train/, a manifest (.csv), or {' or '.join(phantoms)}")
 
 # %% ../nbs/03_cases.ipynb #cell-044
 def shuffled_patients(cases: list, # of Case, one modality
@@ -193,7 +193,7 @@ def with_splits(cases: list, # of Case; all of them with splits, or none
     "The cases as they are if they have splits; drawn if they have none."
     loose = [c for c in cases if not c.split]
     if len(loose) == len(cases): return draw_splits(cases, seed=seed)
-    if loose: raise VolumeError(f"{loose[0].image} has no split, and others have one; give all cases a split, or none")
+    if loose: raise InputError(f"{loose[0].image} has no split, and others have one; give all cases a split, or none")
     return cases
 
 # %% ../nbs/03_cases.ipynb #cell-049
@@ -202,7 +202,7 @@ def take_fraction(cases: list, # of Case, one modality and split
                   seed: int=0, # of the draw
                   ) -> list: # of Case, at least one
     "A share of the patients; a larger share contains every smaller one."
-    if not 0 < fraction <= 1: raise VolumeError(f"a fraction of {fraction} cannot be taken; it must be above 0 and at most 1")
+    if not 0 < fraction <= 1: raise InputError(f"a fraction of {fraction} cannot be taken; it must be above 0 and at most 1")
     order = shuffled_patients(cases, seed)
     kept = set(order[:max(1, round(fraction * len(order)))])
     return [c for c in cases if c.patient in kept]
@@ -214,7 +214,7 @@ def select(cases: list, # of Case
            ) -> list: # of Case, at least one
     "The cases of one domain and one split; none is an error."
     chosen = [c for c in cases if (c.modality, c.split) == (modality, split)]
-    if not chosen: raise VolumeError(f"there is no {modality} case in the split {split!r}; add one, or draw the splits again")
+    if not chosen: raise InputError(f"there is no {modality} case in the split {split!r}; add one, or draw the splits again")
     return chosen
 
 # %% ../nbs/03_cases.ipynb #cell-054
@@ -228,31 +228,6 @@ def thin(cases: list, # of Case, with splits
         left_out = set(training) - set(take_fraction(training, fraction, seed))
         cases = [c for c in cases if c not in left_out]
     return cases
-
-# %% ../nbs/03_cases.ipynb #cell-058
-def write_whole(path: Path, # the file to write
-                content: bytes, # all of it
-               ):
-    "Write a file so that it is there whole or not at all."
-    mine = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    try:
-        with open(mine, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(mine, path)
-    except OSError as e: raise VolumeError(f"{path} cannot be written ({e.strerror}); choose a folder that can be, with room on its disk") from e
-    finally:
-        if mine.exists(): mine.unlink()
-
-# %% ../nbs/03_cases.ipynb #cell-059
-def make_folder(folder: str|Path, # to make, with its parents
-               ) -> Path: # the folder
-    "Make a folder, or say in one line why not."
-    try: Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise VolumeError(f"the folder {folder} cannot be made ({e.strerror}); choose another") from e
-    if not os.access(folder, os.W_OK): raise VolumeError(f"the folder {folder} cannot be written to; choose another")
-    return Path(folder)
 
 # %% ../nbs/03_cases.ipynb #cell-062
 def write_manifest(cases: list, # of Case

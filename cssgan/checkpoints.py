@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 import cssgan
 from .volumes import Grid, MODALITIES, REGIONS
-from .cases import make_folder, write_whole
+from .guard import make_folder, write_whole
 from .models import Networks
 
 # %% ../nbs/07_checkpoints.ipynb #cell-005

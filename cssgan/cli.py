@@ -16,7 +16,7 @@ from pathlib import Path
 import cssgan
 
 # %% ../nbs/13_cli.ipynb #cell-009
-FORESEEN = ValueError, OSError, FloatingPointError, MemoryError # VolumeError and CheckpointError are ValueErrors
+FORESEEN = ValueError, OSError, FloatingPointError, MemoryError # InputError and CheckpointError are ValueErrors
 NO_MEMORY = "out of memory", "enough memory", "allocate memory", "ALLOC_FAILED" # how PyTorch's RuntimeErrors say it
 
 def complain(name: str, # of the command
@@ -128,7 +128,8 @@ def begin(folder: Path, # of the run
           asked: dict, # by the names in `BEGUN_WITH`; None: not typed
           ) -> tuple: # what the run is begun with, by the same names; its cases
     "Choose the cases of a new run, and write down what it is begun with."
-    from cssgan.cases import find_cases, make_folder, select, thin, with_splits, write_manifest, write_whole
+    from cssgan.guard import make_folder, write_whole
+    from cssgan.cases import find_cases, select, thin, with_splits, write_manifest
     from cssgan.schedule import preset
     if (folder / "last").exists(): raise ValueError(f"{folder} already holds a run: go on with it (--resume), or choose another folder")
     facts = BEGUN_WITH | {name: value for name, value in asked.items() if value is not None}
@@ -216,8 +217,8 @@ def place_for(out: str, # the file to write
               ):
     "Refuse a result that could not be written, or would replace the scan."
     from cssgan.files import check_output
-    from cssgan.volumes import VolumeError
-    if check_output(out).resolve() == Path(scan).resolve(): raise VolumeError(f"{out} is the scan itself: choose another name for the result")
+    from cssgan.guard import InputError
+    if check_output(out).resolve() == Path(scan).resolve(): raise InputError(f"{out} is the scan itself: choose another name for the result")
 
 # %% ../nbs/13_cli.ipynb #cell-050
 def translate_scan(args: argparse.Namespace, # scan, checkpoint, to, out, centre

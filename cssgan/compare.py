@@ -12,7 +12,9 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 import numpy as np
-from .volumes import CT_WINDOW, IGNORE, MODALITIES, REGIONS, Volume, VolumeError, _times, back_to_scan, denormalise, label_to_scan
+from .guard import InputError
+from .volumes import (CT_WINDOW, IGNORE, MODALITIES, REGIONS,
+                            Volume, _times, back_to_scan, denormalise, label_to_scan)
 from .view import CUTS, _index, _sizes, _slice, _upright, grey_range
 from .canvas import (Live, Painting, Touch, _labelled, _others, as_given, as_volume, at_voxel, cross, enlarge, legend,
                            letter, named, one_of, paint, place, plain, row, share_of_one, stamp, voxel_at)
@@ -29,7 +31,7 @@ def placed(
     if isinstance(thing, (Volume, str, Path)) or hasattr(thing, "dataobj"): return as_given(thing)
     array = plain(thing)
     if array.shape != real.shape:
-        raise VolumeError(f"an array of {_times(array.shape)} voxels does not say where it lies, the real scan has {_times(real.shape)}: give a Volume, or an array on the real scan's grid")
+        raise InputError(f"an array of {_times(array.shape)} voxels does not say where it lies, the real scan has {_times(real.shape)}: give a Volume, or an array on the real scan's grid")
     volume = as_given(array, modality=modality)
     known = real.range if real.modality == modality else None
     return replace(volume, affine=real.affine, range=(known or (CT_WINDOW if modality == "CT" else None)) if volume.scaled else None)
@@ -43,12 +45,12 @@ def on_grid(
     label, like = None, _upright(real)
     if labels is not None:
         try: volume = _labelled(volume, labels)
-        except VolumeError as first:
+        except InputError as first:
             try: label = _upright(_labelled(real, labels)).label
-            except VolumeError: raise first
+            except InputError: raise first
     volume = _upright(volume)
     inside = label_to_scan(np.ones(volume.shape, np.uint8), volume.affine, like) > 0
-    if not inside.any(): raise VolumeError(f"the {volume.modality} volume does not touch the real scan: give one that shows the same part of the patient")
+    if not inside.any(): raise InputError(f"the {volume.modality} volume does not touch the real scan: give one that shows the same part of the patient")
     new = back_to_scan(volume, like)
     return new if label is None else replace(new, label=label), inside
 
@@ -92,10 +94,10 @@ def subtract(
     inside,  # (X, Y, Z) bool: where both were measured
 ) -> tuple:  # their difference, 0 outside; what is full red; the mean |difference|; the unit
     "One volume less another, in the unit of the scanner where it is known."
-    if a.modality != b.modality: raise VolumeError(f"{a.modality} and {b.modality} cannot be subtracted")
-    if not inside.any(): raise VolumeError("no voxel in common")
+    if a.modality != b.modality: raise InputError(f"{a.modality} and {b.modality} cannot be subtracted")
+    if not inside.any(): raise InputError("no voxel in common")
     if not (a.scaled and b.scaled) or (a.range and b.range): a, b = (denormalise(v) if v.scaled and v.range else v for v in (a, b))
-    if a.scaled != b.scaled: raise VolumeError("[-1, 1] and a scanner's unit cannot be subtracted")
+    if a.scaled != b.scaled: raise InputError("[-1, 1] and a scanner's unit cannot be subtracted")
     apart = np.where(inside, a.voxels.astype(np.float32) - b.voxels.astype(np.float32), 0)
     low, high = grey_range(b)
     mean = np.abs(apart).sum(dtype=float) / inside.sum()
@@ -134,7 +136,7 @@ class Comparison(Live):
         for a, b in (("reconstruction", "real"), ("fake", "true")):
             if a not in self.volumes or b not in self.volumes: continue
             try: found = subtract(self.volumes[a], self.volumes[b], self.inside.get(a, everywhere) & self.inside.get(b, everywhere))
-            except VolumeError as e: made[f"{a} − {b}: {e}"] = None
+            except InputError as e: made[f"{a} − {b}: {e}"] = None
             else: made[f"{a} − {b}: mean |difference| {found[2]:.3g}{found[3]}"] = found
         return made
 
@@ -200,7 +202,7 @@ def about(
 ):
     "Let errors name what they are about."
     try: yield
-    except VolumeError as e: raise VolumeError(f"{name}: {e}") from None
+    except InputError as e: raise InputError(f"{name}: {e}") from None
 
 def compare(
     real,  # the scan: Volume, path, nibabel image, array or tensor; with labels, if there are any
@@ -214,7 +216,7 @@ def compare(
     share=0.5,  # of the swipe or the blend
 ) -> Comparison:
     "Look at a translation."
-    if fake is None: raise VolumeError("fake is None: give the translation; explore shows a scan alone")
+    if fake is None: raise InputError("fake is None: give the translation; explore shows a scan alone")
     with about("real"): given = as_given(real, truth)
     other = next(m for m in MODALITIES if m != given.modality)
     with about("real"): volumes, inside = {"real": as_volume(given)}, {}

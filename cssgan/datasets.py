@@ -15,11 +15,13 @@ from typing import NamedTuple
 import numpy as np, torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-import cssgan.anatomy, cssgan.chest, cssgan.files, cssgan.heart, cssgan.phantom, cssgan.volumes
-from .volumes import CT_WINDOW, IGNORE, MODALITIES, PAPER_GRID, SMALL_GRID, Grid, Volume, VolumeError, normalise, to_grid, with_label
+import cssgan.anatomy, cssgan.chest, cssgan.dicom, cssgan.files, cssgan.heart, cssgan.phantom, cssgan.volumes
+from .guard import InputError, make_folder, write_whole
+from .volumes import (CT_WINDOW, IGNORE, MODALITIES, PAPER_GRID, SMALL_GRID,
+                            Grid, Volume, normalise, to_grid, with_label)
 from .files import read_label, read_volume, write_label, write_volume
 from .phantom import anatomy_from_labels, phantom, render
-from .cases import TABLES, Case, apply_table, make_folder, select, write_whole
+from .cases import TABLES, Case, apply_table, select
 
 # %% ../nbs/03_datasets.ipynb #cell-007
 def load_case(case: Case, # whose scan
@@ -34,7 +36,7 @@ def load_case(case: Case, # whose scan
     return normalise(to_grid(with_label(volume, apply_table(labels, table, case.label), affine, case.label), grid))
 
 # %% ../nbs/03_datasets.ipynb #cell-011
-SOURCES = cssgan.files, cssgan.volumes, cssgan.anatomy, cssgan.chest, cssgan.heart, cssgan.phantom  # the modules that read and resample scans and draw phantoms
+SOURCES = cssgan.dicom, cssgan.files, cssgan.volumes, cssgan.anatomy, cssgan.chest, cssgan.heart, cssgan.phantom  # the modules that read and resample scans and draw phantoms
 
 @lru_cache
 def program() -> str: # hexadecimal digits
@@ -182,8 +184,8 @@ def write_phantoms(folder: str|Path, # of the data set; made if need be
                    ending: str=".nii.gz", # or ".nii"
                   ):
     "Draw phantoms and write them as a plain folder; CT has even seeds, MRI odd ones."
-    if n < 1: raise VolumeError(f"{n} phantoms cannot be written; ask for 1 or more")
-    if first < 0: raise VolumeError(f"the first patient's number (its seed) is {first}; choose 0 or more")
+    if n < 1: raise InputError(f"{n} phantoms cannot be written; ask for 1 or more")
+    if first < 0: raise InputError(f"the first patient's number (its seed) is {first}; choose 0 or more")
     for number in range(first, first + n):
         for modality in modalities:
             seed = 2 * number + MODALITIES.index(modality)
@@ -203,7 +205,7 @@ def table_for(labels: np.ndarray, # integers as the data set has them
     values = np.unique(labels).tolist()
     for table, known in TABLES.items():
         if set(values) <= set(known): return table
-    raise VolumeError(f"{name} has label values {values} that no table knows; the tables are {', '.join(f'{t} {sorted(k)}' for t, k in TABLES.items())}")
+    raise InputError(f"{name} has label values {values} that no table knows; the tables are {', '.join(f'{t} {sorted(k)}' for t, k in TABLES.items())}")
 
 def write_phantom_of(file: str|Path, # a label map
                      folder: str|Path, # of the data set; made if need be
@@ -216,5 +218,5 @@ def write_phantom_of(file: str|Path, # a label map
     labels, affine = read_label(file)
     known = TABLES[table or table_for(labels, file)]
     try: anatomy = anatomy_from_labels(apply_table(labels, known, str(file)), affine, grid, seed)
-    except VolumeError as e: raise VolumeError(str(e) if str(file) in str(e) else f"{file}: {e}") from e
+    except InputError as e: raise InputError(str(e) if str(file) in str(e) else f"{file}: {e}") from e
     for modality in modalities: write_scan(render(anatomy, modality), folder, Path(file).name.split(".nii")[0])

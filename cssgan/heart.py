@@ -13,7 +13,8 @@ import numpy as np
 from .anatomy import (REGION_TISSUES, Anatomy, Patient, Space, bent_space, capsule, draw_patient, ellipsoid, paint_tube, plane,
                             smooth_field, stream)
 from .chest import paint_chest
-from .volumes import PAPER_GRID, Grid, VolumeError
+from .guard import InputError
+from .volumes import PAPER_GRID, Grid
 
 # %% ../nbs/02_heart.ipynb #cell-008
 LONG = np.array([-.64, .52, -.57]) / np.linalg.norm([-.64, .52, -.57])  # from the valves to the apex
@@ -277,7 +278,7 @@ def anatomy_from_labels(
     "Put a labelled heart into a drawn chest."
     label = np.asarray(label)
     if label.ndim != 3 or not label.any() or not np.isin(label, range(len(REGION_TISSUES) + 1)).all():
-        raise VolumeError("label map: needs three axes and the region numbers 0 to 5, with some heart in it; map its own values to them first")
+        raise InputError("label map: needs three axes and the region numbers 0 to 5, with some heart in it; map its own values to them first")
     y, world = label_on_grid(label.astype(np.uint8), np.asarray(affine, float), grid)
     rng = stream(seed)
     p = draw_patient(rng)

@@ -15,6 +15,7 @@ from .volumes import (MODALITIES, Grid, Volume, back_to_scan, check_modality, de
 from .files import read_volume
 from .models import mixed_precision
 from .checkpoints import load_checkpoint
+from .guard import InputError
 
 # %% ../nbs/10_inference.ipynb #cell-008
 def prepare(scan: Volume, # in its own grid and unit
@@ -50,7 +51,7 @@ def as_scan(scan: str|Path|Volume, # a NIfTI file, a folder of DICOM slices, or 
             ) -> Volume:
     "The scan, read if need be, and of the modality that is needed."
     if not isinstance(scan, Volume): return read_volume(scan, modality)
-    if scan.modality != modality: raise cssgan.volumes.VolumeError(f"the volume is {scan.modality}, and {modality} is needed; name the other direction")
+    if scan.modality != modality: raise InputError(f"the volume is {scan.modality}, and {modality} is needed; name the other direction")
     return scan
 
 # %% ../nbs/10_inference.ipynb #cell-019

@@ -8,7 +8,8 @@ import numpy as np
 
 from .anatomy import TISSUES, Anatomy, grid_axes, smooth_field, stream
 from .heart import anatomy_from_labels, draw_anatomy  # both ways to an anatomy can be imported from here, too
-from .volumes import MODALITIES, PAPER_GRID, Grid, Volume, VolumeError
+from .guard import InputError
+from .volumes import MODALITIES, PAPER_GRID, Grid, Volume
 
 # %% ../nbs/02_phantom.ipynb #cell-008
 def ct_values(
@@ -104,7 +105,7 @@ def render(
 ) -> Volume:  # image and label
     "Scan an anatomy."
     if modality not in MODALITIES:
-        raise VolumeError(f"modality {modality!r}: a phantom is rendered as {' or '.join(MODALITIES)}")
+        raise InputError(f"modality {modality!r}: a phantom is rendered as {' or '.join(MODALITIES)}")
     seed, job = anatomy.seed if seed is None else seed, MODALITIES.index(modality)
     spacing = tuple(np.sqrt((anatomy.affine[:3, :3]**2).sum(0)))
     voxels = (render_ct, render_mri)[job](anatomy, stream(seed, job + 1), spacing, thickness)

@@ -10,7 +10,7 @@ import json
 from itertools import cycle
 from pathlib import Path
 from statistics import mean, stdev
-from .volumes import VolumeError
+from .guard import InputError
 from .view import Picture
 
 # %% ../nbs/12_results.ipynb #cell-006
@@ -19,10 +19,10 @@ def read_results(file: str|Path, # results/NAME.json
                  ): # pandas.DataFrame, one record a row
     "The records of a result file."
     import pandas as pd
-    if not Path(file).exists(): raise VolumeError(f"{file} is not there; run its sweep (results/README.md names the command)")
+    if not Path(file).exists(): raise InputError(f"{file} is not there; run its sweep (results/README.md names the command)")
     frame = pd.DataFrame(json.loads(Path(file).read_text())["rows"])
     for column, value in chosen.items(): frame = frame[frame[column] == value]
-    if frame.empty: raise VolumeError(f"{file} holds no record with {chosen}; run its sweep with these parameters")
+    if frame.empty: raise InputError(f"{file} holds no record with {chosen}; run its sweep with these parameters")
     return frame
 
 # %% ../nbs/12_results.ipynb #cell-010
@@ -71,7 +71,7 @@ def compare(frame, # of records with a column "method"
     "`paired_difference` of two methods, over the pairs that both have."
     sides = [frame[frame["method"] == method].set_index(list(by))[value] for method in (ours, other)]
     both = sides[0].index.intersection(sides[1].index)
-    if both.empty: raise VolumeError(f"no {' and '.join(by)} has been run with both {ours!r} and {other!r}; run the missing ones")
+    if both.empty: raise InputError(f"no {' and '.join(by)} has been run with both {ours!r} and {other!r}; run the missing ones")
     centre, low, high = paired_difference(sides[0].loc[both], sides[1].loc[both])
     return {"difference": round(centre, 4), "low": round(low, 4), "high": round(high, 4), "pairs": len(both)}
 

@@ -12,7 +12,7 @@ import asyncio, importlib.metadata, json, os, platform, re, signal, subprocess, 
 from datetime import datetime, timezone
 from pathlib import Path
 import cssgan
-from .cases import write_whole
+from .guard import write_whole
 
 # %% ../nbs/12_runs.ipynb #cell-007
 class RunError(ValueError):

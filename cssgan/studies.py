@@ -18,9 +18,10 @@ from statistics import mean
 import torch
 from filelock import FileLock
 import cssgan.baselines, cssgan.joint, cssgan.layers, cssgan.losses, cssgan.models, cssgan.schedule, cssgan.training
-from .volumes import CT_WINDOW, MODALITIES, REGIONS, Volume, VolumeError, normalise
+from .guard import InputError, make_folder, write_whole
+from .volumes import CT_WINDOW, MODALITIES, REGIONS, Volume, normalise
 from .phantom import phantom
-from .cases import Case, find_cases, make_folder, select, thin, with_splits, write_whole
+from .cases import Case, find_cases, select, thin, with_splits
 from .datasets import Samples, UnpairedData, fingerprint, unpaired
 from .models import Networks, mixed_precision
 from .metrics import dice_of_segmentor, distortion, s_score, translation_error
@@ -260,7 +261,7 @@ def true_translation(case: Case, # a phantom
                      grid, # the training grid
                      ) -> torch.Tensor: # [1, 1, X, Y, Z] in [-1, 1]
     "The same anatomy in the other modality."
-    if not case.image.startswith("phantom:"): raise VolumeError(f"{case.image} is a real scan, nobody knows its true translation; name phantom-S1")
+    if not case.image.startswith("phantom:"): raise InputError(f"{case.image} is a real scan, nobody knows its true translation; name phantom-S1")
     other = MODALITIES[1 - MODALITIES.index(case.modality)]
     return torch.from_numpy(normalise(phantom(int(case.image[8:]), other, grid)).voxels)[None, None]
 

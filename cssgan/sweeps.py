@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
-from .cases import make_folder, write_whole
+from .guard import make_folder, write_whole
 from .runs import RunError, ended, gpus, metrics_of, need, record_of, start
 
 # %% ../nbs/12_sweeps.ipynb #cell-012

@@ -16,8 +16,8 @@ from statistics import mean
 import torch
 from torch import nn
 from tqdm import tqdm
-from .volumes import CT_WINDOW, VolumeError
-from .cases import make_folder
+from .guard import InputError, make_folder
+from .volumes import CT_WINDOW
 from .datasets import Batch, UnpairedData
 from .models import Networks, mixed_precision
 from .losses import shape_loss
@@ -277,7 +277,7 @@ def advance(run: Run, # where we are
     "One epoch, validated; at a phase's end, on to the next."
     phase = run.config.phases[run.phase]
     try: losses = train_epoch(run, data, keep, progress)
-    except (OSError, VolumeError): # a scan that is gone, say, spoils none of the steps that are done
+    except (OSError, InputError): # a scan that is gone, say, spoils none of the steps that are done
         keep.save(run)
         raise
     scores = from_first(lambda: validate(run, data, phase.name))

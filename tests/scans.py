@@ -3,7 +3,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cssgan.volumes import VolumeError
+from cssgan.guard import InputError
 
 LPS = np.array([[-2, 0, 0, 40], [0, -2.5, 0, 50], [0, 0, 3, -60], [0, 0, 0, 1.0]])
 
@@ -43,8 +43,8 @@ def lopsided(shape):
 
 
 def refused(call, *args, says=""):
-    "The message of the VolumeError that the call must raise: one line."
-    with pytest.raises(VolumeError) as e: call(*args)
+    "The message of the InputError that the call must raise: one line."
+    with pytest.raises(InputError) as e: call(*args)
     message = str(e.value)
     assert "\n" not in message and says in message, message
     return message

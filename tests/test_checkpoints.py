@@ -12,7 +12,8 @@ from cssgan.checkpoints import (CheckpointError, about_networks, find_checkpoint
 from cssgan.models import Networks
 from cssgan.schedule import preset
 from cssgan.training import resume
-from cssgan.volumes import Grid, VolumeError
+from cssgan.guard import InputError
+from cssgan.volumes import Grid
 
 
 @pytest.fixture
@@ -105,21 +106,21 @@ def test_a_full_disk_keeps_the_old_checkpoint(copy, monkeypatch):
     def full(*_): raise OSError(28, "No space left on device")
     monkeypatch.setattr(os, "replace", full)
     new = Networks(4, 1, seed=9)
-    with pytest.raises(VolumeError, match="No space left"): save_checkpoint(copy, new, about_of(new))
+    with pytest.raises(InputError, match="No space left"): save_checkpoint(copy, new, about_of(new))
     assert equal(load_checkpoint(copy)[0].state_dict(), old) and sorted(os.listdir(copy)) == names
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     nets = Networks(4, 1)
-    with pytest.raises(VolumeError, match="cannot be made"): save_checkpoint(tmp_path / "file" / "run", nets, about_of(nets))
+    with pytest.raises(InputError, match="cannot be made"): save_checkpoint(tmp_path / "file" / "run", nets, about_of(nets))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written(tmp_path):
     tmp_path.chmod(0o555)
     nets = Networks(4, 1)
-    with pytest.raises(VolumeError, match="cannot be written"): save_checkpoint(tmp_path, nets, about_of(nets))
+    with pytest.raises(InputError, match="cannot be written"): save_checkpoint(tmp_path, nets, about_of(nets))
     tmp_path.chmod(0o755)
 
 

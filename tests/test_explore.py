@@ -17,7 +17,8 @@ from cssgan.phantom import phantom
 from cssgan.training import Stopped, fit
 from cssgan.view import CUTS, LABEL_COLOURS
 from cssgan.files import write_volume
-from cssgan.volumes import PAPER_GRID, SMALL_GRID, Grid, Volume, VolumeError
+from cssgan.guard import InputError
+from cssgan.volumes import PAPER_GRID, SMALL_GRID, Grid, Volume
 from scans import write_dicom
 from tiny import SHORT, noise
 
@@ -55,14 +56,14 @@ def test_a_dicom_folder_is_a_volume_of_the_modality_it_says(tmp_path, modality):
     folder = write_dicom(tmp_path / "series", volume.voxels, volume.affine, t0008_0060={"CT": "CT", "MRI": "MR"}[modality])
     seen = as_volume(folder, volume.label)
     assert seen.modality == modality and np.allclose(seen.voxels, np.rint(volume.voxels)) and np.allclose(seen.affine, volume.affine)
-    with pytest.raises(VolumeError, match="without DICOM files"): as_volume(tmp_path)
+    with pytest.raises(InputError, match="without DICOM files"): as_volume(tmp_path)
 
 
 def test_bad_things_are_refused_in_one_line(tmp_path, ct):
     for thing in (np.zeros((3, 3)), tmp_path / "none.nii", np.zeros((2, 3, 4, 5))):
-        with pytest.raises(VolumeError) as e: as_volume(thing)
+        with pytest.raises(InputError) as e: as_volume(thing)
         assert "\n" not in str(e.value)
-    with pytest.raises(VolumeError): as_volume(ct, ct.label[1:])
+    with pytest.raises(InputError): as_volume(ct, ct.label[1:])
 
 
 @pytest.mark.parametrize("cut", CUTS)

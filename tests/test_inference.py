@@ -11,7 +11,8 @@ from cssgan import inference
 from cssgan.checkpoints import CheckpointError
 from cssgan.inference import one_heart, prepare, segment, slide, translate
 from cssgan.files import write_volume
-from cssgan.volumes import Grid, Volume, VolumeError, to_grid
+from cssgan.guard import InputError
+from cssgan.volumes import Grid, Volume, to_grid
 from scans import write_dicom
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
@@ -121,7 +122,7 @@ def test_a_dicom_folder_gives_what_its_nifti_file_gives(checkpoint, tmp_path):
     for use in (lambda s: translate(s, checkpoint, "MRI"), lambda s: segment(s, checkpoint, "CT")):
         a, b = use(tmp_path / "scan.nii"), use(folder)
         assert np.allclose(a.affine, b.affine, atol=1e-4) and np.abs(a.voxels - b.voxels).mean() < 0.1 and (a.label is None or (a.label == b.label).mean() > 0.999)
-    with pytest.raises(VolumeError, match="is CT by its DICOM tag"): translate(folder, checkpoint, "CT")
+    with pytest.raises(InputError, match="is CT by its DICOM tag"): translate(folder, checkpoint, "CT")
 
 
 def test_synthetic_ct_is_in_hu_and_synthetic_mri_in_the_training_range(checkpoint, tmp_path):
@@ -173,7 +174,7 @@ def test_a_centre_may_be_given(simple):
         found = segment(scan, simple, "CT", centre=HEART + off).label == 1
         assert 2 * (found & heart).sum() / (found.sum() + heart.sum()) > 0.85, off
     for centre in ((5000, 0, 0), (float("nan"), 0, 0)):
-        with pytest.raises(VolumeError) as e: segment(scan, simple, "CT", centre=centre)
+        with pytest.raises(InputError) as e: segment(scan, simple, "CT", centre=centre)
         assert "\n" not in str(e.value)
 
 
@@ -190,11 +191,11 @@ def test_one_heart_is_kept():
 def test_the_wrong_modality(checkpoint):
     scan = make("plain")[0]
     for call in (lambda: translate(scan, checkpoint, "CT"), lambda: segment(scan, checkpoint, "MRI"), lambda: translate(scan, checkpoint, "PET"), lambda: segment(scan, checkpoint, "ct")):
-        with pytest.raises(VolumeError): call()
+        with pytest.raises(InputError): call()
 
 
 def test_a_missing_scan_or_checkpoint(checkpoint, tmp_path):
-    with pytest.raises(VolumeError, match="none.nii does not exist"): translate(tmp_path / "none.nii", checkpoint, "MRI")
+    with pytest.raises(InputError, match="none.nii does not exist"): translate(tmp_path / "none.nii", checkpoint, "MRI")
     with pytest.raises(CheckpointError, match="holds no checkpoint"): translate(make("plain")[0], tmp_path, "MRI")
 
 

@@ -8,7 +8,8 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 from cssgan.phantom import TISSUES, anatomy_from_labels, draw_anatomy, phantom, render
-from cssgan.volumes import SMALL_GRID, Grid, VolumeError
+from cssgan.guard import InputError
+from cssgan.volumes import SMALL_GRID, Grid
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 SHA = {
@@ -141,5 +142,5 @@ def test_a_real_heart_is_an_anatomy():
     lambda: anatomy_from_labels(np.full((4, 4, 4), 205), np.eye(4)),
 ])
 def test_bad_input_gets_one_clear_line(wrong):
-    with pytest.raises(VolumeError) as error: wrong()
+    with pytest.raises(InputError) as error: wrong()
     assert "\n" not in str(error.value) and ":" in str(error.value)

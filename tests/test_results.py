@@ -4,7 +4,7 @@ import json, math
 import pandas as pd, pytest
 
 from cssgan.results import compare, mean_sd, paired_difference, plot_shares, plus_minus, read_results, table
-from cssgan.volumes import VolumeError
+from cssgan.guard import InputError
 
 RECORDS = pd.DataFrame([{"method": m, "seed": s, "fraction": f, "score": "Dice", "mean": v} for m, s, f, v in
                         [("ours", 1, .14, 74.), ("base", 0, .14, 70.), ("ours", 0, .14, 72.), ("base", 1, .14, 71.), ("ours", 2, .14, 60.)]])
@@ -16,7 +16,7 @@ def test_pairs_are_made_by_seed_and_not_by_order():
 
 
 def test_no_common_seed_is_said():
-    with pytest.raises(VolumeError, match="has been run with both"): compare(RECORDS[RECORDS["seed"] == 2], "ours", "base")
+    with pytest.raises(InputError, match="has been run with both"): compare(RECORDS[RECORDS["seed"] == 2], "ours", "base")
 
 
 def test_the_interval_is_students():
@@ -38,8 +38,8 @@ def test_a_file_is_read_with_what_was_chosen(tmp_path):
     file = tmp_path / "r.json"
     file.write_text(json.dumps({"command": "x", "rows": RECORDS.to_dict("records")}))
     assert len(read_results(file, method="ours")) == 3
-    with pytest.raises(VolumeError, match="no record"): read_results(file, method="theirs")
-    with pytest.raises(VolumeError, match="is not there"): read_results(tmp_path / "none.json")
+    with pytest.raises(InputError, match="no record"): read_results(file, method="theirs")
+    with pytest.raises(InputError, match="is not there"): read_results(tmp_path / "none.json")
 
 
 def test_a_method_has_one_colour_in_all_figures():

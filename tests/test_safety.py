@@ -12,7 +12,7 @@ from cssgan.checkpoints import CheckpointError, load_checkpoint
 from cssgan.datasets import unpaired, write_phantoms
 from cssgan.schedule import Phase
 from cssgan.training import StopButton, Stopped, fit
-from cssgan.volumes import VolumeError
+from cssgan.guard import InputError
 from conftest import ROOT
 from tiny import SHORT, TINY, noise
 
@@ -157,7 +157,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_when_there_is_room(
     import children
     for attempt, moment in enumerate((4, 5, 6), 1):
         name, says = Child(server, tmp_path, trouble=partial(children.disk_is_full, moment)).end()
-        assert name in ("VolumeError", "CheckpointError", "OSError") and "No space left" in says and str(tmp_path) in says and "\n" not in says
+        assert name in ("InputError", "CheckpointError", "OSError") and "No space left" in says and str(tmp_path) in says and "\n" not in says
         assert intact(tmp_path) and (0, attempt) <= progress(tmp_path) < (2, 0) and not list(tmp_path.rglob(".*"))
     assert ends_like(whole, server, tmp_path)
 
@@ -168,7 +168,7 @@ def test_the_kernel_refuses_to_write_more_and_the_last_checkpoint_stays(server, 
     weights = len(next(content for name, content in whole[0].items() if name.startswith("last/weights")))
     for checkpoints, largest in ((2, weights // 2), (7, weights)):
         name, says = Child(server, tmp_path, trouble=partial(children.files_stay_small, checkpoints, largest)).end()
-        assert name in ("VolumeError", "CheckpointError", "OSError") and "too large" in says and str(tmp_path) in says and "\n" not in says
+        assert name in ("InputError", "CheckpointError", "OSError") and "too large" in says and str(tmp_path) in says and "\n" not in says
         assert intact(tmp_path) and (0, 2) <= progress(tmp_path) < (4, 0) and not list(tmp_path.rglob(".*"))
     assert ends_like(whole, server, tmp_path)
 
@@ -182,7 +182,7 @@ def test_a_folder_that_becomes_read_only_in_mid_run(tmp_path, monkeypatch):
         if len(steps) == 4: (tmp_path / "last").chmod(0o555)
         return step(*args)
     monkeypatch.setattr(training, "step", spoils)
-    with pytest.raises(VolumeError, match="cannot be written") as e: fit(noise(), SHORT, tmp_path, progress=False, save_every=0)
+    with pytest.raises(InputError, match="cannot be written") as e: fit(noise(), SHORT, tmp_path, progress=False, save_every=0)
     assert "\n" not in str(e.value) and str(tmp_path) in str(e.value) and intact(tmp_path)
     (tmp_path / "last").chmod(0o755)
     assert fit(noise(), SHORT, tmp_path, go_on=True, progress=False).phase == 3
@@ -191,7 +191,7 @@ def test_a_folder_that_becomes_read_only_in_mid_run(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_is_said_before_anything_is_trained(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(training, "step", lambda *_: pytest.fail("trained, and will not be able to save"))
-    with pytest.raises(VolumeError, match="cannot be made") as e: fit(noise(), SHORT, tmp_path / "file" / "run", progress=False)
+    with pytest.raises(InputError, match="cannot be made") as e: fit(noise(), SHORT, tmp_path / "file" / "run", progress=False)
     assert "\n" not in str(e.value) and str(tmp_path) in str(e.value)
 
 
@@ -207,7 +207,7 @@ def test_a_scan_that_vanishes_in_mid_run_is_named_and_the_last_checkpoint_stays(
             shutil.rmtree(tmp_path / "cache")
         return step(*args)
     monkeypatch.setattr(training, "step", spoils)
-    with pytest.raises(VolumeError) as e: fit(data, SHORT, tmp_path / "run", progress=False, save_every=0)
+    with pytest.raises(InputError) as e: fit(data, SHORT, tmp_path / "run", progress=False, save_every=0)
     assert str(lost) in str(e.value) and "\n" not in str(e.value) and intact(tmp_path / "run") and progress(tmp_path / "run")[0] == 1
     os.rename(tmp_path / "away", lost)
     assert fit(data, SHORT, tmp_path / "run", go_on=True, progress=False).phase == 3

@@ -12,7 +12,8 @@ from cssgan.models import Networks
 from cssgan.studies import (Stage, Study, count_updates, has_twins, open_study, record, segmentation_record, shape_record, stage_key, test_data as held_out,
                             train_ada, train_baseline, train_generators, train_jointly, train_once, train_segmentors, train_without_shape,
                             training_data, translated_volume, true_translation, truth_record, write_results)
-from cssgan.volumes import CT_WINDOW, VolumeError
+from cssgan.guard import InputError
+from cssgan.volumes import CT_WINDOW
 from tiny import SHORT, noise, same
 
 
@@ -107,11 +108,11 @@ def test_an_interrupted_stage_goes_on_and_ends_the_same(tmp_path):
         def __len__(self): return len(broken.train_A)
         def __getitem__(self, i):
             reads.append(i)
-            if len(reads) > 7: raise VolumeError("gone")
+            if len(reads) > 7: raise InputError("gone")
             return broken.train_A[i]
         cases = broken.train_A.cases
         def prepared(self, case): return broken.train_A.prepared(case)
-    with pytest.raises(VolumeError): train_once(tmp_path / "a", "k", lambda place: replace(broken, train_A=Vanishing()), SHORT)
+    with pytest.raises(InputError): train_once(tmp_path / "a", "k", lambda place: replace(broken, train_A=Vanishing()), SHORT)
     assert not (tmp_path / "a/k/stage.json").exists() and (tmp_path / "a/k/last").exists()
     gone_on, whole = (train_once(tmp_path / name, "k", lambda place: noise(), SHORT) for name in "ab")
     assert same(gone_on.nets.state_dict(), whole.nets.state_dict()) and gone_on.history == whole.history

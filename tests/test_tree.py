@@ -110,8 +110,8 @@ def test_module_imports_only_earlier_ones(module):
     assert own <= set(modules()[:modules().index(module)])
 
 
-RUNTIME = {"cssgan", "numpy", "torch", "monai", "nibabel", "scipy", "safetensors", "lightning_fabric", "matplotlib", "tqdm", "filelock"}
-DICOM = {"SimpleITK"} # of the extra with this name, and only for files
+RUNTIME = {"cssgan", "numpy", "torch", "monai", "nibabel", "scipy", "safetensors", "lightning_fabric", "matplotlib", "tqdm", "filelock", "msgspec"}
+DICOM = {"SimpleITK", "pydicom"} # of the extra with this name, and only for files
 EXPERIMENTS = {"papermill", "jupyter_client", "distributed", "dask", "pandas"} # of the extra with this name, and only for these:
 EXPERIMENTERS = {"results", "runs", "sweeps"}
 EXPLORE = {"IPython", "ipywidgets", "ipyevents", "anywidget", "traitlets", "ipyniivue", "itkwidgets", "ngff_zarr"} # of the extra with this name, and only for these:
@@ -121,7 +121,7 @@ EXPLORERS = {"canvas", "compare", "depth", "explore", "monitor"}
 @pytest.mark.parametrize("module", modules())
 def test_module_imports_only_runtime_dependencies(module):
     top = {o.split(".")[0] for o in imported(ROOT / f"cssgan/{module}.py")}
-    assert top <= RUNTIME | set(sys.stdlib_module_names) | (EXPERIMENTS if module in EXPERIMENTERS else EXPLORE if module in EXPLORERS else DICOM if module == "files" else set())
+    assert top <= RUNTIME | set(sys.stdlib_module_names) | (EXPERIMENTS if module in EXPERIMENTERS else EXPLORE if module in EXPLORERS else DICOM if module in ("dicom", "files") else set())
 
 
 # ---- nothing of one machine
