@@ -207,13 +207,12 @@ def free_place(
 ) -> Path:  # the same
     "Refuse a place that cannot be written, or that holds something which is not to be replaced."
     path, again = Path(path), "choose another name"
-    try: there = os.lstat(path) if os.path.lexists(path) else None
-    except ValueError as e: raise InputError(f"{path} cannot be written ({e}): {again}") from e
-    except OSError as e: raise InputError(f"{brief(path, 120)} cannot be written ({e.strerror}): {again}") from e
+    try: there = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError): there = None
+    except (OSError, ValueError) as e: raise InputError(f"{brief(path, 120)} cannot be written ({getattr(e, 'strerror', e)}): {again}") from e
     if path.is_dir(): raise InputError(f"{path} cannot be written: it is a folder, add a file name")
     if not path.parent.is_dir(): raise InputError(f"{path} cannot be written: there is no folder {path.parent}, make it first")
     if not os.access(path.parent, os.W_OK): raise InputError(f"{path} cannot be written: no right to write into {path.parent}, choose another folder")
-    if len(os.fsencode(path.name)) > 255: raise InputError(f"{brief(path, 120)} cannot be written: its name is too long, {again}")
     if there is None: return path
     regular_file(path)
     for other in inputs:
