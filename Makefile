@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: help setup demo lab test tree notebooks experiments tests browser photographs results bench docs export readme samples clean
+.PHONY: help setup demo lab test tree notebooks experiments tests browser photographs results bench docs export readme samples fuzz soak clean
 .NOTPARALLEL:
 
 help:
@@ -26,6 +26,8 @@ help:
 	@echo "make experiments run every experiment notebook once, in seconds (preset smoke)"
 	@echo "make results    build nbs/experiments/results.ipynb from results/*.json"
 	@echo "make bench      measure speed and memory on this machine: bench/README.md"
+	@echo "make fuzz       spoilt inputs of every kind, by the thousand"
+	@echo "make soak       three hundred kills, full disks, crowds, thousands of inferences: half an hour"
 	@echo "make docs       build the website in _docs/ (with Quarto)"
 	@echo "make export     notebooks -> cssgan/, clean notebooks, README.md"
 	@echo "make photographs take the documentation's pictures of the viewers again (with Chromium)"
@@ -75,6 +77,13 @@ tests: $(READY)
 # Two browsers, each with a JupyterLab of its own.
 browser: $(READY)
 	$(RUN) -m pytest -n 2 --dist load --durations=16 tests/test_browser.py
+
+# What takes too long for every day: see the top of each file.
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 -q tests/long/fuzz.py
+
+soak: $(READY)
+	$(RUN) tests/long/soak.py
 
 # The documentation shows what the tests of the viewers saw; all their photographs are in runs/photographs/.
 photographs: $(READY)

@@ -1,12 +1,12 @@
-"""All measurements, or some:  python bench/run.py [--quick] [import_time step limit inference data growth memory watch gpu]
+"""All measurements, or some:  python bench/run.py [--quick] [import_time step limit inference data growth memory watch gpu large]
 
 Results are merged into bench/results.json, and bench/README.md is written from it; `--quick` runs toy sizes in one process and writes nothing."""
 import argparse, importlib, json
 import common
 from common import BENCH, machine, percent
 
-PARTS = ("step", "limit", "inference", "data", "growth", "memory", "watch", "gpu", "import_time")
-TITLES = dict(zip(PARTS, ("The joint step", "How near the limit", "Inference", "Data", "Growth", "Memory", "The monitor", "On a GPU", "Importing")))
+PARTS = ("step", "limit", "inference", "data", "growth", "memory", "watch", "gpu", "import_time", "large")
+TITLES = dict(zip(PARTS, ("The joint step", "How near the limit", "Inference", "Data", "Growth", "Memory", "The monitor", "On a GPU", "Importing", "A large scan")))
 
 
 def describe(m):
