@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OTHERS', 'POINTERS', 'CONTROLS', 'PACKED', 'KEYWORDS', 'LARGEST', 'DEFLATED', 'UNDEFINED', 'NUMBER', 'MOST',
-           'SCANNERS', 'NATIVE', 'ROUNDING', 'PLACE', 'RAS', 'TILT', 'SYNTAXES', 'quiet_pydicom', 'quiet_sitk',
-           'is_dicom', 'read_dicom']
+           'SCANNERS', 'NATIVE', 'ROUNDING', 'PLACE', 'RAS', 'TILT', 'RLE', 'FRAMES', 'SYNTAXES', 'quiet_pydicom',
+           'quiet_sitk', 'is_dicom', 'read_dicom']
 
 # %% ../nbs/00_dicom.ipynb #cell-003
 import math, os, re, threading, warnings, zlib
@@ -303,7 +303,7 @@ class _Slice(NamedTuple):
     axes: np.ndarray  # 3×2: from a voxel to the next one in its row, and in its column; LPS, mm
     corner: np.ndarray  # centre of its first voxel; LPS, mm
     rescale: tuple  # slope, intercept
-    native: bool  # pixels not compressed
+    syntax: str  # how its pixels are encoded, as a UID
 
 PLACE = "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"
 
@@ -320,7 +320,7 @@ def _slice(
     if min(down, along) <= 0: raise InputError(f"{file} says {brief(chr(92).join(spacing), 40)} as its pixel spacing, which must be more than 0 mm: export the original series")
     reach = math.hypot(shape[0] * along, shape[1] * down) / min(along, down)
     axes = _directions(orientation, reach, file) * (along, down)
-    return _Slice(file, _text(header, "Modality"), _text(header, "FrameOfReferenceUID"), shape, axes, np.array(corner, float), _rescale(header, file), _syntax(header) in NATIVE)
+    return _Slice(file, _text(header, "Modality"), _text(header, "FrameOfReferenceUID"), shape, axes, np.array(corner, float), _rescale(header, file), _syntax(header))
 
 # %% ../nbs/00_dicom.ipynb #cell-057
 def _one_stack(
@@ -365,34 +365,68 @@ def _stack(
     return slices, RAS @ nib.affines.from_matvec(np.column_stack([axes, step]), corners[0])
 
 # %% ../nbs/00_dicom.ipynb #cell-064
+RLE = "1.2.840.10008.1.2.5"
+FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # the markers of JPEG and JPEG-LS after which the size stands
+
+def _stream(
+    value: bytes,  # of compressed pixels: a table of offsets, then pieces
+    file,  # for the message
+) -> bytes:
+    "The compressed picture."
+    pieces, at = [], 0
+    while value[at:at + 4] == b"\xfe\xff\0\xe0":
+        begin = at + 8
+        at = begin + int.from_bytes(value[at + 4:begin], "little")
+        pieces.append(value[begin:at])
+    if at != len(value) or len(pieces) < 2: raise _damaged(file, "the pieces of its compressed pixels do not fit")
+    return b"".join(pieces[1:])
+
+def _coded(
+    stream: bytes,
+) -> tuple | None:  # (columns, rows, bytes a voxel); None: JPEG 2000, whose decoder looks itself
+    "What a JPEG or JPEG-LS picture says of its size."
+    at = 2
+    while stream[:2] == b"\xff\xd8" and at + 9 < len(stream) and stream[at] == 0xff:
+        if stream[at + 1] in FRAMES: return int.from_bytes(stream[at + 7:at + 9]), int.from_bytes(stream[at + 5:at + 7]), 1 + (stream[at + 4] > 8)
+        at += 1 if stream[at + 1] == 0xff else 2 + int.from_bytes(stream[at + 2:at + 4])
+    return None
+
+# %% ../nbs/00_dicom.ipynb #cell-066
 SYNTAXES = {(True, True): NATIVE[0], (False, True): NATIVE[1], (False, False): NATIVE[2]}  # (implicit types, little end first) → UID
 
-def _native(
+def _by_pydicom(
+    image,  # pydicom's Dataset
     s: _Slice,
 ) -> np.ndarray:  # (Y, X)
-    "The pixels of a file that are not compressed."
-    with quiet_pydicom(s.file) as pydicom:
-        image = pydicom.dcmread(s.file, force=True, specific_tags=KEYWORDS)
-        image.file_meta.TransferSyntaxUID = SYNTAXES[image.original_encoding]
-        return image.pixel_array * s.rescale[0] + s.rescale[1]
+    "Pixels that are not compressed, or runs."
+    if s.syntax != RLE: image.file_meta.TransferSyntaxUID = SYNTAXES[image.original_encoding]
+    warnings.filterwarnings("error", message="The decoded RLE segment")  # longer than the picture
+    return image.pixel_array * s.rescale[0] + s.rescale[1]
 
-def _decoded(
+def _by_sitk(
+    stream: bytes,
     s: _Slice,
+    bits: int,  # that the header allows a voxel
 ) -> np.ndarray:  # (Y, X)
-    "The pixels of a file that are compressed."
+    "Pixels that only SimpleITK can decode."
+    if (coded := _coded(stream)) not in (None, (*s.shape, 1 + (bits > 8))): raise _damaged(s.file, f"its compressed pixels are {coded[0]}×{coded[1]} of {8 * coded[2]} bits, its header says otherwise")
     with quiet_sitk(s.file) as sitk: return sitk.GetArrayFromImage(sitk.ReadImage(str(s.file), sitk.sitkFloat32, imageIO="GDCMImageIO"))[0]
 
 def _pixels(
     s: _Slice,
 ) -> np.ndarray:  # (X, Y): HU for CT
     "Decode a slice."
-    try: plane = (_native if s.native else _decoded)(s).T
+    try:
+        with quiet_pydicom(s.file) as pydicom:
+            image = pydicom.dcmread(s.file, force=True, specific_tags=KEYWORDS)
+            stream = b"" if s.syntax in NATIVE else _stream(image.PixelData, s.file)
+            plane = _by_pydicom(image, s) if s.syntax in (*NATIVE, RLE) else _by_sitk(stream, s, image.BitsAllocated)
     except InputError: raise
     except Exception as e: raise InputError(f"{s.file} cannot be decoded: copy the series again") from e
-    if plane.shape != s.shape: raise _damaged(s.file, f"its pixels are {plane.shape[0]}×{plane.shape[1]}, not {s.shape[0]}×{s.shape[1]}")
-    return plane
+    if plane.shape != s.shape[::-1]: raise _damaged(s.file, f"its pixels are {plane.shape[1]}×{plane.shape[0]}, not {s.shape[0]}×{s.shape[1]}")
+    return plane.T
 
-# %% ../nbs/00_dicom.ipynb #cell-067
+# %% ../nbs/00_dicom.ipynb #cell-069
 def read_dicom(
     folder: Path,
     modality,  # "CT" or "MRI"; None: whatever the series says

@@ -13,7 +13,7 @@ import pytest
 import cssgan.dicom
 from cssgan.files import read_volume
 from cssgan.guard import InputWarning
-from dicoms import SHAPE, STEP, as_bytes, hu, series, slice_of
+from dicoms import SHAPE, STEP, as_bytes, hu, jpeg_series, series, slice_of
 from scans import refused, turned
 
 AFFINE = np.array([[-2, 0, 0, 15], [0, -2.5, 0, 17.5], [0, 0, 3, 0], [0, 0, 0, 1]])
@@ -67,16 +67,20 @@ def test_slope_and_offset_of_every_slice(tmp_path):
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_compressed_pixels_are_what_they_were(tmp_path, modality):
-    pytest.importorskip("SimpleITK")
     folder = series(tmp_path, Modality=modality, RescaleSlope="0.5", RescaleIntercept="-1000")
     before = voxels_of(folder)
-    for path in folder.iterdir(): _compress(path)
+    for path in folder.iterdir():
+        (data := pydicom.dcmread(path)).compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+        data.save_as(path)
     assert np.array_equal(voxels_of(folder), before)
 
 
-def _compress(path):
-    (data := pydicom.dcmread(path)).compress(pydicom.uid.RLELossless, generate_instance_uid=False)
-    data.save_as(path)
+@pytest.mark.parametrize("name", ["jpeg_ls_lossless", "jp2klossless", "RLE"])
+def test_jpeg_is_what_it_was(tmp_path, name):
+    pytest.importorskip("SimpleITK")
+    plain = pydicom.dcmread(pydicom.data.get_testdata_file("MR_small.dcm", download=False)).pixel_array.T
+    v = voxels_of(jpeg_series(tmp_path, name, RescaleSlope="0.5", RescaleIntercept="-10"))
+    assert v.shape == (64, 64, 3) and all(np.array_equal(v[:, :, z], plain * 0.5 - 10) for z in range(3))
 
 
 def test_an_odd_number_of_bytes_is_padded(tmp_path):
@@ -89,11 +93,10 @@ def test_an_odd_number_of_bytes_is_padded(tmp_path):
 
 
 def test_without_pydicom_or_simpleitk_one_line_says_what_to_type(tmp_path, monkeypatch):
-    folder = series(tmp_path)
+    folder, packed = series(tmp_path), jpeg_series(tmp_path / "packed", "jpeg_ls_lossless")
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     assert is_whole(silently(folder))
-    for path in folder.iterdir(): _compress(path)
-    refused(read_volume, folder, "CT", says="SimpleITK, which is not installed: pip install 'cssgan[dicom]'")
+    refused(read_volume, packed, "MRI", says="SimpleITK, which is not installed: pip install 'cssgan[dicom]'")
     monkeypatch.setitem(sys.modules, "pydicom", None)
     refused(read_volume, folder, "CT", says="pydicom, which is not installed: pip install 'cssgan[dicom]'")
 
