@@ -26,10 +26,14 @@ def slice_of(z, plane=None, encoding="explicit", **tags):
     plane = hu()[:, :, z] + 1024 if plane is None else plane
     order = ">" if encoding == "big endian" else "<"
     two = lambda n: np.array(n, order + "u2").tobytes()
-    said = dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.2", SOPInstanceUID=f"1.2.3.4.{z + 1}", Modality="CT", SeriesDescription="Heart", StudyInstanceUID="1.2.3",
-                SeriesInstanceUID="1.2.3.4", FrameOfReferenceUID="1.2.3.5", ImagePositionPatient=f"-15\\-17.5\\{z * STEP[2]:g}", ImageOrientationPatient="1\\0\\0\\0\\1\\0",
-                PixelSpacing="2.5\\2", Rows=two(plane.shape[1]), Columns=two(plane.shape[0]), SamplesPerPixel=two(1), PhotometricInterpretation="MONOCHROME2",
-                BitsAllocated=two(16), BitsStored=two(16), HighBit=two(15), PixelRepresentation=two(0), RescaleSlope="1", RescaleIntercept="-1024",
+    said = dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.2", SOPInstanceUID=f"1.2.3.4.{z + 1}", Modality="CT",
+                SeriesDescription="Heart", StudyInstanceUID="1.2.3",
+                SeriesInstanceUID="1.2.3.4", FrameOfReferenceUID="1.2.3.5",
+                ImagePositionPatient=f"-15\\-17.5\\{z * STEP[2]:g}", ImageOrientationPatient="1\\0\\0\\0\\1\\0",
+                PixelSpacing="2.5\\2", Rows=two(plane.shape[1]), Columns=two(plane.shape[0]), SamplesPerPixel=two(1),
+                PhotometricInterpretation="MONOCHROME2",
+                BitsAllocated=two(16), BitsStored=two(16), HighBit=two(15), PixelRepresentation=two(0),
+                RescaleSlope="1", RescaleIntercept="-1024",
                 PixelData=plane.T.astype(order + "u2").tobytes()) | tags
     data = pydicom.Dataset()
     data.set_original_encoding(encoding == "implicit", encoding != "big endian", "iso8859")
@@ -43,7 +47,8 @@ def _element(keyword, value, encoding):
     tag, vr = Tag(keyword), dictionary_VR(keyword).split(" ")[-1]
     raw = value if isinstance(value, bytes) else value.encode()
     raw += (b"\0" if vr in ("UI", "OW") else b" ") * (len(raw) % 2)
-    return RawDataElement(tag, None if encoding == "implicit" else vr, len(raw), raw, 0, encoding == "implicit", encoding != "big endian")
+    return RawDataElement(tag, None if encoding == "implicit" else vr, len(raw), raw, 0, encoding == "implicit",
+                          encoding != "big endian")
 
 
 def as_bytes(data, encoding="explicit", bare=False, syntax=None):
@@ -55,7 +60,8 @@ def as_bytes(data, encoding="explicit", bare=False, syntax=None):
     pydicom.dcmwrite(body := io.BytesIO(), data, **how)
     meta = pydicom.dataset.FileMetaDataset()
     meta.TransferSyntaxUID = syntax or ENCODINGS[encoding]
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.ImplementationClassUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3.4.1", "1.2.3.99"
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3.4.1"
+    meta.ImplementationClassUID = "1.2.3.99"
     pydicom.filewriter.write_file_meta_info(head := io.BytesIO(), meta)
     return bytes(128) + b"DICM" + head.getvalue() + body.getvalue()
 

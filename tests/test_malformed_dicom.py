@@ -4,7 +4,6 @@ import gzip
 import io
 import lzma
 import os
-import re
 import shutil
 import socket
 import zipfile
@@ -86,6 +85,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9000\n"
 ANNEX = b"/annex/objects/SHA256E-s9000--0.dcm\n"
 NIFTI = b"\x5c\1" + bytes(342) + b"n+1\0" + bytes(99)
 NOISE = np.random.default_rng(0).integers(0, 256, 900, np.uint8).tobytes()
+NESTED = b"\x30\0\x10\0SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"  # a sequence and its first item, without end
 ENTRIES = [
     Bad("empty", one(b""), "IM3.dcm", "is empty"),
     Bad("empty first", one(b"", "IM0.dcm"), "IM0.dcm", "is empty"),
@@ -120,8 +120,10 @@ ENTRIES = [
     Bad("pipe", entry(os.mkfifo), "IM3.dcm", "is a pipe"),
     Bad("pipe beside", entry(os.mkfifo, "x", whole=True), "/x", "is a pipe"),
     Bad("socket", entry(socket_at), "IM3.dcm", "is a socket"),
-    Bad("a server's page", one(b"<html><body>404 not found</body></html>"), "IM3.dcm", "called like the slices, but is a text"),
-    Bad("a server's complaint", one(b'{"error": "expired"}', "IM6.dcm"), "IM6.dcm", "called like the slices, but is a text"),
+    Bad("a server's page", one(b"<html><body>404 not found</body></html>"), "IM3.dcm",
+        "called like the slices, but is a text"),
+    Bad("a server's complaint", one(b'{"error": "expired"}', "IM6.dcm"), "IM6.dcm",
+        "called like the slices, but is a text"),
     Bad("PDF called like a slice", one(b"%PDF-1.7"), "IM3.dcm", "but is a PDF"),
     Bad("picture called like a slice", one(b"\x89PNG\r\n\x1a\n\0"), "IM3.dcm", "but is a picture"),
     Bad("NIfTI called like a slice", one(NIFTI), "IM3.dcm", "but is a NIfTI file"),
@@ -142,17 +144,20 @@ ENTRIES = [
     Bad("all cut", all_of(lambda raw: raw[:-200]), "IM0.dcm", "it ends within its pixels"),
     Bad("preamble and noise", one(bytes(128) + b"DICM" + NOISE), "IM3.dcm", "is damaged"),
     Bad("preamble and text", one(bytes(128) + b"DICM" + b"Dear colleague, " * 30), "IM3.dcm", "is damaged"),
-    Bad("no preamble, cut", one(lambda raw: as_bytes(CT_SMALL, bare=True)[:-200]), "IM3.dcm", "it ends within its pixels"),
+    Bad("no preamble, cut", one(lambda raw: as_bytes(CT_SMALL, bare=True)[:-200]), "IM3.dcm",
+        "it ends within its pixels"),
     Bad("no preamble, noise", one(b"\x08\0\5\0CS\x0a\0" + NOISE), "IM3.dcm", "is damaged"),
     Bad("half a download", one(lambda raw: raw[:500], "IM6.dcm.part"), "IM6.dcm.part", "is damaged"),
     Bad("half a copy, hidden", one(lambda raw: raw[:500], ".IM6.dcm.x8s2"), ".IM6.dcm.x8s2", "is damaged"),
     Bad("larger than a slice", entry(sparse), "IM3.dcm", "larger than a slice can be"),
     Bad("no image", one(as_bytes(slice_of(3, PixelData=None))), "IM3.dcm", "is damaged, or no image"),
     Bad("a copy", one(as_bytes(slice_of(2)), "IM2 (1).dcm"), "IM2 (1).dcm and IM2.dcm", "several images of one place"),
-    Bad("a hard link", entry(lambda p: os.link(p.parent / "IM2.dcm", p), "again", whole=True), "IM2.dcm and again", "several images of one place"),
-    Bad("a link within", entry(lambda p: p.symlink_to("IM2.dcm"), "again", whole=True), "IM2.dcm and again", "several images of one place"),
+    Bad("a hard link", entry(lambda p: os.link(p.parent / "IM2.dcm", p), "again", whole=True), "IM2.dcm and again",
+        "several images of one place"),
+    Bad("a link within", entry(lambda p: p.symlink_to("IM2.dcm"), "again", whole=True), "IM2.dcm and again",
+        "several images of one place"),
     Bad("a lost slice", entry(lambda p: None), "series", "is one missing"),
-    Bad("nested a thousand deep", one(lambda raw: raw[:-460] + b"\x30\0\x10\0SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff" * 20000), "IM3.dcm", "is damaged"),
+    Bad("nested thousands deep", one(lambda raw: raw[:-460] + NESTED * 20000), "IM3.dcm", "is damaged"),
 ]
 
 
@@ -175,18 +180,28 @@ def rows(keyword, values, message, names="IM0.dcm", which=range(6)):
 LACKING = "does not say where it lies|which must be [236] plain numbers"
 NO_ROTATION = "no pair of directions at right angles"
 TAGS = [
-    *rows("ImagePositionPatient", [None, "", " ", "0", "0\\0", "0\\0\\0\\0", "nan\\0\\0", "0\\inf\\0", "0,5\\0\\0", "0mm\\0\\0", "1e9\\0\\0", "9\\" * 500 + "9", "a\\b\\c", "0\\\\0",
-                                   "0x10\\0\\0", "1_0\\0\\0", "0 0 0", "0;0;0", "0/0/0", "1e999\\0\\0", "--1\\0\\0", "0\\0\\1e", "\x1b[31m\\0\\0", np.zeros(3).tobytes()], LACKING),
+    *rows("ImagePositionPatient", [None, "", " ", "0", "0\\0", "0\\0\\0\\0", "nan\\0\\0", "0\\inf\\0", "0,5\\0\\0",
+                                   "0mm\\0\\0", "1e9\\0\\0", "9\\" * 500 + "9", "a\\b\\c", "0\\\\0",
+                                   "0x10\\0\\0", "1_0\\0\\0", "0 0 0", "0;0;0", "0/0/0", "1e999\\0\\0", "--1\\0\\0",
+                                   "0\\0\\1e", "\x1b[31m\\0\\0", np.zeros(3).tobytes()], LACKING),
     *rows("ImagePositionPatient", ["0\\0", "nan\\0\\0"], LACKING, "IM5.dcm", [5]),
-    *rows("ImageOrientationPatient", [None, "", "-1\\0\\0", "1\\0\\0\\0\\1", "1\\0\\0\\0\\1\\0\\0", "1\\0\\0\\0\\1\\0\\0\\0\\1", "nan\\0\\0\\0\\1\\0", "1,0\\0\\0\\0\\1,0\\0", "L\\P", "9\\" * 3000 + "9",
+    *rows("ImageOrientationPatient", [None, "", "-1\\0\\0", "1\\0\\0\\0\\1", "1\\0\\0\\0\\1\\0\\0",
+                                      "1\\0\\0\\0\\1\\0\\0\\0\\1", "nan\\0\\0\\0\\1\\0", "1,0\\0\\0\\0\\1,0\\0", "L\\P",
+                                      "9\\" * 3000 + "9",
                                       "1\\0\\0\\0\\1\\nan", "one\\0\\0\\0\\1\\0"], LACKING),
-    *rows("ImageOrientationPatient", ["-1\\0\\0\\-1\\0\\0", "0\\0\\0\\0\\0\\0", "1\\0\\0\\1\\0\\0", "2\\0\\0\\0\\2\\0", "1\\0\\0\\0.1\\1\\0", "1\\0\\0\\0\\0\\0", "1\\0\\0\\0\\0.9\\0", "9\\9\\9\\9\\9\\9",
-                                      "0.83\\0.30\\0.47\\-0.53\\0.68\\0.51", "99999\\0\\0\\0\\99999\\0", "0.7\\0.7\\0\\-0.7\\0.7\\0"], NO_ROTATION),
+    *rows("ImageOrientationPatient", ["-1\\0\\0\\-1\\0\\0", "0\\0\\0\\0\\0\\0", "1\\0\\0\\1\\0\\0", "2\\0\\0\\0\\2\\0",
+                                      "1\\0\\0\\0.1\\1\\0", "1\\0\\0\\0\\0\\0", "1\\0\\0\\0\\0.9\\0",
+                                      "9\\9\\9\\9\\9\\9",
+                                      "0.83\\0.30\\0.47\\-0.53\\0.68\\0.51", "99999\\0\\0\\0\\99999\\0",
+                                      "0.7\\0.7\\0\\-0.7\\0.7\\0"], NO_ROTATION),
     *rows("ImageOrientationPatient", ["-1\\0\\0\\-1\\0\\0"], NO_ROTATION, "IM5.dcm", [5]),
-    *rows("PixelSpacing", [None, "", "6", "3\\3\\3", "3,0\\3,0", "3.0mm\\3.0mm", "nan\\nan", "inf\\inf", "3/3", "3;3", "3\\", "\\3", "3x3", "9\\" * 400 + "9"], LACKING),
+    *rows("PixelSpacing", [None, "", "6", "3\\3\\3", "3,0\\3,0", "3.0mm\\3.0mm", "nan\\nan", "inf\\inf", "3/3", "3;3",
+                           "3\\", "\\3", "3x3", "9\\" * 400 + "9"], LACKING),
     *rows("PixelSpacing", ["0\\0", "-6\\-6", "3\\0", "-0\\3"], "more than 0 mm"),
-    *rows("PixelSpacing", ["1e-9\\1e-9", "1e-300\\1e-300", "500\\500"], "mm, expected|singular|aslant|uneven|different", "series"),
-    *rows("Modality", [None, "", "CT\\MR", "US", "PT", "OT", "ct", "CTMR", "SEG", "\x1b[31mCT"], "give a series of CT or MR"),
+    *rows("PixelSpacing", ["1e-9\\1e-9", "1e-300\\1e-300", "500\\500"], "mm, expected|singular|aslant|uneven|different",
+          "series"),
+    *rows("Modality", [None, "", "CT\\MR", "US", "PT", "OT", "ct", "CTMR", "SEG", "\x1b[31mCT"],
+          "give a series of CT or MR"),
     *rows("Modality", ["US"], "give a series of CT or MR", "IM5.dcm", [5]),
     *rows("Modality", ["MR"], "holds CT and MR", "series", [5]),
     *rows("Modality", ["MR"], "is MR by its DICOM tag, not CT", "series"),
@@ -195,13 +210,16 @@ TAGS = [
     *rows("Rows", [b"\x0d\0", b"\x0f\0", b"\x07\0", b"\x1c\0"], "bytes of pixels where"),
     *rows("Rows", [b"\x0d\0"], "bytes of pixels where", "IM5.dcm", [5]),
     *rows("Columns", [b"\0\0", b"\x0f\0", b"\x11\0", None], "does not say its columns|bytes of pixels|rows and"),
-    *rows("BitsAllocated", [None, b"\0\0", b"\x0c\0", b"\x40\0", b"\1\0"], "bits allocated|unusual way"),
+    *rows("BitsAllocated", [None, b"\0\0", b"\x0c\0", b"\x40\0", b"\1\0"],
+          "bits allocated|stores its pixels strangely"),
     *rows("BitsAllocated", [b"\x20\0"], "bytes of pixels where"),
-    *rows("BitsStored", [None, b"\0\0", b"\x11\0", b"\x0c\0"], "bits stored|unusual way"),
-    *rows("HighBit", [None, b"\7\0"], "high bit|unusual way"),
-    *rows("PixelRepresentation", [None, b"\2\0"], "pixel representation|unusual way"),
+    *rows("BitsStored", [None, b"\0\0", b"\x11\0", b"\x0c\0"], "bits stored|stores its pixels strangely"),
+    *rows("HighBit", [None, b"\7\0"], "high bit|stores its pixels strangely"),
+    *rows("PixelRepresentation", [None, b"\2\0"], "pixel representation|stores its pixels strangely"),
     *rows("SamplesPerPixel", [None, b"\3\0", b"\0\0"], "samples per pixel|holds colours"),
-    *rows("PhotometricInterpretation", [None, "", "RGB", "PALETTE COLOR", "YBR_FULL", "monochrome2", "MONOCHROME1", "MONOCHROME2\\RGB"], "photometric interpretation|holds colours|black and white"),
+    *rows("PhotometricInterpretation", [None, "", "RGB", "PALETTE COLOR", "YBR_FULL", "monochrome2", "MONOCHROME1",
+                                        "MONOCHROME2\\RGB"],
+                                        "photometric interpretation|holds colours|black and white"),
     *rows("NumberOfFrames", ["2", "0", "-1", "24", "1.5"], "frames in one file"),
     *rows("NumberOfFrames", ["nan", "", "1\\1", "many"], "number of frames"),
     *rows("RescaleSlope", [None, "", "nan", "inf", "1,5", "1\\1", "x", "1e400", "1e-400x"], "rescale slope"),
@@ -212,16 +230,22 @@ TAGS = [
     *rows("PixelData", [b"", bytes(200), bytes(446), bytes(450), bytes(896)], "bytes of pixels where|damaged"),
     *rows("PixelData", [b"", bytes(200)], "bytes of pixels where|damaged", "IM5.dcm", [5]),
     *rows("SeriesInstanceUID", [None, "", "1.2.9"], "holds 2 series", "series", [5]),
-    *rows("SeriesDescription", ["\x1b]0;owned\x07", "x" * 9000, "Sch\udce4del".encode("utf-8", "surrogateescape")], "holds 2 series", "series", [5]),
+    *rows("SeriesDescription", ["\x1b]0;owned\x07", "x" * 9000, "Sch\udce4del".encode("utf-8", "surrogateescape")],
+          "holds 2 series", "series", [5]),
     *rows("FrameOfReferenceUID", [None, "1.2.9"], "frames of reference", "series", [5]),
     Bad("positions rounded to nothing", says(ImagePositionPatient="0\\0\\0"), "series", "several images of one place"),
-    Bad("positions rounded to 10 mm", says(ImagePositionPatient=lambda z: f"0\\0\\{round(3 * z, -1)}"), "series", "several images of one place"),
-    Bad("positions rounded to 2 mm", says(ImagePositionPatient=lambda z: f"0\\0\\{round(3 * z / 2 + 0.1) * 2}"), "series", "uneven"),
-    Bad("positions along a row", says(ImagePositionPatient=lambda z: f"{3 * z}\\0\\0"), "series", "several images of one place"),
+    Bad("positions rounded to 10 mm", says(ImagePositionPatient=lambda z: f"0\\0\\{round(3 * z, -1)}"), "series",
+        "several images of one place"),
+    Bad("positions rounded to 2 mm", says(ImagePositionPatient=lambda z: f"0\\0\\{round(3 * z / 2 + 0.1) * 2}"),
+        "series", "uneven"),
+    Bad("positions along a row", says(ImagePositionPatient=lambda z: f"{3 * z}\\0\\0"), "series",
+        "several images of one place"),
     Bad("positions aslant", says(ImagePositionPatient=lambda z: f"{3 * z}\\0\\{3 * z}"), "series", "45 degrees aslant"),
     Bad("one position elsewhere", says([5], ImagePositionPatient="0\\0\\15"), "series", "uneven"),
-    Bad("two positions exchanged for others", says([4, 5], ImagePositionPatient=lambda z: f"-15\\-17.5\\{3 * z + 2}"), "series", "uneven"),
-    Bad("one direction flipped", says([5], ImageOrientationPatient="-1\\0\\0\\0\\-1\\0"), "series", "different sizes or directions"),
+    Bad("two positions exchanged for others", says([4, 5], ImagePositionPatient=lambda z: f"-15\\-17.5\\{3 * z + 2}"),
+        "series", "uneven"),
+    Bad("one direction flipped", says([5], ImageOrientationPatient="-1\\0\\0\\0\\-1\\0"), "series",
+        "different sizes or directions"),
     Bad("one spacing differs", says([5], PixelSpacing="2.4\\2"), "series", "different sizes or directions"),
 ]
 
@@ -233,7 +257,7 @@ def test_what_decides_the_geometry_is_not_guessed(bad, tmp_path, capfd): refuses
 # compression
 
 def packed(change, syntax=None, which=(5,)):
-    "A series of which some slices are compressed, and then changed: of the one fragment other bytes, or of the data set something else."
+    "A series of which some slices are compressed, and then changed: the one fragment, or the data set."
     def make(folder):
         place = series(folder)
         for z in which: _pack(place / f"IM{z}.dcm", change, syntax)
@@ -259,12 +283,19 @@ def raw_packed(change):
     return make
 
 
+def huge(raw):
+    "The last fragment claims two gigabytes."
+    begin = raw.rindex(b"\xfe\xff\0\xe0")
+    return raw[:begin + 4] + b"\xff\xff\xff\x7f" + raw[begin + 8:]
+
+
 def jpeg(name, change=lambda stream: stream, **tags):
     "Slices of a JPEG of 64 × 64 voxels that is changed, or of which the tags say something else."
     def make(folder):
         place = jpeg_series(folder, name, **tags)
         data = pydicom.dcmread(place / "IM0.dcm")
-        data.PixelData = pydicom.encaps.encapsulate([change(next(pydicom.encaps.generate_frames(data.PixelData, number_of_frames=1)))])
+        stream = next(pydicom.encaps.generate_frames(data.PixelData, number_of_frames=1))
+        data.PixelData = pydicom.encaps.encapsulate([change(stream)])
         data["PixelData"].is_undefined_length = True
         data.save_as(place / "IM0.dcm")
         return [place, "MRI"]
@@ -284,31 +315,44 @@ def _with_syntax(place, syntax):
 
 
 COMPRESSED = [
-    Bad("a fragment cut short", packed(lambda fragment, data: fragment[:len(fragment) // 4 * 2]), "IM5.dcm", "cannot be decoded"),
+    Bad("a fragment cut short", packed(lambda fragment, data: fragment[:len(fragment) // 4 * 2]), "IM5.dcm",
+        "cannot be decoded"),
     Bad("a fragment of noise", packed(lambda fragment, data: NOISE), "IM5.dcm", "cannot be decoded"),
     Bad("an empty fragment", packed(lambda fragment, data: b"\0\0"), "IM5.dcm", "cannot be decoded"),
-    Bad("noise for JPEG 2000", packed(lambda fragment, data: NOISE, "1.2.840.10008.1.2.4.90"), "IM5.dcm", "cannot be decoded"),
-    Bad("noise for JPEG", packed(lambda fragment, data: NOISE, "1.2.840.10008.1.2.4.70"), "IM5.dcm", "cannot be decoded"),
-    Bad("noise for JPEG-LS", packed(lambda fragment, data: NOISE, "1.2.840.10008.1.2.4.80"), "IM5.dcm", "cannot be decoded"),
+    Bad("noise for JPEG 2000", packed(lambda fragment, data: NOISE, "1.2.840.10008.1.2.4.90"), "IM5.dcm",
+        "cannot be decoded"),
+    Bad("noise for JPEG", packed(lambda fragment, data: NOISE, "1.2.840.10008.1.2.4.70"), "IM5.dcm",
+        "cannot be decoded"),
+    Bad("noise for JPEG-LS", packed(lambda fragment, data: NOISE, "1.2.840.10008.1.2.4.80"), "IM5.dcm",
+        "cannot be decoded"),
     Bad("the file cut in its fragment", raw_packed(lambda raw: raw[:-60]), "IM5.dcm", "is damaged"),
     Bad("the file cut at its end's mark", raw_packed(lambda raw: raw[:-8]), "IM5.dcm", "is damaged"),
-    Bad("a fragment that says a huge length", raw_packed(lambda raw: re.sub(rb"(?s)(\xfe\xff\x00\xe0)....(?=.{60,}\xfe\xff\xdd\xe0)", lambda m: m[1] + b"\xff\xff\xff\x7f", raw)), "IM5.dcm", "decoded|damaged"),
-    Bad("compressed, but says it is not", raw_packed(lambda raw: raw.replace(b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.1\0")), "IM5.dcm", "contradicts itself"),
+    Bad("a fragment that says a huge length", raw_packed(huge), "IM5.dcm", "damaged"),
+    Bad("compressed, but says it is not", raw_packed(lambda raw: raw.replace(b"10008.1.2.5\0", b"10008.1.2.1\0")),
+        "IM5.dcm", "contradicts itself"),
     Bad("not compressed, but says it is", native("1.2.840.10008.1.2.4.90"), "IM5.dcm", "contradicts itself"),
     Bad("an unknown syntax", native("1.2.3.4.5"), "IM5.dcm", "contradicts itself"),
-    Bad("compressed with an unknown syntax", packed(lambda fragment, data: fragment, "1.2.3.4.5"), "IM5.dcm", "cannot be decoded"),
+    Bad("compressed with an unknown syntax", packed(lambda fragment, data: fragment, "1.2.3.4.5"), "IM5.dcm",
+        "cannot be decoded"),
     Bad("packed as a whole", native("1.2.840.10008.1.2.1.99"), "IM5.dcm", "deflated"),
     *[Bad(f"{name}: half the rows", jpeg(name, Rows=32), "IM0.dcm", "decoded|damaged") for name in JPEGS],
     *[Bad(f"{name}: twice the rows", jpeg(name, Rows=128), "IM0.dcm", "decoded|damaged") for name in JPEGS],
     *[Bad(f"{name}: half the columns", jpeg(name, Columns=32), "IM0.dcm", "decoded|damaged") for name in JPEGS],
-    *[Bad(f"{name}: the same number in another shape", jpeg(name, Rows=32, Columns=128), "IM0.dcm", "decoded|damaged") for name in JPEGS[1:]],
+    *[Bad(f"{name}: the same number in another shape", jpeg(name, Rows=32, Columns=128), "IM0.dcm",
+          "decoded|damaged") for name in JPEGS[1:]],
     *[Bad(f"{name}: half the bits", jpeg(name, **ONE_BYTE), "IM0.dcm", "decoded|damaged") for name in JPEGS[:2]],
-    *[Bad(f"{name}: cut short", jpeg(name, lambda stream: stream[:len(stream) // 4 * 2]), "IM0.dcm", "decoded|damaged") for name in JPEGS],
-    *[Bad(f"{name}: cut by a little", jpeg(name, lambda stream: stream[:-20]), "IM0.dcm", "decoded|damaged") for name in JPEGS],
-    *[Bad(f"{name}: zeros", jpeg(name, lambda stream: bytes(len(stream) // 2 * 2)), "IM0.dcm", "decoded|damaged") for name in JPEGS],
-    Bad("fewer rows than were compressed", packed(lambda fragment, data: setattr(data, "Rows", 7), which=range(6)), "IM0.dcm", "decoded|damaged"),
-    Bad("more rows than were compressed", packed(lambda fragment, data: setattr(data, "Rows", 28), which=range(6)), "IM0.dcm", "decoded|damaged"),
-    Bad("more columns than were compressed", packed(lambda fragment, data: setattr(data, "Columns", 4096), which=range(6)), "IM0.dcm", "decoded|damaged"),
+    *[Bad(f"{name}: cut short", jpeg(name, lambda stream: stream[:len(stream) // 4 * 2]), "IM0.dcm",
+          "decoded|damaged") for name in JPEGS],
+    *[Bad(f"{name}: cut by a little", jpeg(name, lambda stream: stream[:-20]), "IM0.dcm",
+          "decoded|damaged") for name in JPEGS],
+    *[Bad(f"{name}: zeros", jpeg(name, lambda stream: bytes(len(stream) // 2 * 2)), "IM0.dcm",
+          "decoded|damaged") for name in JPEGS],
+    Bad("fewer rows than were compressed", packed(lambda fragment, data: setattr(data, "Rows", 7), which=range(6)),
+        "IM0.dcm", "decoded|damaged"),
+    Bad("more rows than were compressed", packed(lambda fragment, data: setattr(data, "Rows", 28), which=range(6)),
+        "IM0.dcm", "decoded|damaged"),
+    Bad("more columns than were compressed", packed(lambda fragment, data: setattr(data, "Columns", 4096),
+                                                    which=range(6)), "IM0.dcm", "decoded|damaged"),
 ]
 
 
@@ -354,7 +398,8 @@ FOLDERS = [
     Bad("a single slice", single, "series", "single slice"),
     Bad("a slice instead of its folder", lambda folder: [series(folder) / "IM3.dcm"], "IM3.dcm", "name the folder"),
     Bad("escapes in its name", dirt, "a\\x1b[31m b", "holds 2 series"),
-    Bad("a slice without preamble", lambda folder: [series(folder, bare=True) / "IM3.dcm"], "IM3.dcm", "name the folder"),
+    Bad("a slice without preamble", lambda folder: [series(folder, bare=True) / "IM3.dcm"], "IM3.dcm",
+        "name the folder"),
 ]
 
 
