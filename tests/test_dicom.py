@@ -119,9 +119,9 @@ OTHERS = {"letter.txt": b"Dear colleague,\r\n", "LICENSE": "Schön\n".encode(), 
           "earlier.nii": b"\x5c\1" + bytes(342) + b"n+1\0" + bytes(99),
           "earlier.nii.gz": gzip.compress(b"\x5c\1" + bytes(342) + b"n+1\0" + bytes(99)), "viewer.exe": b"MZ\x90\0\3",
           "list.json": b"{}", "scan.nrrd": b"NRRD0004\n\0\1\2", "scan.mha": b"ObjectType = Image\n\0\1",
-          "README1": b"read me"}
+          "README1": b"read me", "cine.avi": b"RIFF\0\0\0\0AVI", "viewer.db": b"SQLite format 3\0"}
 HARMLESS = {"DICOMDIR": b"\0\1\2", "dicomdir": b"", ".DS_Store": b"\0\0\0\1Bud1",
-            "._IM3.dcm": b"\0\5\x16\7\0\2\0\0Mac OS X", ".nfs0001": b"", ".hidden.gz": b"\x1f\x8b\0"}
+            "._IM3.dcm": b"\0\5\x16\7\0\2\0\0Mac OS X", ".nfs0001": b"", "Icon\r": b"", ".hidden.gz": b"\x1f\x8b\0"}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -187,6 +187,12 @@ def test_a_letter_called_like_the_slices_is_no_letter(tmp_path, names):
     refused(read_volume, folder, "CT", says=f"{names.format(6)} is called like the slices, but is a text")
 
 
+def test_compressed_slices_under_names_of_any_bytes(tmp_path):
+    pytest.importorskip("SimpleITK")
+    folder = jpeg_series(tmp_path, "jp2klossless")
+    assert voxels_of(folder.rename(tmp_path / "M\udcfcller")).shape == (64, 64, 3)
+
+
 def test_names_of_any_bytes(tmp_path):
     folder = series(tmp_path)
     (folder / "IM3.dcm").rename(folder / "M\udcfcller {0}.dcm")
@@ -233,6 +239,15 @@ def test_a_slant_that_a_gantry_has_is_kept_and_another_refused(tmp_path):
     refused(read_volume, series(tmp_path / "lost", ImagePositionPatient=slant(3)), "CT", says="run 45 degrees aslant")
 
 
+def test_of_every_second_slice_that_is_gone_a_warning_tells(tmp_path):
+    assert is_whole(silently(series(tmp_path / "whole", SliceThickness="3", SpacingBetweenSlices="")))
+    silently(series(tmp_path / "strange", SliceThickness="thick", SpacingBetweenSlices="-3"))
+    for said in (dict(SliceThickness="1.5"), dict(SpacingBetweenSlices="1.5", SliceThickness="3")):
+        folder = series(tmp_path / str(len(said)), **said)
+        with pytest.warns(InputWarning, match="lie 3 mm apart, and say 1.5 mm"): assert is_whole(read_volume(folder))
+    silently(series(tmp_path / "MR", Modality="MR", RescaleIntercept="0", SliceThickness="1.5"), "MRI")
+
+
 # privacy and terminals
 
 def test_no_name_of_a_patient_is_kept(tmp_path):
@@ -243,5 +258,5 @@ def test_no_name_of_a_patient_is_kept(tmp_path):
 def test_escapes_of_a_description_do_not_reach_the_terminal(tmp_path):
     folder = series(tmp_path, which=(4, 5), SeriesInstanceUID="1.2.9",
                     SeriesDescription="\x1b]0;owned\x07\x1b[31mHeart")
-    message = refused(read_volume, folder, "CT", says="(Heart: 4 CT slices; \\x1b]0;owned\\x07\\x1b[31mHeart: 2 CT slices)")
+    message = refused(read_volume, folder, "CT", says="(Heart: 4 CT slices; \\x1b]0;owned\\x07\\x1b[31mHeart: 2 CT")
     assert message.isprintable()

@@ -85,7 +85,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9000\n"
 ANNEX = b"/annex/objects/SHA256E-s9000--0.dcm\n"
 NIFTI = b"\x5c\1" + bytes(342) + b"n+1\0" + bytes(99)
 NOISE = np.random.default_rng(0).integers(0, 256, 900, np.uint8).tobytes()
-NESTED = b"\x30\0\x10\0SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"  # a sequence and its first item, without end
+NESTED = b"\x30\0\x10\0SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"  # a sequence and its first item
 ENTRIES = [
     Bad("empty", one(b""), "IM3.dcm", "is empty"),
     Bad("empty first", one(b"", "IM0.dcm"), "IM0.dcm", "is empty"),
