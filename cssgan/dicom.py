@@ -22,6 +22,8 @@ from .volumes import check_modality
 def _missing(path, library) -> InputError:
     return InputError(f"{path} is read with {library}, which is not installed: pip install 'cssgan[dicom]'")
 
+_ALONE = threading.RLock()
+
 @contextmanager
 def quiet_pydicom(
     path,  # what is to be read with it, for the message
@@ -29,16 +31,14 @@ def quiet_pydicom(
     "pydicom, without its warnings."
     try: import pydicom
     except ImportError as e: raise _missing(path, "pydicom") from e
-    with warnings.catch_warnings():
+    with _ALONE, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield pydicom
-
-_STREAMS = threading.RLock()
 
 @contextmanager
 def _no_streams():
     "What C code prints meanwhile is not seen."
-    with _STREAMS, open(os.devnull, "wb") as nothing:
+    with _ALONE, open(os.devnull, "wb") as nothing:
         kept = [os.dup(stream) for stream in (1, 2)]
         try:
             for stream in (1, 2): os.dup2(nothing.fileno(), stream)
@@ -122,6 +122,20 @@ def _name_kind(
     return re.sub("[0-9a-fA-F]*[0-9][0-9a-fA-F]*", "#", file.name)
 
 # %% ../nbs/00_dicom.ipynb #cell-028
+def _leave_out(
+    others: dict,  # path → what it is
+    files: list,  # the slices
+    folder,  # for the message
+):
+    "Say what is left out, unless it is called like a slice."
+    like_slices = set(map(_name_kind, files))
+    for path, kind in others.items():
+        if not path.is_dir() and _name_kind(path) in like_slices:
+            raise InputError(f"{path} is called like the slices, but is {kind}: copy it again, or take it away")
+    named = ", ".join(f"{path.name} ({kind})" for path, kind in others.items())
+    if others: warn(f"{folder}: left out what is no slice: {named}")
+
+# %% ../nbs/00_dicom.ipynb #cell-031
 HARMLESS = "DICOMDIR", "dicomdir", "Icon\r"  # the last is empty: a Mac's picture of the folder
 
 def _entry(
@@ -158,20 +172,7 @@ def _files(
     _leave_out({path: kind for path, (kind, _) in entries.items() if kind not in ("slice", "harmless")}, files, folder)
     return files
 
-def _leave_out(
-    others: dict,  # path → what it is
-    files: list,  # the slices
-    folder,  # for the message
-):
-    "Say what is left out, unless it is called like a slice."
-    like_slices = set(map(_name_kind, files))
-    for path, kind in others.items():
-        if not path.is_dir() and _name_kind(path) in like_slices:
-            raise InputError(f"{path} is called like the slices, but is {kind}: copy it again, or take it away")
-    named = ", ".join(f"{path.name} ({kind})" for path, kind in others.items())
-    if others: warn(f"{folder}: left out what is no slice: {named}")
-
-# %% ../nbs/00_dicom.ipynb #cell-032
+# %% ../nbs/00_dicom.ipynb #cell-035
 KEYWORDS = [
     "SeriesInstanceUID", "SeriesDescription", "FrameOfReferenceUID", "Modality", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
@@ -203,7 +204,7 @@ def _header(
         raise _damaged(file, "it ends within its pixels")
     return header
 
-# %% ../nbs/00_dicom.ipynb #cell-035
+# %% ../nbs/00_dicom.ipynb #cell-038
 NUMBER = re.compile(r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]{1,3})?")
 MOST = 1e6  # no length in mm, slope or offset is as large
 
@@ -241,7 +242,7 @@ def _whole(header, keyword, file) -> int:
         raise InputError(f"{file} does not say its {_words(keyword)}, or not in one number: {EXPORT}")
     return int.from_bytes(value, "little" if element.is_little_endian else "big")
 
-# %% ../nbs/00_dicom.ipynb #cell-039
+# %% ../nbs/00_dicom.ipynb #cell-042
 def _series(
     folder: Path,
 ) -> dict:  # file → header
@@ -256,7 +257,7 @@ def _series(
 def _counted(slices) -> str:
     return f"{len(slices)} {brief(_text(slices[0], 'Modality'), 16)} slice{'s' * (len(slices) > 1)}"
 
-# %% ../nbs/00_dicom.ipynb #cell-043
+# %% ../nbs/00_dicom.ipynb #cell-046
 SCANNERS = {"CT": "CT", "MR": "MRI"}  # DICOM's word → ours
 NATIVE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", ""  # not compressed; "": not said
 
@@ -299,7 +300,7 @@ def _syntax(header) -> str:
     "How the pixels are encoded, as a UID."
     return str(header.file_meta.get("TransferSyntaxUID") or "")
 
-# %% ../nbs/00_dicom.ipynb #cell-047
+# %% ../nbs/00_dicom.ipynb #cell-050
 ROUNDING = 0.1  # of a voxel, or of the distance of slices: how far from its place a rounded number may move something
 
 def _joined(numbers) -> str: return brief("\\".join(numbers))
@@ -320,7 +321,7 @@ def _directions(
     left, _, right = np.linalg.svd(given, full_matrices=False)
     return left @ right
 
-# %% ../nbs/00_dicom.ipynb #cell-050
+# %% ../nbs/00_dicom.ipynb #cell-053
 def _rescale(
     header,  # pydicom's Dataset
     file,
@@ -336,7 +337,7 @@ def _rescale(
         raise InputError(f"{file} is a CT in {brief(unit, 20)}, not in HU: give the series in HU")
     return slope, intercept
 
-# %% ../nbs/00_dicom.ipynb #cell-053
+# %% ../nbs/00_dicom.ipynb #cell-056
 class _Slice(NamedTuple):
     "What a DICOM file says of its image."
     file: Path
@@ -375,7 +376,7 @@ def _slice(
     return _Slice(file, _text(header, "Modality"), frame, shape, axes, np.array(corner, float), _apart(header),
                   _rescale(header, file), _syntax(header))
 
-# %% ../nbs/00_dicom.ipynb #cell-057
+# %% ../nbs/00_dicom.ipynb #cell-060
 def _one_stack(
     slices: list,  # of _Slice
     modality,  # "CT" or "MRI"; None: whatever the slices say
@@ -397,7 +398,7 @@ def _one_stack(
                          "give the slices of one")
     return check_modality(own)
 
-# %% ../nbs/00_dicom.ipynb #cell-060
+# %% ../nbs/00_dicom.ipynb #cell-063
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS, and back
 TILT = 35.0  # degrees: how far slices may run aslant, with some room
 
@@ -436,7 +437,7 @@ def _stack(
         warn(f"{folder}: its slices lie {gap:.3g} mm apart, and say {said:.3g} mm: look whether some are missing")
     return slices, RAS @ nib.affines.from_matvec(np.column_stack([axes, step]), corners[0])
 
-# %% ../nbs/00_dicom.ipynb #cell-064
+# %% ../nbs/00_dicom.ipynb #cell-067
 RLE = "1.2.840.10008.1.2.5"
 FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # the markers of JPEG and JPEG-LS after which the size stands
 
@@ -465,7 +466,7 @@ def _coded(
         at += 1 if stream[at + 1] == 0xff else 2 + int.from_bytes(stream[at + 2:at + 4])
     return None
 
-# %% ../nbs/00_dicom.ipynb #cell-066
+# %% ../nbs/00_dicom.ipynb #cell-069
 SYNTAXES = dict(zip([(True, True), (False, True), (False, False)], NATIVE))  # (implicit, little end first) → UID
 
 def _by_pydicom(
@@ -503,7 +504,7 @@ def _pixels(
     if plane.shape != s.shape[::-1]: raise _damaged(s.file, "its pixels have another size than its header says")
     return plane.T
 
-# %% ../nbs/00_dicom.ipynb #cell-069
+# %% ../nbs/00_dicom.ipynb #cell-072
 def read_dicom(
     folder: Path,
     modality,  # "CT" or "MRI"; None: whatever the series says
