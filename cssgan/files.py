@@ -233,7 +233,8 @@ def _numbers(text, count, kind=float) -> np.ndarray:
 
 def _text_header(
     path: Path,  # a regular file
-    last,  # called with (line): is it the header's last?
+    last,  # called with a line: is it the header's last?
+    alone: bool = False,  # may the file end with it?
 ) -> tuple:  # (its lines, the byte at which voxels may begin)
     "The lines of a header of text."
     with open(path, "rb") as f: begin = f.read(LONGEST_HEADER)
@@ -242,7 +243,7 @@ def _text_header(
         end = begin.find(b"\n", at) + 1 or len(begin)
         lines.append(begin[at:end].decode("latin-1").strip())
         at = end
-        if last(lines[-1]): return lines, at
+        if last(lines[-1]) or alone and at == len(begin): return lines, at
     raise ValueError("it ends within its header")
 
 def _pairs(lines, separator) -> dict:
@@ -354,7 +355,7 @@ def _open_nrrd(
     path: Path,  # .nrrd or .nhdr
 ) -> tuple:  # ((X, Y, Z) array, 4×4 affine)
     "Read an NRRD file; raises ValueError."
-    lines, start = _text_header(path, lambda line: not line)
+    lines, start = _text_header(path, lambda line: not line, alone=path.suffix.lower() == ".nhdr")
     if not re.fullmatch(r"NRRD000[1-6]", lines[0]): raise ValueError("it does not begin as NRRD files do")
     fields = {name.lower(): value for name, value in _pairs([line for line in lines[1:] if line and line[0] != "#" and ":=" not in line], ":").items()}
     for name, usual in NRRD_USUAL.items():

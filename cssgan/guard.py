@@ -207,7 +207,8 @@ def free_place(
 ) -> Path:  # the same
     "Refuse a place that cannot be written, or that holds something which is not to be replaced."
     path, again = Path(path), "choose another name"
-    try: there = os.lstat(path) if os.path.lexists(path) else None
+    try: there = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError): there = None
     except ValueError as e: raise InputError(f"{path} cannot be written ({e}): {again}") from e
     except OSError as e: raise InputError(f"{brief(path, 120)} cannot be written ({e.strerror}): {again}") from e
     if path.is_dir(): raise InputError(f"{path} cannot be written: it is a folder, add a file name")
