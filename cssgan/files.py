@@ -149,7 +149,7 @@ def _qform(header) -> np.ndarray:
     header = header.copy()
     if header["pixdim"][0] == 0: header["pixdim"][0] = 1
     try: return header.get_qform()
-    except nib.spatialimages.HeaderDataError as e: raise ValueError(f"its qform is no rotation, {e}") from e
+    except (ValueError, nib.spatialimages.HeaderDataError) as e: raise ValueError(f"its qform is no rotation, {e}") from e
 
 def _agree(qform, sform, header, shape, path):
     "Refuse a header that says two places."
@@ -281,6 +281,7 @@ def _unzip(content: bytes, size: int) -> bytes:
 def _metaimage_affine(fields) -> np.ndarray:
     "Where a MetaImage lies, in RAS."
     spacing = _numbers(_said(fields, "ElementSpacing"), 3)
+    if spacing.min() <= 0: raise ValueError(f"a spacing of {_times(spacing)}")
     if not np.allclose(_numbers(fields.get("ElementSize", fields["ElementSpacing"]), 3), spacing, rtol=0.01): raise ValueError("two voxel sizes")
     axes = _numbers(_said(fields, "TransformMatrix", "Rotation", "Orientation"), 9).reshape(3, 3).T
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3): raise ValueError("its axes are no directions at right angles")
@@ -476,7 +477,8 @@ def write_volume(
     "Write a scan: CT as int16 HU, MRI as float32."
     if volume.scaled: raise InputError(f"{path} was not written: the volume is scaled to [-1, 1], denormalise it first")
     if not np.isfinite(volume.voxels).all(): raise InputError(f"{path} was not written: the volume holds NaN or infinite voxels, look where they come from")
-    voxels = volume.voxels.astype(np.float32) if volume.modality == "MRI" else np.rint(volume.voxels).clip(-32768, 32767).astype(np.int16)
+    voxels = volume.voxels.astype(np.float32)
+    if volume.modality == "CT": voxels = np.clip(np.rint(voxels, out=voxels), -32768, 32767, out=voxels).astype(np.int16)
     _write_nifti(voxels, volume.affine, volume.history, path, volume.forms)
 
 def write_label(

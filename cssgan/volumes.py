@@ -62,7 +62,8 @@ def check_affine(
     name="the volume",  # for the message
 ) -> np.ndarray:  # 4×4 float64
     "Refuse an affine that does not send every voxel to a place of its own."
-    affine = np.array(affine) if np.ndim(affine) == 2 else np.empty(0)
+    try: affine = np.array(affine)
+    except ValueError: affine = np.empty(0)  # lists of several lengths
     if affine.shape != (4, 4) or affine.dtype.kind not in "biuf": raise InputError(f"{name} has an affine that is no matrix of numbers: give (4, 4)")
     affine = affine.astype(np.float64)
     if not np.isfinite(affine).all(): raise InputError(f"{name} has NaN or infinity in its affine: write the right affine into it")
