@@ -41,8 +41,10 @@ def _content(
     "What a file holds; raises ValueError if that is not what it should."
     there = os.stat(path)
     stored = there.st_size - start
-    if size > 2**28 and size > EMPTIEST * min(stored, 512 * there.st_blocks or stored): raise ValueError(f"it says that it is {size / 1e9:.2g} GB large, and is empty")
-    if stored > size + (size // 50 + 10_000 if packed else 0): raise ValueError(f"it holds {stored} bytes, where its header promises {size}")
+    if size > 2**28 and size > EMPTIEST * min(stored, 512 * there.st_blocks or stored):
+        raise ValueError(f"it says that it is {size / 1e9:.2g} GB large, and is empty")
+    if stored > size + (size // 50 + 10_000 if packed else 0):
+        raise ValueError(f"it holds {stored} bytes, where its header promises {size}")
     with open(path, "rb") as f:
         f.seek(start)
         content = f.read(stored)
@@ -51,7 +53,8 @@ def _content(
     return content
 
 # %% ../nbs/00_files.ipynb #52a8676a
-NUMBERS = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}  # NIfTI's code → NumPy's
+NUMBERS = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4",
+           1024: "i8", 1280: "u8"}  # NIfTI's code → NumPy's
 AMOUNTS = (0, 1001, 1002, 1003, 1011)  # intents of plain voxels: none, estimate, label, name, number
 UNITS = {1: "metres", 3: "microns"}  # NIfTI's code; 2: mm, 0: not said
 LAST_START = 2**26  # bytes; no header with its comments is longer
@@ -62,20 +65,32 @@ def _fields(
     "The fields of a header."
     for order, name in (("little", "<"), ("big", ">")):
         size = int.from_bytes(begin[:4], order)
-        if size == 348 and begin[344:348] == b"n+1\0" and len(begin) >= 352: return nib.Nifti1Header(begin[:348], name, check=False)
-        if size == 540 and begin[4:12] == b"n+2\0\r\n\x1a\n" and len(begin) >= 544: return nib.Nifti2Header(begin[:540], name, check=False)
+        if size == 348 and begin[344:348] == b"n+1\0" and len(begin) >= 352:
+            return nib.Nifti1Header(begin[:348], name, check=False)
+        if size == 540 and begin[4:12] == b"n+2\0\r\n\x1a\n" and len(begin) >= 544:
+            return nib.Nifti2Header(begin[:540], name, check=False)
     raise ValueError("it does not begin as NIfTI files do, or ends within its header")
 
 def _check_fields(header, path):
     "Refuse a header whose promises cannot be kept, or that is of no scan."
     kind, dim, start = int(header["datatype"]), header["dim"].tolist(), float(header["vox_offset"])
-    if kind not in NUMBERS: raise InputError(f"{path} holds colours or complex numbers, or no numbers at all (datatype {kind}): save one plain number a voxel")
-    if int(header["bitpix"]) != 8 * np.dtype(NUMBERS[kind]).itemsize: raise ValueError(f"its datatype {kind} has not the {header['bitpix']} bits that it says")
+    if kind not in NUMBERS:
+        raise InputError(f"{path} holds colours or complex numbers, or no numbers at all (datatype {kind}): save one "
+                         "plain number a voxel")
+    if int(header["bitpix"]) != 8 * np.dtype(NUMBERS[kind]).itemsize:
+        raise ValueError(f"its datatype {kind} has not the {header['bitpix']} bits that it says")
     if not 1 <= dim[0] <= 7 or min(dim[1:dim[0] + 1]) < 1: raise ValueError(f"its dim is {brief(dim)}")
-    if np.prod([float(n) for n in dim[1:dim[0] + 1]]) > LARGEST: raise InputError(f"{path} has {_times(dim[1:dim[0] + 1])} voxels by its header, more than can be read ({LARGEST:.2g}): crop it")
-    if not int(header["sizeof_hdr"]) + 4 <= start <= LAST_START or start % 1: raise ValueError(f"its voxels would begin at byte {start:g}")
-    if (unit := int(header["xyzt_units"]) & 7) not in (0, 2): raise InputError(f"{path} says that its voxels are in {UNITS.get(unit, f'unit {unit}')}: convert its header to mm")
-    if (intent := int(header["intent_code"])) not in AMOUNTS: raise InputError(f"{path} is no scan by its header (intent_code {intent}: a statistic, a displacement, a colour?): give the scan, or correct its header")
+    if np.prod([float(n) for n in dim[1:dim[0] + 1]]) > LARGEST:
+        raise InputError(f"{path} has {_times(dim[1:dim[0] + 1])} voxels by its header, more than can be read "
+                         f"({LARGEST:.2g}): crop it")
+    if not int(header["sizeof_hdr"]) + 4 <= start <= LAST_START or start % 1:
+        raise ValueError(f"its voxels would begin at byte {start:g}")
+    if (unit := int(header["xyzt_units"]) & 7) not in (0, 2):
+        raise InputError(f"{path} says that its voxels are in {UNITS.get(unit, f'unit {unit}')}: convert its header "
+                         "to mm")
+    if (intent := int(header["intent_code"])) not in AMOUNTS:
+        raise InputError(f"{path} is no scan by its header (intent_code {intent}: a statistic, a displacement, a "
+                         "colour?): give the scan, or correct its header")
 
 def _nifti_header(
     path: Path,  # a regular file
@@ -89,15 +104,19 @@ def _nifti_header(
 
 def _unreadable(path, format, e):
     "What a damaged file is called."
-    return InputError(f"{path} cannot be read as {format} ({getattr(e, 'strerror', None) or brief(e, 100)}): copy or export it again")
+    return InputError(f"{path} cannot be read as {format} ({getattr(e, 'strerror', None) or brief(e, 100)}): copy or "
+                      "export it again")
 
 # %% ../nbs/00_files.ipynb #007b6df7
 def _scaling(header, path) -> tuple:
     "Slope and intercept."
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
-    if np.isnan(slope): warn(f"{path} has a slope of nan (scl_slope): its voxels were taken as they are stored; if they are not, write the right slope into it")
+    if np.isnan(slope):
+        warn(f"{path} has a slope of nan (scl_slope): its voxels were taken as they are stored; if they are not, "
+             "write the right slope into it")
     if slope == 0 or np.isnan(slope): return 1.0, 0.0
-    if not np.isfinite([slope, inter]).all(): raise ValueError(f"its scaling is no number: scl_slope {slope:g}, scl_inter {inter:g}")
+    if not np.isfinite([slope, inter]).all():
+        raise ValueError(f"its scaling is no number: scl_slope {slope:g}, scl_inter {inter:g}")
     return slope, inter
 
 def _nifti_voxels(
@@ -105,9 +124,10 @@ def _nifti_voxels(
     header,  # its own
 ) -> np.ndarray:  # with slope and intercept applied
     "Read the voxels of a NIfTI file."
-    kind, shape, start = np.dtype(header.endianness + NUMBERS[int(header["datatype"])]), header["dim"][1:int(header["dim"][0]) + 1].tolist(), int(header["vox_offset"])
+    kind, start = np.dtype(header.endianness + NUMBERS[int(header["datatype"])]), int(header["vox_offset"])
+    shape, packed = header["dim"][1:int(header["dim"][0]) + 1].tolist(), gunzip if _is_packed(path) else None
     try:
-        content = _content(path, start + int(np.prod(shape)) * kind.itemsize, packed=gunzip if _is_packed(path) else None)
+        content = _content(path, start + int(np.prod(shape)) * kind.itemsize, packed=packed)
         scaling = _scaling(header, path)
     except (OSError, ValueError) as e: raise _unreadable(path, "NIfTI", e) from e
     array = np.frombuffer(content, kind, offset=start).reshape(shape, order="F")
@@ -140,23 +160,33 @@ def _placed(
     height = 1 / np.linalg.norm(np.linalg.inv(affine[:3, :3]), axis=1)  # from one layer to the next
     if stored is not None and np.minimum(np.abs(stored / spacing - 1), np.abs(stored / height - 1)).max() > 0.01:
         raise InputError(f"{path} contradicts itself: voxels of {_times(stored)} mm by pixdim, {_times(spacing)} mm by affine: correct its header")
-    if shape is not None and (max(shape) >= 64 and (spacing * shape).max() < EXTENT_LIMITS[0] or (spacing * shape).max() > EXTENT_LIMITS[1]):
-        raise InputError(f"{path} is {_times(spacing * shape)} mm large, which no scan of a heart is: correct its header (is it in mm?)")
+    extent, (small, large) = spacing * (shape or 0), EXTENT_LIMITS
+    if shape and (extent.max() > large or extent.max() < small and max(shape) >= 64):
+        raise InputError(f"{path} is {_times(extent)} mm large, which no scan of a heart is: correct its "
+                         "header (is it in mm?)")
     return affine
 
+# %% ../nbs/00_files.ipynb #98ed36a3
 def _qform(header) -> np.ndarray:
     "The affine of a header's quaternion; a pixdim[0] of 0 means 1."
     header = header.copy()
     if header["pixdim"][0] == 0: header["pixdim"][0] = 1
     try: return header.get_qform()
-    except (ValueError, nib.spatialimages.HeaderDataError) as e: raise ValueError(f"its qform is no rotation, {e}") from e
+    except (ValueError, nib.spatialimages.HeaderDataError) as e:
+        raise ValueError(f"its qform is no rotation, {e}") from e
+
+def _off(form, affine, shape) -> float:
+    "How far a form puts a corner of the scan from where it is, mm."
+    return float(np.abs(_corners(shape, form) - _corners(shape, affine)).max())
 
 def _agree(qform, sform, header, shape, path):
     "Refuse a header that says two places."
     b, c, d = (float(header[f"quatern_{k}"]) for k in "bcd")
-    apart, near = np.abs(_corners(shape, qform) - _corners(shape, sform)).max(), 0.1 * nib.affines.voxel_sizes(sform).min()
+    apart, near = _off(qform, sform, shape), 0.1 * nib.affines.voxel_sizes(sform).min()
     if 1 - b * b - c * c - d * d < 1e-6: near += 1.2e-3 * np.linalg.norm(np.ptp(_corners(shape, sform), axis=0))
-    if not apart < near: raise InputError(f"{path} contradicts itself: its qform and its sform lie up to {apart:.1f} mm apart: find out which is right (is one from a registration?), and set the code of the other to 0")
+    if not apart < near:
+        raise InputError(f"{path} contradicts itself: its qform and its sform lie up to {apart:.1f} mm apart: find "
+                         "out which is right (is one from a registration?), and set the code of the other to 0")
 
 def _affine(
     header,  # unrepaired
@@ -164,9 +194,12 @@ def _affine(
     path,  # for the message
 ) -> np.ndarray:  # 4×4 float64
     "The affine that a NIfTI header says, if it says one, and one only."
-    codes, sizes = {form: int(header[f"{form}_code"]) for form in ("sform", "qform")}, header["pixdim"][:4].astype(float)
+    codes = {form: int(header[f"{form}_code"]) for form in ("sform", "qform")}
+    sizes = header["pixdim"][:4].astype(float)
     if not all(0 <= code <= 5 for code in codes.values()): raise ValueError(f"no such codes: {codes}")
-    if not any(codes.values()): raise InputError(f"{path} does not say where its voxels lie (sform and qform are unset): write its affine into it, or convert the original again")
+    if not any(codes.values()):
+        raise InputError(f"{path} does not say where its voxels lie (sform and qform are unset): write its affine "
+                         "into it, or convert the original again")
     if not np.isfinite(sizes[0]): raise ValueError(f"its pixdim begins with {sizes[0]:g}")
     found = {form: header.get_sform() if form == "sform" else _qform(header) for form, code in codes.items() if code}
     for affine in found.values(): _placed(affine, path, sizes[1:], shape)
@@ -174,7 +207,8 @@ def _affine(
     return found["sform"] if codes["sform"] else found["qform"]
 
 # %% ../nbs/00_files.ipynb #94e2d872
-FORMS = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
+FORMS = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+         "srow_x", "srow_y", "srow_z")
 
 def _forms(header) -> dict:
     "A header's words about the place of its voxels: field → value."
@@ -200,7 +234,8 @@ def _notes(path, header, begin) -> list:
     "The texts that this toolkit wrote into a file's comments."
     try: found = _extensions(begin, int(header["sizeof_hdr"]))
     except ValueError as e: raise _unreadable(path, "NIfTI", e) from e
-    return [text.removeprefix(NOTE).rstrip(b"\0").decode("utf-8", "replace") for code, text in found if code == 6 and text.startswith(NOTE)]
+    ours = [text.removeprefix(NOTE).rstrip(b"\0") for code, text in found if code == 6 and text.startswith(NOTE)]
+    return [text.decode("utf-8", "replace") for text in ours]
 
 def _noted(path, header, begin) -> tuple:
     "The lines of this toolkit's comments."
@@ -228,7 +263,8 @@ def _numbers(text, count, kind=float) -> np.ndarray:
     "So many finite numbers."
     try: numbers = np.array([kind(word) for word in text.split()])
     except (ValueError, OverflowError) as e: raise ValueError(f"no numbers: {brief(text)}") from e
-    if len(numbers) != count or not np.isfinite(numbers.astype(float)).all(): raise ValueError(f"not {count} numbers: {brief(text)}")
+    if len(numbers) != count or not np.isfinite(numbers.astype(float)).all():
+        raise ValueError(f"not {count} numbers: {brief(text)}")
     return numbers
 
 def _text_header(
@@ -255,16 +291,39 @@ def _pairs(lines, separator) -> dict:
         fields[name] = value
     return fields
 
+# %% ../nbs/00_files.ipynb #124ab774
 def _data_file(name, path) -> Path:
     "The file of voxels that a header names: one beside it."
     if name != os.path.basename(name) or name.strip(".") == "" or name.split()[0] == "LIST" or set(name) & set("%\\"):
         raise ValueError(f"its voxels are not in one file beside it but in {brief(name)}")
     return regular_file(path.parent / name)
 
+def _shape(sizes, axes, path) -> tuple:
+    "The voxels along each axis, of a header that says how many axes there are."
+    if not 1 <= (count := int(_numbers(axes, 1, int)[0])) <= 16: raise ValueError(f"it has {brief(axes)} axes")
+    shape = tuple(_numbers(sizes, count, int).tolist())
+    if min(shape) < 1: raise ValueError(f"sizes of {brief(sizes)}")
+    if np.prod([float(n) for n in shape]) > LARGEST:
+        raise InputError(f"{path} has {_times(shape)} voxels by its header, more than can be read ({LARGEST:.2g}): "
+                         "crop it")
+    if count > 3:
+        raise InputError(f"{path} has {_times(shape[3:])} frames (or layers, or colours): save the one that is meant "
+                         "as a 3D file")
+    if count < 3: raise InputError(f"{path} is a single slice ({_times(shape)}): give a volume with several slices")
+    return shape
+
+def _array(path, kind, shape, start, packed) -> np.ndarray:
+    "The voxels of a file."
+    kind = np.dtype(kind)
+    content = _content(path, int(np.prod(shape)) * kind.itemsize, start, packed)
+    return np.frombuffer(content, kind).reshape(shape, order="F")
+
 # %% ../nbs/00_files.ipynb #82c6bbe9
-MET = {"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "LONG_LONG": "i8", "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8"}
-MET_USUAL = {"ObjectType": "Image", "BinaryData": "True", "HeaderSize": "0", "ElementNumberOfChannels": "1", "DistanceUnits": "mm",
-             "ElementToIntensityFunctionSlope": "1", "ElementToIntensityFunctionOffset": "0"}  # what else is not read here
+MET = {"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4",
+       "LONG_LONG": "i8", "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8"}  # MetaImage's type → NumPy's
+MET_USUAL = {"ObjectType": "Image", "BinaryData": "True", "HeaderSize": "0", "ElementNumberOfChannels": "1",
+             "DistanceUnits": "mm", "ElementToIntensityFunctionSlope": "1",
+             "ElementToIntensityFunctionOffset": "0"}  # what nobody writes otherwise, so that it is not read here
 
 def _is_true(text) -> bool:
     "A yes or no of MetaImage."
@@ -275,16 +334,19 @@ def _unzip(content: bytes, size: int) -> bytes:
     "Unpack MetaImage's compression, within a bound."
     try: found = (unpacker := zlib.decompressobj()).decompress(content, size + 1)
     except zlib.error as e: raise ValueError(f"its compression is damaged, {e}") from e
-    if not unpacker.eof or unpacker.unused_data: raise ValueError(f"it does not unpack to the {size} bytes that its header promises")
+    if not unpacker.eof or unpacker.unused_data:
+        raise ValueError(f"it does not unpack to the {size} bytes that its header promises")
     return found
 
 def _metaimage_affine(fields) -> np.ndarray:
     "Where a MetaImage lies, in RAS."
     spacing = _numbers(_said(fields, "ElementSpacing"), 3)
     if spacing.min() <= 0: raise ValueError(f"a spacing of {_times(spacing)}")
-    if not np.allclose(_numbers(fields.get("ElementSize", fields["ElementSpacing"]), 3), spacing, rtol=0.01): raise ValueError("two voxel sizes")
+    if not np.allclose(_numbers(fields.get("ElementSize", fields["ElementSpacing"]), 3), spacing, rtol=0.01):
+        raise ValueError("two voxel sizes")
     axes = _numbers(_said(fields, "TransformMatrix", "Rotation", "Orientation"), 9).reshape(3, 3).T
-    if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3): raise ValueError("its axes are no directions at right angles")
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):
+        raise ValueError("its axes are no directions at right angles")
     return RAS @ nib.affines.from_matvec(axes * spacing, _numbers(_said(fields, "Offset", "Position", "Origin"), 3))
 
 def _open_metaimage(
@@ -296,45 +358,32 @@ def _open_metaimage(
     for name, usual in MET_USUAL.items():
         if fields.get(name, usual) != usual: raise ValueError(f"its {name} is {brief(fields[name])}, not {usual}")
     shape = _shape(_said(fields, "DimSize"), _said(fields, "NDims"), path)
-    if (kind := _said(fields, "ElementType").removeprefix("MET_")) not in MET: raise ValueError(f"no ElementType: {brief(kind)}")
+    if (kind := _said(fields, "ElementType").removeprefix("MET_")) not in MET:
+        raise ValueError(f"no ElementType: {brief(kind)}")
     big = {_is_true(fields[name]) for name in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB") if name in fields}
     if len(big) > 1: raise ValueError("two byte orders")
     packed, data = _unzip if _is_true(fields.get("CompressedData", "False")) else None, path
     if fields["ElementDataFile"] != "LOCAL": data, start = _data_file(fields["ElementDataFile"], path), 0
     return _array(data, (">" if big == {True} else "<") + MET[kind], shape, start, packed), _metaimage_affine(fields)
 
-def _shape(sizes, axes, path) -> tuple:
-    "The voxels along each axis, of a header that says how many axes there are."
-    if not 1 <= (count := int(_numbers(axes, 1, int)[0])) <= 16: raise ValueError(f"it has {brief(axes)} axes")
-    shape = tuple(_numbers(sizes, count, int).tolist())
-    if min(shape) < 1: raise ValueError(f"sizes of {brief(sizes)}")
-    if np.prod([float(n) for n in shape]) > LARGEST: raise InputError(f"{path} has {_times(shape)} voxels by its header, more than can be read ({LARGEST:.2g}): crop it")
-    if count > 3: raise InputError(f"{path} has {_times(shape[3:])} frames (or layers, or colours): save the one that is meant as a 3D file")
-    if count < 3: raise InputError(f"{path} is a single slice ({_times(shape)}): give a volume with several slices")
-    return shape
-
-def _array(path, kind, shape, start, packed) -> np.ndarray:
-    "The voxels of a file."
-    kind = np.dtype(kind)
-    return np.frombuffer(_content(path, int(np.prod(shape)) * kind.itemsize, start, packed), kind).reshape(shape, order="F")
-
 # %% ../nbs/00_files.ipynb #73f90c4d
-SPACES = {"right-anterior-superior": np.eye(4), "left-posterior-superior": RAS, "left-anterior-superior": np.diag([-1.0, 1, 1, 1])}  # to RAS
+SPACES = {"right-anterior-superior": np.eye(4), "left-posterior-superior": RAS,
+          "left-anterior-superior": np.diag([-1.0, 1, 1, 1])}  # to RAS
 SPACES |= {"".join(word[0] for word in name.split("-")): way for name, way in SPACES.items()}
-NRRD = {"char": "i1", "short": "i2", "int": "i4", "long long": "i8"}  # NRRD's whole numbers
-NRRD = NRRD | {"unsigned " + name: kind.replace("i", "u") for name, kind in NRRD.items()} | {"float": "f4", "double": "f8"}
-NRRD_USUAL = {"line skip": "0", "byte skip": "0", "spacings": "", "axis mins": "", "axis maxs": ""}  # what else is not read here
+NRRD = {"i1": "signed char, char, int8, int8_t", "u1": "unsigned char, uchar, uint8, uint8_t",
+        "i2": "short, short int, signed short, signed short int, int16, int16_t",
+        "u2": "unsigned short, unsigned short int, ushort, uint16, uint16_t",
+        "i4": "int, signed int, int32, int32_t", "u4": "unsigned int, uint, uint32, uint32_t",
+        "i8": "long long, long long int, signed long long, signed long long int, longlong, int64, int64_t",
+        "u8": "unsigned long long, unsigned long long int, ulonglong, uint64, uint64_t",
+        "f4": "float", "f8": "double"}  # NumPy's type: NRRD's names for it
+NRRD_USUAL = {"line skip": "0", "byte skip": "0", "spacings": "", "axis mins": "", "axis maxs": ""}
 
 def _nrrd_kind(text) -> str:
-    "NumPy's name for NRRD's type of number, which has many names."
-    words = re.sub(r"^(u?)(char|short|int|longlong)$", lambda m: "unsigned " * bool(m[1]) + m[2], re.sub(r"^(u?)int(8|16|32|64)(_t)?$", _sized, text.lower()))
-    plain = re.sub(r"(?<=short|.long) int$", "", words.removeprefix("signed ")).replace("longlong", "long long")
-    if plain not in NRRD: raise ValueError(f"no type: {brief(text)}")
-    return NRRD[plain]
-
-def _sized(found) -> str:
-    "`uint16_t` → `unsigned short`."
-    return "unsigned " * bool(found[1]) + {"8": "char", "16": "short", "32": "int", "64": "long long"}[found[2]]
+    "NumPy's name for NRRD's type of number."
+    for kind, names in NRRD.items():
+        if text.lower() in names.split(", "): return kind
+    raise ValueError(f"no type: {brief(text)}")
 
 def _vectors(text) -> np.ndarray:
     "Vectors of three numbers, as in (1,0,0) (0,1,0)."
@@ -345,27 +394,33 @@ def _vectors(text) -> np.ndarray:
 def _nrrd_affine(fields, path) -> np.ndarray:
     "Where an NRRD file lies, in RAS."
     if (space := fields.get("space", "").lower()) not in SPACES:
-        raise InputError(f"{path} does not say where its voxels lie (it names no space of a patient): write its space into it, or export it again")
-    if set(re.findall(r'"([^"]*)"', fields.get("space units", ""))) - {"mm", ""} or fields.get("space units", '"')[0] != '"':
-        raise InputError(f"{path} is not in mm by its header (space units {brief(fields['space units'])}): convert it to mm")
+        raise InputError(f"{path} does not say where its voxels lie (it names no space of a patient): write its "
+                         "space into it, or export it again")
+    if not re.fullmatch(r'(\s*"(mm)?")*', fields.get("space units", "")):
+        raise InputError(f"{path} is not in mm by its header (space units {brief(fields['space units'])}): convert "
+                         "it to mm")
     axes, origin = _vectors(_said(fields, "space directions")), _vectors(_said(fields, "space origin"))
     if len(axes) != 3 or len(origin) != 1: raise ValueError("not three space directions and one space origin")
     return SPACES[space] @ nib.affines.from_matvec(axes.T, origin[0])
 
+# %% ../nbs/00_files.ipynb #df30458e
 def _open_nrrd(
     path: Path,  # .nrrd or .nhdr
 ) -> tuple:  # ((X, Y, Z) array, 4×4 affine)
     "Read an NRRD file; raises ValueError."
     lines, start = _text_header(path, lambda line: not line, alone=path.suffix.lower() == ".nhdr")
     if not re.fullmatch(r"NRRD000[1-6]", lines[0]): raise ValueError("it does not begin as NRRD files do")
-    fields = {name.lower(): value for name, value in _pairs([line for line in lines[1:] if line and line[0] != "#" and ":=" not in line], ":").items()}
+    lines = [line for line in lines[1:] if line and line[0] != "#" and ":=" not in line]
+    fields = {name.lower(): value for name, value in _pairs(lines, ":").items()}
     for name, usual in NRRD_USUAL.items():
         if fields.get(name, usual) != usual: raise ValueError(f"its {name} is {brief(fields[name])}")
-    if "none" in fields.get("space directions", "") or set(fields.get("kinds", "").split()) - {"domain", "space", "???", "none"}:
+    kinds = set(fields.get("kinds", "").split()) - {"domain", "space", "???", "none"}
+    if kinds or "none" in fields.get("space directions", ""):
         raise InputError(f"{path} holds colours, vectors or several layers: save one plain number a voxel")
     shape, kind = _shape(_said(fields, "sizes"), _said(fields, "dimension"), path), _nrrd_kind(_said(fields, "type"))
     if kind[1] != "1": kind = {"little": "<", "big": ">"}.get(_said(fields, "endian").lower(), "?") + kind
-    if (encoding := _said(fields, "encoding").lower()) not in ("raw", "gzip", "gz") or kind[0] == "?": raise ValueError(f"its encoding is {brief(encoding)}, {fields.get('endian', '')}")
+    if (encoding := _said(fields, "encoding").lower()) not in ("raw", "gzip", "gz") or kind[0] == "?":
+        raise ValueError(f"its encoding is {brief(encoding)}, {fields.get('endian', '')}")
     name = fields.get("data file", fields.get("datafile"))
     data, start = (path, start) if name is None else (_data_file(name, path), 0)
     return _array(data, kind, shape, start, gunzip if encoding != "raw" else None), _nrrd_affine(fields, path)
@@ -385,11 +440,12 @@ def _open_itk(
 # %% ../nbs/00_files.ipynb #cell-029
 def _open(
     path: Path,  # a file of any kind that is known here
-) -> tuple:  # ((X, Y, Z) array, 4×4 affine, fields of its header that say where it lies, what this toolkit noted in it, what was done)
+) -> tuple:  # ((X, Y, Z) array, 4×4 affine, forms, what this toolkit noted in it, what was done)
     "Read a file."
     regular_file(path)
     if path.suffix.lower() in (".hdr", ".img"): raise InputError(f"{path} is one half of a pair (.hdr and .img): save it as one .nii file")
-    if path.suffix.lower() in ITK_FILES: return *_open_itk(path), None, (), f"read {'an NRRD' if path.suffix.lower() in ITK_FILES[:2] else 'a MetaImage'} file"
+    if path.suffix.lower() in ITK_FILES[:2]: return *_open_itk(path), None, (), "read an NRRD file"
+    if path.suffix.lower() in ITK_FILES: return *_open_itk(path), None, (), "read a MetaImage file"
     header, begin = _nifti_header(path)
     noted, array = _noted(path, header, begin), _three_axes(_nifti_voxels(path, header), path)
     try: return array, _affine(header, array.shape, path), _forms(header), noted, "read a NIfTI file"
@@ -419,7 +475,8 @@ def read_label(
     if os.path.isdir(path) or is_dicom(path): raise InputError(f"{path} is a folder or a DICOM file: give the label map as a NIfTI or NRRD file")
     array, affine, *_ = _open(Path(path))
     whole = array if array.dtype.kind in "iu" else np.rint(array)
-    if not np.isfinite([array.min(), array.max()]).all() or whole.min() <= -2**31 or whole.max() >= 2**31 or (whole is not array and np.abs(array - whole).max() > 1e-3):
+    finite = np.isfinite([array.min(), array.max()]).all() and -2**31 < whole.min() and whole.max() < 2**31
+    if not finite or whole is not array and np.abs(array - whole).max() > 1e-3:
         raise InputError(f"{path} is no label map (not all its values are whole numbers): give one that was not interpolated")
     return whole.astype(np.int32), affine
 
@@ -430,10 +487,6 @@ def check_output(
     "Refuse a place that cannot be written, before hours are spent on what should go there."
     if not (path := Path(path)).name.lower().endswith((".nii", ".nii.gz")): raise InputError(f"{path} cannot be written: the name must end in .nii or .nii.gz")
     return free_place(path, ours=lambda _: True, force=True)
-
-def _off(form, affine, shape) -> float:
-    "How far a form puts a corner of the scan from where it is, mm."
-    return float(np.abs(_corners(shape, form) - _corners(shape, affine)).max())
 
 def _place(
     header,  # to say it in
@@ -459,10 +512,13 @@ def _write_nifti(
 ):
     "Write a file whole or not at all, the same bytes for the same content."
     path = check_output(path)
-    if max(array.shape) > 32767: raise InputError(f"{path} was not written: {_times(array.shape)} voxels are more than NIfTI holds, crop the volume")
+    if max(array.shape) > 32767:
+        raise InputError(f"{path} was not written: {_times(array.shape)} voxels are more than NIfTI holds, crop the "
+                         "volume")
     image = nib.Nifti1Image(array, affine)
     _place(image.header, affine, array.shape, forms)
-    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", NOTE + "\n".join(map(printable, history)).encode()))
+    note = NOTE + "\n".join(map(printable, history)).encode()
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", note))
     write_whole(path, partial(_pack, image) if path.suffix.lower() == ".gz" else image.to_stream)
 
 def _pack(image, f):
@@ -478,7 +534,8 @@ def write_volume(
     if volume.scaled: raise InputError(f"{path} was not written: the volume is scaled to [-1, 1], denormalise it first")
     if not np.isfinite(volume.voxels).all(): raise InputError(f"{path} was not written: the volume holds NaN or infinite voxels, look where they come from")
     voxels = volume.voxels.astype(np.float32)
-    if volume.modality == "CT": voxels = np.clip(np.rint(voxels, out=voxels), -32768, 32767, out=voxels).astype(np.int16)
+    if volume.modality == "CT":
+        voxels = np.clip(np.rint(voxels, out=voxels), -32768, 32767, out=voxels).astype(np.int16)
     _write_nifti(voxels, volume.affine, volume.history, path, volume.forms)
 
 def write_label(
@@ -490,6 +547,7 @@ def write_label(
 ):
     "Write a label map as uint8."
     label, affine = np.asarray(label), check_affine(affine, f"{path} was not written: the label")
-    if label.ndim != 3 or not label.size or label.dtype.kind not in "biuf": raise InputError(f"{path} was not written: labels must be whole numbers, (X, Y, Z)")
+    if label.ndim != 3 or not label.size or label.dtype.kind not in "biuf":
+        raise InputError(f"{path} was not written: labels must be whole numbers, (X, Y, Z)")
     if np.any(label != np.clip(np.rint(label), 0, 255)): raise InputError(f"{path} was not written: labels must be whole numbers from 0 to 255")
     _write_nifti(label.astype(np.uint8), affine, history, path, forms)

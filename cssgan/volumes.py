@@ -23,7 +23,8 @@ def check_modality(
     modality,  # what the user said
 ) -> str:  # the same, known to be one of MODALITIES
     "Refuse a modality that is neither CT nor MRI."
-    if not isinstance(modality, str) or modality not in MODALITIES: raise InputError(f"unknown modality {brief(repr(modality))}: use {' or '.join(MODALITIES)}")
+    if not isinstance(modality, str) or modality not in MODALITIES:
+        raise InputError(f"unknown modality {brief(repr(modality))}: use {' or '.join(MODALITIES)}")
     return modality
 
 def _times(numbers) -> str:
@@ -56,7 +57,7 @@ class Grid:
 PAPER_GRID = Grid((112, 112, 86), (1.5, 1.5, 1.5))
 SMALL_GRID = Grid((48, 48, 32), (3.5, 3.5, 4.0))
 
-# %% ../nbs/00_volumes.ipynb #cell-019
+# %% ../nbs/00_volumes.ipynb #1ad432b1
 def check_affine(
     affine,  # what should be a 4×4 matrix
     name="the volume",  # for the message
@@ -64,14 +65,18 @@ def check_affine(
     "Refuse an affine that does not send every voxel to a place of its own."
     try: affine = np.array(affine)
     except ValueError: affine = np.empty(0)  # lists of several lengths
-    if affine.shape != (4, 4) or affine.dtype.kind not in "biuf": raise InputError(f"{name} has an affine that is no matrix of numbers: give (4, 4)")
+    if affine.shape != (4, 4) or affine.dtype.kind not in "biuf":
+        raise InputError(f"{name} has an affine that is no matrix of numbers: give (4, 4)")
     affine = affine.astype(np.float64)
-    if not np.isfinite(affine).all(): raise InputError(f"{name} has NaN or infinity in its affine: write the right affine into it")
-    if np.abs(affine[3] - (0, 0, 0, 1)).max() > 1e-3: raise InputError(f"{name} has an affine whose last row is not 0 0 0 1: write the right affine into it")
+    if not np.isfinite(affine).all():
+        raise InputError(f"{name} has NaN or infinity in its affine: write the right affine into it")
+    if np.abs(affine[3] - (0, 0, 0, 1)).max() > 1e-3:
+        raise InputError(f"{name} has an affine whose last row is not 0 0 0 1: write the right affine into it")
     if abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * nib.affines.voxel_sizes(affine).prod():
         raise InputError(f"{name} has a singular affine (its axes do not span space): write the right affine into it")
     return affine
 
+# %% ../nbs/00_volumes.ipynb #cell-019
 @dataclass(frozen=True, eq=False, repr=False)
 class Volume:
     "A scan: voxels, where they lie in the patient, what made them, and what was done to them."
@@ -88,11 +93,14 @@ class Volume:
         check_modality(self.modality)
         kind, shape = getattr(self.voxels, "dtype", None), np.shape(self.voxels)
         if not isinstance(self.voxels, np.ndarray) or kind.kind not in "biuf":
-            raise InputError(f"voxels of {brief(kind or type(self.voxels).__name__)}: give an array of one plain number a voxel")
-        if len(shape) != 3 or not self.voxels.size: raise InputError(f"voxels of shape {shape}: give (X, Y, Z), and at least one voxel")
+            raise InputError(f"voxels of {brief(kind or type(self.voxels).__name__)}: give an array of one plain "
+                             "number a voxel")
+        if len(shape) != 3 or not self.voxels.size:
+            raise InputError(f"voxels of shape {shape}: give (X, Y, Z), and at least one voxel")
         object.__setattr__(self, "affine", check_affine(self.affine))
         if self.label is not None and (np.shape(self.label) != shape or getattr(self.label, "dtype", None) != np.uint8):
-            raise InputError(f"a label of {brief(getattr(self.label, 'dtype', type(self.label)))} {np.shape(self.label)} for voxels {shape}: give uint8 on the same grid")
+            raise InputError(f"a label of {brief(getattr(self.label, 'dtype', type(self.label)))} "
+                             f"{np.shape(self.label)} for voxels {shape}: give uint8 on the same grid")
         if self.range is not None and (np.shape(self.range) != (2,) or not np.isfinite(self.range).all()):
             raise InputError(f"a range of {brief(self.range)}: give two intensities, (low, high)")
 
@@ -111,7 +119,8 @@ class Volume:
         return "\n  ".join([head + ("" if self.label is None else ", labelled"), *self.history])
 
 # %% ../nbs/00_volumes.ipynb #cell-024
-PADDING, AIR, TISSUE = -1200.0, -600.0, (-200.0, 600.0)  # HU: below what is no measurement; below what is air or lung; tissue
+PADDING, AIR = -1200.0, -600.0  # HU, below which lies what was not measured, and what is air or lung
+TISSUE = (-200.0, 600.0)  # HU
 
 def _thinned(voxels, most=4_000_000):
     "Enough of the voxels for a percentile."
@@ -122,7 +131,8 @@ def _cut_close(measured) -> bool:
     "Could these voxels without air be the inside of a chest, in HU?"
     share = lambda low, high: np.mean((measured >= low) & (measured <= high))
     floor = share(measured.min(), measured.min() + 1)
-    return measured.min() < -100 and share(AIR, TISSUE[0]) < 0.02 and share(-20, 20) < 0.25 * share(20, TISSUE[1]) and floor < 0.02
+    bright = share(-20, 20) < 0.25 * share(20, TISSUE[1])
+    return bool(measured.min() < -100 and share(AIR, TISSUE[0]) < 0.02 and bright and floor < 0.02)
 
 def _not_hu(voxels) -> str:
     "What is missing from a CT in HU; empty: nothing."
@@ -141,10 +151,13 @@ def check_intensities(
 ):
     "Refuse intensities that cannot come from a scanner of that modality."
     lowest, highest = voxels.min(), voxels.max()
-    if not np.isfinite([lowest, highest]).all(): raise InputError(f"{name} holds NaN or infinite voxels: export it again, or replace them")
-    if lowest == highest: raise InputError(f"{name} is constant ({lowest:g} everywhere): it holds no picture, export it again")
+    if not np.isfinite([lowest, highest]).all():
+        raise InputError(f"{name} holds NaN or infinite voxels: export it again, or replace them")
+    if lowest == highest:
+        raise InputError(f"{name} is constant ({lowest:g} everywhere): it holds no picture, export it again")
     if modality == "CT" and (missing := _not_hu(_thinned(voxels))):
-        raise InputError(f"{name} is not in HU (from {lowest:g} to {highest:g}: {missing}): offset of -1024 missing or subtracted twice, or scaled? Convert it to HU")
+        raise InputError(f"{name} is not in HU (from {lowest:g} to {highest:g}: {missing}): offset of -1024 missing "
+                         "or subtracted twice, or scaled? Convert it to HU")
     if modality == "MRI" and -4096 < lowest and np.percentile(_thinned(voxels), 5) < -500:
         raise InputError(f"{name} looks like CT in HU (it goes down to {lowest:g}): use modality CT, or give an MRI")
 
@@ -171,13 +184,17 @@ def with_label(
 ) -> Volume:  # the scan with its label
     "Put a label map on the scan it was drawn on."
     label, affine = np.asarray(label), check_affine(affine, name)
-    if label.ndim != 3 or label.dtype.kind not in "biuf": raise InputError(f"{name} is no label map (shape {brief(label.shape)}): give one whole number a voxel, (X, Y, Z)")
+    if label.ndim != 3 or label.dtype.kind not in "biuf":
+        raise InputError(f"{name} is no label map (shape {brief(label.shape)}): give one whole number a voxel, (X, "
+                         "Y, Z)")
     near = 0.1 * min(volume.spacing)
     if not _apart(volume, label, affine) < near and _apart(volume, *(turned := _turned(label, affine, volume))) < near: label, affine = turned
     if label.shape != volume.shape: raise InputError(f"{name} has {_times(label.shape)} voxels, its image {_times(volume.shape)}: give a label on the image's own grid")
     if not (apart := _apart(volume, label, affine)) < near: raise InputError(f"{name} lies elsewhere than its image (up to {apart:.1f} mm): give a label on the image's own grid")
     unknown = sorted(set(np.unique(label).tolist()) - {*range(len(REGIONS)), IGNORE})
-    if unknown: raise InputError(f"{name} holds the values {brief(unknown[:8])}: translate them to 0..{len(REGIONS) - 1} with a label table")
+    if unknown:
+        raise InputError(f"{name} holds the values {brief(unknown[:8])}: translate them to 0..{len(REGIONS) - 1} "
+                         "with a label table")
     return replace(volume, label=label.astype(np.uint8))
 
 # %% ../nbs/00_volumes.ipynb #cell-032
@@ -241,7 +258,8 @@ def _point(centre) -> np.ndarray:
     "A point of the world, if it is one."
     try: point = np.asarray(centre, dtype=float)
     except (TypeError, ValueError): point = np.empty(0)
-    if point.shape != (3,) or not np.isfinite(point).all(): raise InputError(f"no point: {brief(centre)}: give a centre of three numbers, x, y, z in mm")
+    if point.shape != (3,) or not np.isfinite(point).all():
+        raise InputError(f"no point: {brief(centre)}: give a centre of three numbers, x, y, z in mm")
     return point
 
 def to_grid(
@@ -277,7 +295,8 @@ def back_to_scan(
     voxels, _ = _resample(volume.voxels, volume.affine, scan.shape, scan.affine, order, volume.nothing)
     label = None if volume.label is None else label_to_scan(volume.label, volume.affine, scan)
     line = f"back to the scan's grid: {_times(scan.shape)} at {_times(scan.spacing)} mm, axes {scan.axes}"
-    return replace(volume, voxels=voxels, affine=scan.affine, label=label, history=volume.history + (line,), forms=scan.forms)
+    return replace(volume, voxels=voxels, affine=scan.affine, label=label, history=volume.history + (line,),
+                   forms=scan.forms)
 
 # %% ../nbs/00_volumes.ipynb #cell-052
 LARGEST = 1_300_000_000  # voxels; a CT of 1024×1024×1200 has 1.26e9
@@ -290,7 +309,9 @@ def whole_scan_grid(
     points = _corners(volume.shape, volume.affine)
     low, high = points.min(0), points.max(0)
     shape = np.ceil((high - low) / np.array(spacing) - 1e-3).astype(int) + 1
-    if shape.astype(float).prod() > LARGEST: raise InputError(f"the scan is {_times(high - low)} mm large, too much for voxels of {_times(spacing)} mm: is its affine in mm?")
+    if shape.astype(float).prod() > LARGEST:
+        raise InputError(f"the scan is {_times(high - low)} mm large, too much for voxels of {_times(spacing)} mm: "
+                         "is its affine in mm?")
     return Grid(tuple(shape.tolist()), tuple(spacing)), (low + high) / 2
 
 # %% ../nbs/00_volumes.ipynb #cell-057
