@@ -2,16 +2,17 @@
 import gzip
 import os
 import shutil
+import stat
 import sys
-import threading
 from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from cssgan.files import check_output, read_label, read_volume, write_label, write_volume
-from cssgan.volumes import Volume, normalise
+from cssgan.files import check_output, made_here, read_label, read_volume, write_label, write_volume
+from cssgan.guard import InputWarning
+from cssgan.volumes import SMALL_GRID, Volume, back_to_scan, normalise, to_grid
 from scans import AFFINES, LPS, lopsided, refused, voxels, write_dicom, write_slice
 
 
@@ -79,10 +80,20 @@ def test_one_of_sform_and_qform_is_enough(save, code):
     assert np.allclose(v.affine, AFFINES["oblique"], atol=1e-4)
 
 
-def test_history_names_the_file_and_survives_it(save, tmp_path):
-    v = read_volume(save(voxels()), "CT")
-    write_volume(replace(v, history=v.history + ("translated: this is no real scan",)), tmp_path / "fake.nii.gz")
-    assert read_volume(tmp_path / "fake.nii.gz", "CT").history == ("read scan.nii.gz", "translated: this is no real scan", "read fake.nii.gz")
+def test_history_survives_the_file_and_names_none(save, tmp_path):
+    v = read_volume(save(voxels(), "MUSTERMANN HANS.nii.gz"), "CT")
+    write_volume(replace(v, history=v.history + ("translated: this is no real scan",)), tmp_path / "MUSTERMANN HANS.nii")
+    assert read_volume(tmp_path / "MUSTERMANN HANS.nii", "CT").history == ("read a NIfTI file", "translated: this is no real scan", "read a NIfTI file")
+    assert b"MUSTERMANN" not in (tmp_path / "MUSTERMANN HANS.nii").read_bytes()
+
+
+def test_comments_from_outside_are_printable_short_and_without_names(tmp_path):
+    v = Volume(voxels(), LPS, "CT", history=("drawn: a\x1b[31m scan\nof two lines", "M\udcfcller", "x" * 900, "read MUSTERMANN HANS.nii.gz", *["again"] * 300))
+    write_volume(v, tmp_path / "a.nii")
+    history = read_volume(tmp_path / "a.nii", "CT").history
+    assert len(history) == 101 and all(line.isprintable() and len(line) <= 200 for line in history)
+    write_volume(replace(v, history=v.history[:4]), tmp_path / "a.nii")
+    assert read_volume(tmp_path / "a.nii", "CT").history[:2] == ("drawn: a\\x1b[31m scan of two lines", "M\ufffdller") and read_volume(tmp_path / "a.nii", "CT").history[3] == "read a file"
 
 
 # bad files
@@ -110,13 +121,10 @@ def test_half_of_a_pair_is_refused(tmp_path):
     for name in ("a.img", "a.hdr"): refused(read_volume, tmp_path / name, "CT", says="half of a pair")
 
 
-def test_a_pipe_is_read_once(save, tmp_path):
-    raw, pipe = save(voxels().astype(np.int16)).read_bytes(), tmp_path / "pipe"
-    os.mkfifo(pipe)
-    writer = threading.Thread(target=lambda: pipe.write_bytes(raw), daemon=True)
-    writer.start()
-    assert np.array_equal(read_volume(pipe, "CT").voxels, voxels())
-    writer.join()
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.nii")
+    for call in (lambda p: read_volume(p, "CT"), read_label, check_output, lambda p: write_volume(Volume(voxels(), LPS, "CT"), p)): refused(call, tmp_path / "pipe.nii", says="pipe.nii is a pipe")
+    assert not made_here(tmp_path / "pipe.nii")
 
 
 @pytest.mark.parametrize("name", ["SCAN.NII", "SCAN.NII.GZ", "scan of the heart.nii.gz", "Schädel (2).nii"])
@@ -125,7 +133,7 @@ def test_names_with_capitals_spaces_and_accents(tmp_path, name):
     path = tmp_path / "one folder" / name
     write_volume(Volume(voxels(), LPS, "CT"), path)
     assert (path.read_bytes()[:2] == b"\x1f\x8b") == name.lower().endswith("gz")
-    assert np.array_equal(read_volume(path, "CT").voxels, voxels()) and read_volume(str(path), "CT").history == (f"read {name}",)
+    assert np.array_equal(read_volume(path, "CT").voxels, voxels()) and read_volume(str(path), "CT").history == ("read a NIfTI file",)
 
 
 def test_content_counts_and_not_the_ending(save, tmp_path):
@@ -261,6 +269,86 @@ def test_affine_of_a_qform_only_scan_comes_back(save, tmp_path, affine):
     assert np.abs(nib.load(tmp_path / "out.nii.gz").affine - nib.load(path).affine).max() < 1e-12
 
 
+PLACE = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+@pytest.mark.parametrize("codes", [(1, 2), (1, 1), (0, 2), (2, 0), (1, 4), (3, 0)], ids=str)
+def test_a_result_says_where_it_lies_in_the_scans_own_words(save, tmp_path, affine, codes):
+    def both(header):
+        header.set_sform(affine, codes[1])
+        header.set_qform(affine, codes[0])
+        header["qoffset_x"] += np.float32(0.01)  # as some programs round
+    path = _patched(save(voxels().astype(np.int16), "scan.nii", affine), both)
+    scan = read_volume(path, "CT")
+    seen = to_grid(scan, SMALL_GRID)
+    assert seen.forms is None
+    write_volume(back_to_scan(seen, scan), tmp_path / "back.nii.gz")
+    write_label(lopsided(scan.shape), scan.affine, tmp_path / "label.nii.gz", forms=scan.forms)
+    here = nib.load(path)
+    for name in ("back.nii.gz", "label.nii.gz"):
+        there = nib.load(tmp_path / name)
+        assert all(np.array_equal(here.header[field], there.header[field]) for field in PLACE) and np.array_equal(here.header["pixdim"][:4], there.header["pixdim"][:4])
+        assert np.array_equal(here.affine, there.affine) and made_here(tmp_path / name)
+        read_label(tmp_path / name)
+
+
+def test_words_that_no_longer_hold_are_not_written(save, tmp_path):
+    scan = read_volume(save(voxels()), "CT")
+    for affine in (AFFINES["oblique"], np.diag([1, 1, -1, 1]) @ LPS):
+        write_volume(replace(scan, affine=affine), tmp_path / "a.nii")
+        assert np.allclose(nib.load(tmp_path / "a.nii").affine, affine, atol=1e-5) and np.allclose(read_volume(tmp_path / "a.nii", "CT").affine, affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("degrees", [0, 0.001, 0.01, 0.03, 0.05, 0.07, 0.1, 1])
+def test_forms_that_differ_by_rounding_alone_agree(save, degrees):
+    for around in np.eye(3):
+        angles = nib.eulerangles.euler2mat(*np.radians(degrees) * around)
+        affine = nib.affines.from_matvec(angles @ np.diag([-0.7, -0.7, 0.7]), (180, 190, -800))
+        def both(header):
+            header.set_sform(affine, 1)
+            header.set_qform(affine, 1)
+        read_label(_patched(save(np.zeros((500, 500, 2), np.uint8), "label.nii", affine), both))
+
+
+def test_a_slope_of_nan_is_taken_as_none_and_said(save):
+    path = _patched(save(voxels().astype(np.int16), "scan.nii"), lambda h: (h.__setitem__("scl_slope", np.nan), h.__setitem__("scl_inter", np.nan)))
+    with pytest.warns(InputWarning, match="scan.nii has a slope of nan"): v = read_volume(path, "CT")
+    assert np.array_equal(v.voxels, voxels())
+    _patched(path, lambda h: (h.__setitem__("scl_slope", 0), h.__setitem__("scl_inter", 7)))
+    assert np.array_equal(read_volume(path, "CT").voxels, voxels())
+
+
+def test_voxel_sizes_of_slanted_slices_may_be_their_sides_or_their_distance(save):
+    slanted = LPS.copy()
+    slanted[1, 2] = 1.5
+    def sizes(z): return lambda h: (h.set_sform(slanted, 1), h.__setitem__("qform_code", 0), h["pixdim"].__setitem__(3, z))
+    for z in (3, np.hypot(3, 1.5)): assert np.allclose(read_volume(_patched(save(voxels(), "scan.nii", slanted), sizes(z)), "CT").affine, slanted)
+    refused(read_volume, _patched(save(voxels(), "scan.nii", slanted), sizes(2.5)), "CT", says="contradicts")
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"M\xfcller.nii.gz"), "n" * 248 + ".nii.gz", "n" * 251 + ".nii"], ids=["Latin-1", "255 bytes, packed", "255 bytes"])
+def test_whatever_the_file_is_called_it_is_written_and_read(tmp_path, name):
+    write_volume(Volume(voxels(), LPS, "CT", history=(f"from {name}",)), tmp_path / name)
+    assert np.array_equal(read_volume(tmp_path / name, "CT").voxels, voxels()) and made_here(tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+    (tmp_path / name).write_bytes(b"no scan")
+    assert refused(read_volume, tmp_path / name, "CT").isprintable()
+
+
+def test_half_a_file_of_a_process_that_has_gone_is_removed(tmp_path, monkeypatch):
+    v = Volume(voxels(), LPS, "CT")
+    def killed(*_): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        m.setattr(os, "replace", killed)
+        m.setattr(os, "getpid", lambda: 2**22 + 7)  # above what a system gives
+        with pytest.raises(KeyboardInterrupt): write_volume(v, tmp_path / "a.nii")
+    assert len(os.listdir(tmp_path)) == 1
+    write_volume(v, tmp_path / "a.nii")
+    assert os.listdir(tmp_path) == ["a.nii"]
+
+
 def test_equal_content_gives_equal_bytes(tmp_path):
     v = Volume(voxels(), LPS, "CT", history=("drawn",))
     for name in ("a.nii.gz", "b.nii.gz"): write_volume(v, tmp_path / name)
@@ -286,7 +374,7 @@ def test_output_that_cannot_be_written(tmp_path, where):
 
 def test_write_protected_file_is_kept(tmp_path, monkeypatch):
     (tmp_path / "a.nii").write_bytes(b"precious")
-    monkeypatch.setattr(os, "access", lambda path, _: os.path.isdir(path))
+    monkeypatch.setattr(os, "access", lambda path, right: os.path.isdir(path) or right == os.R_OK)
     refused(write_volume, Volume(voxels(), LPS, "CT"), tmp_path / "a.nii", says="write-protected")
     assert (tmp_path / "a.nii").read_bytes() == b"precious"
 
@@ -309,7 +397,7 @@ def test_nothing_half_written_when_the_disk_is_full(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_all_of_it_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch, name):
     synced, move = [], os.replace
-    monkeypatch.setattr(os, "fsync", lambda f: synced.append(os.fstat(f).st_size))
+    monkeypatch.setattr(os, "fsync", lambda f: stat.S_ISREG(os.fstat(f).st_mode) and synced.append(os.fstat(f).st_size))
     monkeypatch.setattr(os, "replace", lambda part, path: (synced.append(os.stat(part).st_size), move(part, path)))
     write_volume(Volume(voxels(), LPS, "CT"), tmp_path / name)
     assert synced == 2 * [(tmp_path / name).stat().st_size]
@@ -501,12 +589,6 @@ def test_a_series_that_is_not_in_hu(tmp_path):
     refused(read_volume, write_dicom(tmp_path / "a", voxels() + 1024, LPS), "CT", says="not in HU")
 
 
-def test_without_simpleitk_one_line_says_what_to_type(tmp_path, monkeypatch):
-    (tmp_path / "a.nrrd").write_bytes(b"NRRD0004")
-    monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    refused(read_volume, tmp_path / "a.nrrd", "CT", says="pip install 'cssgan[dicom]'")
-
-
 # NRRD and MetaImage
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
@@ -516,7 +598,8 @@ def test_other_formats_lie_where_nifti_does(save, tmp_path, name, affine):
     sitk.WriteImage(sitk.ReadImage(str(save(voxels().astype(np.int16), affine=affine))), str(tmp_path / name.lower()))
     (tmp_path / name.lower()).rename(tmp_path / name)
     v = read_volume(tmp_path / name, "CT")
-    assert np.array_equal(v.voxels, voxels()) and np.allclose(v.affine, affine, atol=1e-4) and v.history == (f"read {name}",)
+    assert np.array_equal(v.voxels, voxels()) and np.allclose(v.affine, affine, atol=1e-4)
+    assert v.history == ("read an NRRD file" if "nrrd" in name or "NHDR" in name else "read a MetaImage file",)
 
 
 def test_simpleitk_keeps_its_voice(series):
@@ -526,6 +609,28 @@ def test_simpleitk_keeps_its_voice(series):
         read_volume(series)
         assert sitk.ProcessObject.GetGlobalWarningDisplay() is loud
     sitk.ProcessObject.SetGlobalWarningDisplay(True)
+
+
+def test_every_space_of_a_patient_is_read_as_itk_reads_it(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    data = voxels().astype(">i2").tobytes(order="F")
+    for space in ("left-posterior-superior", "RAS", "left-anterior-superior", "LPS"):
+        (tmp_path / "a.nrrd").write_bytes(f"NRRD0005\n# a comment\ntype: int16_t\ndimension: 3\nspace: {space}\nsizes: 24 20 16\nspace directions: (0,2,0) (1.9,0,.3) (-.4,0,3)\n"
+                                          f"kinds: domain domain domain\nendian: big\nencoding: raw\nspace origin: (1,2,3)\nspace units: \"mm\" \"mm\" \"mm\"\nWho:=nobody\n\n".encode() + data)
+        image, v = sitk.ReadImage(str(tmp_path / "a.nrrd")), read_volume(tmp_path / "a.nrrd", "CT")
+        assert np.array_equal(v.voxels, voxels())
+        for index in ((0, 0, 0), (23, 0, 0), (5, 19, 0), (3, 4, 15)):
+            assert np.allclose(nib.affines.apply_affine(v.affine, index), np.array(image.TransformIndexToPhysicalPoint(index)) * (-1, -1, 1), atol=1e-4)
+
+
+def test_compressed_and_plain_files_of_other_formats_are_alike(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    for dtype in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"):
+        image = sitk.GetImageFromArray(lopsided((24, 20, 16)).T.astype(dtype))
+        for name in ("a.mha", "a.mhd", "a.nrrd", "a.nhdr"):
+            for packed in (True, False):
+                sitk.WriteImage(image, str(tmp_path / name), packed)
+                assert np.array_equal(read_label(tmp_path / name)[0], lopsided((24, 20, 16))), (dtype, name, packed)
 
 
 def test_labels_of_other_formats(tmp_path):
@@ -555,6 +660,12 @@ def test_layers_and_frames_of_other_formats_are_refused(tmp_path):
 
 
 # real scans
+
+@pytest.mark.data
+def test_every_real_scan_is_still_read(real):
+    for path in sorted(real.glob("*/*_mr.nii.gz")) + [real / "lge_mr/mr.nii.gz"]: assert read_volume(path, "MRI").forms
+    for path in [*sorted(real.glob("*/*_label.nii.gz")), *sorted(real.glob("hearts/*.nii.gz")), real / "cta/heart_mask.nii.gz", real / "rodero01/labels_1mm.nii.gz"]: assert read_label(path)[0].any()
+
 
 @pytest.mark.data
 def test_real_series_is_what_its_slices_say(real):

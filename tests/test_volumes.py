@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cssgan.files import read_label, read_volume, write_volume
+from cssgan.phantom import phantom
 from cssgan.volumes import (CT_WINDOW, IGNORE, PAPER_GRID, SMALL_GRID, Grid, Volume, back_to_scan, body_centre, check_intensities,
                             denormalise, heart_centre, intensity_range, label_to_scan, normalise, scale, to_grid, unscale,
                             whole_scan_grid, with_label)
@@ -186,6 +187,25 @@ def test_scale_serves_tensors():
     assert unscale(s, *CT_WINDOW).tolist() == pytest.approx([-1000, -1000, 0, 500, 1000], abs=1e-3)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_phantom_is_in_hu_whole_and_cropped_and_in_no_other_unit(seed):
+    v = phantom(seed, "CT", SMALL_GRID).voxels
+    for crop in (v, v[12:36, 12:36, 8:26]):
+        check_intensities(crop, "CT")
+        for wrong in (crop + 1024, crop - 1024, crop / 10, crop * 10, crop / 1000, crop.clip(-160, 240)): refused(check_intensities, wrong, "CT", says="not in HU")
+    for padding in (-1024, -2000, -3024): check_intensities(np.where(v < -900, padding, v), "CT")
+
+
+def test_a_slanted_voxel_is_as_large_as_its_determinant_says():
+    slanted = LPS.copy()
+    slanted[1, 2] = np.tan(np.radians(30)) * 3
+    assert Volume(voxels(), slanted, "CT").voxel_ml == pytest.approx(2 * 2.5 * 3 / 1000) and Volume(voxels(), slanted, "CT").spacing[2] == pytest.approx(3 / np.cos(np.radians(30)))
+
+
+def test_a_scan_too_large_to_be_covered_is_refused():
+    refused(whole_scan_grid, Volume(voxels(), np.diag([900, 900, 900, 1.0]), "CT"), says="is its affine in mm?")
+
+
 def test_twice_is_refused():
     n = normalise(Volume(voxels(), LPS, "CT"))
     refused(normalise, n, says="once")
@@ -219,9 +239,19 @@ def test_real_scan_goes_to_the_grid_and_back(real, tmp_path, file, modality):
 
 
 @pytest.mark.data
+def test_a_real_scan_is_in_hu_however_close_it_is_cut_and_in_no_other_unit(real):
+    heart = np.argwhere(read_label(real / "cta/heart_mask.nii.gz")[0])
+    v, low, high = read_volume(real / "cta/ct.nii.gz", "CT").voxels, heart.min(0), heart.max(0) + 1
+    crops = [v[tuple(slice(max(a + cut, 0), b - cut) for a, b in zip(low, high))] for cut in (-30, -10, 0, 10, 20, 25)]
+    for crop in (v, read_volume(real / "ct_dicom").voxels, *crops):
+        check_intensities(crop, "CT")
+        for wrong in (crop + 1024, crop - 1024, crop / 10, np.rint(crop / 10), crop * 10): refused(check_intensities, wrong, "CT", says="not in HU")
+
+
+@pytest.mark.data
 def test_real_heart_is_found_without_a_label(real):
     scan = read_volume(real / "cta/ct.nii.gz", "CT")
     heart, affine = read_label(real / "cta/heart_mask.nii.gz")
     there = to_grid(with_label(scan, heart, affine), centre=heart_centre(scan))
-    seen = (there.label > 0).sum() * np.prod(there.spacing) / ((heart > 0).sum() * np.prod(scan.spacing))
+    seen = (there.label > 0).sum() * there.voxel_ml / ((heart > 0).sum() * scan.voxel_ml)
     assert np.linalg.norm(heart_centre(scan) - heart_centre(with_label(scan, heart, affine))) < 30 and seen > 0.9
