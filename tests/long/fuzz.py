@@ -36,7 +36,7 @@ def answered(call, name, seconds=10):
             return call()
     except InputError as e:
         message = str(e)
-        assert message.isprintable() and len(message) <= LONGEST and str(name)[:60] in message, message
+        assert message.isprintable() and len(message) <= LONGEST and str(name)[:40] in message, message
     finally: assert time.monotonic() - begun < seconds, "took too long"
 
 
@@ -85,7 +85,7 @@ def test_bytes_of_nifti(nifti, top):
 
 
 def both_read_alike(top, raw):
-    "Refused, or where ITK reads it, placed within a tenth of a voxel of where ITK places it."
+    "Refused, or where ITK reads it, placed where ITK places it: within a tenth of a voxel, and the hundredth of its length by which pixdim may be rounded."
     import SimpleITK as sitk
     (path := top / "spoilt.nii").write_bytes(raw)
     volume = answered(lambda: read_volume(path, "CT"), path)
@@ -95,7 +95,7 @@ def both_read_alike(top, raw):
     axes = np.diag([-1, -1, 1]) @ np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     far = np.array(volume.shape) - 1
     ours, itk = volume.affine[:3, :3] @ far + volume.affine[:3, 3], axes @ far + np.array(image.GetOrigin()) * (-1, -1, 1)
-    assert np.abs(ours - itk).max() < 0.1 * min(volume.spacing) + 1e-3 * np.abs(itk).max(), (volume.affine, axes, image.GetOrigin())
+    assert np.abs(ours - itk).max() < 0.1 * min(volume.spacing) + 0.01 * np.linalg.norm(volume.affine[:3, :3] * far), (volume.affine, axes, image.GetOrigin())
 
 
 # ---- DICOM: no slice is lost
