@@ -270,12 +270,16 @@ def go_on(folder: Path, # of the run
           ) -> tuple: # what the run was begun with, by the same names; its cases
     "The run as it was begun, or not at all."
     from cssgan.cases import from_manifest
+    from cssgan.schedule import preset
     facts = read_begun(folder)
+    try: preset(facts["preset"])
+    except ValueError as e: raise InputError(f"{folder / 'train.json'}: {e}") from e
     for name, value in asked.items():
         if value not in (None, facts[name]): raise InputError(f"{folder} was begun with {name} {brief(facts[name])}, not {brief(value)}: go on as it was, or choose another folder")
     if not os.path.lexists(folder / "cases.csv"): raise InputError(f"{folder} has no cases.csv yet: begin again, with --data and --out {folder}")
+    cases = from_manifest(folder / "cases.csv")
     until.enter_context(held(folder, name=LOCK))
-    return facts, from_manifest(folder / "cases.csv")
+    return facts, cases
 
 # %% ../nbs/13_cli.ipynb #cell-039
 def volumes_of(label, # (X, Y, Z) 0..5
@@ -307,7 +311,7 @@ def said_of(cases: list, # of Case
     train, valid = (sum(c.split == split for c in own) for split in ("train", "valid"))
     labelled = [c for c in own if c.label]
     labels = f"the labels of {labels_of(labelled[0])}" if labelled else "all of them drawn" if own[0].image.startswith("phantom:") else "no labels, so nothing can judge it"
-    return f"{modality}: {train} cases to train with, {valid} to validate with; {labels}"
+    return f"{modality}: cases to train with: {train}, to validate with: {valid}; {labels}"
 
 # %% ../nbs/13_cli.ipynb #b68a464d
 def run_folder(args: argparse.Namespace, # from `train_parser`

@@ -80,7 +80,8 @@ def check_values(name: str, # of the parameter
     try: usual = literal_eval(default)
     except (ValueError, SyntaxError): usual = None
     for value in values:
-        fitted(value, Value, f"{where}: {name} is {brief(value)}, which", "give a text, a number, true, false, null, or a list of these", RunError)
+        what, cure = f"{where}: {name} is {brief(value)}, which", "give a text, a number, true, false, null, or a list of these"
+        if fitted(value, Value, what, cure, RunError) != value: raise RunError(f"{what} is a set: {cure}")
         if None not in (usual, value) and isinstance(usual, str) != isinstance(value, str):
             raise RunError(f"{where}: {name} is {brief(repr(value))}, and the notebook has {brief(default)}: write a text in quotes, a number as 3 or 0.001 or 1.0e-3")
 
