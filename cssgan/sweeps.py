@@ -225,7 +225,7 @@ def complaint(name: str, # of a run
               out: Path, # folder of the runs
               ) -> str: # one line
     "Why a run failed, and where to read on."
-    error = end["error"]
+    error = end.get("error") or {"name": "failed", "says": "its record does not say why", "cell": ""}
     place = f" (in the cell that begins {brief(error['cell'], 100)!r}; see {out / name / 'log.txt'})" if error["cell"] else ""
     return printable(f"{name}: {brief(error['name'])}: {brief(error['says'], 500)}{place}")
 

@@ -86,7 +86,7 @@ def test_enough_rows(): assert len(ROWS) >= 40 and len({bad.name for bad in ROWS
 
 RECORD = {"state": "done", "parameters": {"x": 1}, "cssgan": "0", "commit": None, "changed": False, "machine": {}}
 RECORDS = {"nothing": "", "half": '{"state": "do', "a list": "[]", "no state": json.dumps(RECORD | {"state": None}), "another state": json.dumps(RECORD | {"state": "well"}), "parameters of text": json.dumps(RECORD | {"parameters": "x"}),
-           "no version": json.dumps({k: v for k, v in RECORD.items() if k != "cssgan"}), "a failure without its error": json.dumps(RECORD | {"state": "failed"}), "half an error": json.dumps(RECORD | {"state": "failed", "error": {"name": "E"}}),
+           "no version": json.dumps({k: v for k, v in RECORD.items() if k != "cssgan"}), "an error of text": json.dumps(RECORD | {"state": "failed", "error": "E"}), "half an error": json.dumps(RECORD | {"state": "failed", "error": {"name": "E"}}),
            "depth": "[" * 100_000, "deep parameters": '{"parameters":' * 5000, "digits": json.dumps(RECORD).replace("1", "9" * 5000), "NaN for everything": "NaN"}
 
 

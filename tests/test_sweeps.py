@@ -340,3 +340,25 @@ def test_makers_are_listed_once(here):
     write_rows("r", "deep/rows.json", "command")
     kept = json.loads(Path("deep/rows.json").read_text())
     assert [m["commit"] for m in kept["made_by"]] == ["c", "d"] and [r["v"] for r in kept["rows"]] == [0.3333] * 3
+
+
+def test_a_file_system_without_locks_is_told_from_a_lack_of_memory(here, monkeypatch):
+    "A run's process says why it cannot begin; what it says arrives as it is."
+    Path("run").mkdir()
+    Path("run/.lock").mkdir()
+    job = {"folder": "run", "notebook": "toy.ipynb", "parameters": {}, "cwd": os.getcwd(), "wait": False, "before": None}
+    with (process := runs.start(job, 1)).stdin: end = runs.ended(process, Path("run"))
+    assert end["state"] == "failed" and end["error"]["says"] == "run cannot be locked (Is a directory): choose another out: for the sweep"
+
+
+@pytest.mark.parametrize("status, stderr, says", [(-9, "", "was it killed"), (1, "Traceback\n  File x\nOSError: [Errno 37] No locks available\n", "No locks available"), (runs.REFUSED, "warned\nrun cannot be locked (No locks available)\n", "run cannot be locked"), (7, "", "was it killed")])
+def test_how_a_process_ended_is_told_from_what_it_said(tmp_path, status, stderr, says):
+    import io, types
+    error = runs.ended(types.SimpleNamespace(wait=lambda: status, stderr=io.StringIO(stderr)), tmp_path)["error"]["says"]
+    assert says in error and (("memory" in error) == ("killed" in says))
+
+
+def test_what_a_notebook_says_does_not_steer_a_terminal(tmp_path):
+    said = sweeps.complaint("x=1-0f", {"error": {"name": "E\x1b[2J", "says": "\x1b[2Jred\n" + "y" * 2000, "cell": "z" * 500}}, tmp_path)
+    assert said.isprintable() and len(said) < 900
+    assert sweeps.complaint("x=1-0f", {"state": "failed"}, tmp_path) == "x=1-0f: failed: its record does not say why"
