@@ -37,6 +37,7 @@ help:
 setup: $(READY)
 
 # The stamp is younger than the two files it was made from, or set-up runs again.
+# etc/ keeps JupyterLab from loading scripts of others with every page; a wheel brings it along, an editable installation does not.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	{ echo "cssgan needs Python 3.11 or newer, and '$(PYTHON)' is not: name one that is, e.g. make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
@@ -45,6 +46,7 @@ $(READY): pyproject.toml constraints.txt
 	{ echo "'$(PYTHON)' cannot make .venv: install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@echo "Setting up .venv, once (PyTorch is large: this takes some minutes)"
 	@$(BIN)/python -m pip install -e '.[dev]' -c constraints.txt
+	@cp -R etc .venv/
 	@touch $@
 
 demo: $(READY)
@@ -115,7 +117,7 @@ readme: $(READY)
 	$(BIN)/python tools/readme.py
 
 samples: $(READY)
-	$(BIN)/cssgan_phantom --samples data_samples
+	$(BIN)/cssgan_phantom --samples data_samples --force
 
 clean:
 	rm -rf .venv _proc _docs build dist cssgan.egg-info .pytest_cache

@@ -18,7 +18,7 @@ from matplotlib.image import imsave
 from .guard import InputError
 from .volumes import Grid, Volume, _times, check_modality, scale, with_label
 from .files import SPACING_LIMITS, _placed, _three_axes, read_label, read_volume
-from .view import CT_VIEW, CUTS, LABEL_COLOURS, LABEL_NAMES, Picture, _index, _sizes, _slice, _upright, grey_range
+from .view import CT_VIEW, CUTS, LABEL_COLOURS, LABEL_NAMES, Picture, _index, _sizes, _slice, _upright, as_it_is, grey_range
 
 # %% ../nbs/11_canvas.ipynb #cell-007
 def guess_modality(
@@ -153,7 +153,7 @@ def _word(
 ) -> tuple:  # ink and halo, each (rows, columns) from 0 to 1
     "A word, drawn once."
     figure = Picture(figsize=(0.012 * len(text) * size + 0.3, 0.0185 * size), dpi=72 * 1.25, facecolor="black")
-    figure.text(0.5, 0.27, text, color="white", size=size, weight="bold", ha="center", va="baseline")
+    figure.text(0.5, 0.27, as_it_is(text), color="white", size=size, weight="bold", ha="center", va="baseline")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

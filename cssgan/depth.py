@@ -165,16 +165,42 @@ def itk_box(
 
 # %% ../nbs/11_depth.ipynb #cell-028
 PROBE = """
+const NAME = 'imjoy-jupyterlab-extension';
+const until = async (true_, signal) => { while (!true_() && !(signal && signal.aborted)) await new Promise(done => setTimeout(done, 100)); };
+const page = () => JSON.parse(document.getElementById('jupyter-config-data')?.textContent || '{}');
+
+// What JupyterLab would do at the start of a page, with a stand-in for JupyterLab: only the notebook's kernel is needed.
+async function start() {
+  let extension;
+  const app = { serviceManager: { settings: { serverSettings: {} } }, started: new Promise(() => { }),
+                docRegistry: { addWidgetExtension: (_, made) => { extension = made; } } };
+  const plugin = (await window._JUPYTERLAB[NAME].get('./extension'))().default;
+  await plugin.activate(app, { createFileBrowser: () => null }, { load: () => null });
+  return { extension, kernels: new Set() };
+}
+
+// ImJoy learns of a kernel through the toolbar's button that it makes; it is ready when the button is.
+async function introduce(context) {
+  const { extension, kernels } = await window.cssganImJoy, kernel = context.sessionContext.session.kernel.id;
+  if (kernels.has(kernel)) return;
+  const button = document.createElement('span');
+  extension.createNew({ toolbar: { insertItem: (_, __, made) => made.node.append(button) }, node: document.body }, context);
+  await until(() => button.onclick);
+  kernels.add(kernel);
+}
+
 async function render({ model }) {
   const gl = document.createElement('canvas').getContext('webgl2');
   let reached = false;
-  if (model.get('address')) {
-    const stop = new AbortController();
+  if (gl && model.get('address')) {
+    const stop = new AbortController(), context = model.widget_manager.context;
     setTimeout(() => stop.abort(), model.get('patience'));
-    const carrier = () => !!window.connectPlugin; // ImJoy, which brings the viewer into JupyterLab, has been loaded
     try { await fetch(model.get('address'), { mode: 'no-cors', signal: stop.signal }); reached = true; } catch (e) { }
-    while (reached && !carrier() && !stop.signal.aborted) await new Promise(done => setTimeout(done, 100));
-    reached = reached && carrier();
+    const asleep = (page().disabledExtensions || []).includes(NAME) && window._JUPYTERLAB?.[NAME] && context;
+    if (reached && asleep) window.cssganImJoy ??= start();
+    if (reached) await until(() => window.connectPlugin, stop.signal);
+    reached = reached && !!window.connectPlugin;
+    if (reached && asleep) await introduce(context);
   }
   model.set('answer', { webgl: !!gl, network: reached });
   model.save_changes();

@@ -230,10 +230,12 @@ def held(
     folder,  # that only one process at a time may change
     what: str = "run",  # what lies in it, for the message
     error=InputError,  # to raise
+    name: str = ".lock",  # of the lock's file in the folder
+    wait: bool = False,  # until it is free, instead of raising?
 ):
     "Within, the folder belongs to this process; raises at once if it belongs to another."
     from filelock import Timeout
-    try: (lock := _lock(Path(folder) / ".lock")).acquire(timeout=0)
+    try: (lock := _lock(Path(folder) / name)).acquire(timeout=-1 if wait else 0)
     except Timeout as e: raise error(f"{folder}: another process is at this {what} now: wait until it has ended, or choose another folder") from e
     except OSError as e: raise error(f"{folder} cannot be locked ({e.strerror}): choose another folder") from e
     try: yield
@@ -255,11 +257,22 @@ def _lock(path):
 # %% ../nbs/00_guard.ipynb #cell-042
 @contextmanager
 def termination_interrupts():
-    "SIGTERM and SIGHUP are Ctrl-C; only Python's main thread can arrange that."
+    "SIGTERM and SIGHUP are Ctrl-C, and none of them is lost; only Python's main thread can arrange that."
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {s: signal.signal(s, signal.default_int_handler) for s in (signal.SIGTERM, signal.SIGHUP)}
-    try: yield
+    came = []
+    def interrupt(number, _):
+        came.append(number)
+        raise KeyboardInterrupt
+    deaf = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    before = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[:2 if deaf else 3]}
+    try:
+        try: yield
+        except KeyboardInterrupt: raise
+        except BaseException as e:
+            if came: raise KeyboardInterrupt from e
+            raise
+        if came: raise KeyboardInterrupt
     finally:
-        for s, handler in before.items(): signal.signal(s, handler)
+        for s, handler in before.items(): signal.signal(s, handler or signal.SIG_DFL)

@@ -18,7 +18,7 @@ FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader
 PATIENCE = 240 # seconds that anything may take before a test gives up: continuous integration is slow, and other processes want the cores too
 SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}, "docmanager-extension/plugin": {"autosave": False}}
 FOREIGN = re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])") # addresses on other machines
-WITHOUT_NETWORK = re.compile(r"^Failed to load resource: net::|npm/vue@|Network Error\s.*imjoy-core") # what the console says of them; an extension that itkwidgets installs looks for Vue at every start
+WITHOUT_NETWORK = re.compile(r"^Failed to load resource: net::|Network Error\s.*imjoy-core") # what the console says of them
 
 
 def free_port():
@@ -37,7 +37,7 @@ class Server:
             file.write_text(json.dumps(what))
         own = {f"JUPYTER_{n}_DIR": str(folder / n.lower()) for n in ("CONFIG", "DATA", "RUNTIME")} | {f"JUPYTERLAB_{n}_DIR": str(folder / n.lower()) for n in ("SETTINGS", "WORKSPACES")}
         env = os.environ | own | without_network(folder) | {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1",
-                                  "CSSGAN_CACHE": str(folder / "cache"), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+                                  "CSSGAN_CACHE": str(folder / "cache"), "JUPYTER_CONFIG_PATH": str(ROOT / "etc/jupyter"), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         options = ["--no-browser", "--allow-root", f"--port={self.port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
                    "--ServerApp.shutdown_no_activity_timeout=900", "--MappingKernelManager.cull_idle_timeout=900"] # and none of it stays if a test run is killed
         self.log = folder / "log"

@@ -123,6 +123,17 @@ def test_compare(opened):
     assert not page.failures()
 
 
+def test_a_page_asks_nothing_of_other_machines_before_somebody_wants_it(server, browser, opened):
+    "Even if they would answer: neither the lab, nor a notebook with a kernel, nor a viewer that brings its own code along."
+    lab = Lab(server, browser, answers=lambda route: route.fulfill(body=""))
+    page = opened(CT, "view3d(ct, viewer='niivue')", lab=lab)
+    page.run()
+    page.page.wait_for_selector(f"{LIVE} canvas")
+    assert not lab.asked and not page.failures()
+    page.close()
+    lab.close()
+
+
 def test_view3d_without_network(opened):
     "ipyniivue needs nothing but the browser. Every frame is rendered by the CPU: few steps, then patience."
     page, canvas = opened(CT, "view3d(ct)"), f"{LIVE} canvas"

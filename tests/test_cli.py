@@ -1,5 +1,5 @@
 "The commands: what they promise to scripts (form, exit status, one line on stderr) and to newcomers (help)."
-import gzip, json, os, pickle, shutil, signal, subprocess, sys
+import gzip, json, os, pickle, shutil, signal, subprocess, sys, warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,11 +227,49 @@ def test_the_scan_is_never_replaced(fails, scans, checkpoint, tmp_path):
         fails("cssgan_translate", tmp_path / "ct.nii.gz", "--checkpoint", checkpoint, "--to", "MRI", "--out", out, says="is the scan itself")
 
 
+def test_only_a_result_of_ours_is_replaced_and_only_when_asked(run, fails, scans, checkpoint, tmp_path):
+    for command, option, modality in (("cssgan_translate", "--to", "MRI"), ("cssgan_segment", "--modality", "CT")):
+        out = tmp_path / f"{command}.nii.gz"
+        words = command, scans / "CT.nii.gz", "--checkpoint", checkpoint, option, modality, "--out", out
+        assert run(*words)[0] == 0
+        before = out.read_bytes()
+        fails(*words, says="--force")
+        assert run(*words, "--force")[0] == 0 and out.read_bytes() == before
+        nib.save(nib.load(scans / "CT.nii.gz").__class__(np.zeros((4, 4, 4), np.int16), np.eye(4)), out)
+        foreign = out.read_bytes()
+        fails(*words, "--force", says="not made by cssgan")
+        assert out.read_bytes() == foreign
+
+
+def test_what_came_meanwhile_is_not_replaced_either(fails, scans, checkpoint, tmp_path, monkeypatch):
+    from cssgan import inference
+    whole, out = inference.segment, tmp_path / "o.nii"
+    def meanwhile(*args):
+        out.write_text("notes")
+        return whole(*args)
+    monkeypatch.setattr(inference, "segment", meanwhile)
+    fails("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", out, says="exists")
+    assert out.read_text() == "notes"
+
+
+def test_millilitres_are_those_of_the_voxels(run, scans, checkpoint, tmp_path, monkeypatch):
+    "A tilted gantry: slices are nearer to each other than the affine's columns are long."
+    from cssgan import inference
+    from cssgan.volumes import Volume
+    affine = np.diag([1.5, 1.5, 2.0, 1.0])
+    affine[1, 2] = 2 * np.tan(np.radians(30))
+    label = np.zeros((20, 20, 20), np.uint8)
+    label[5:15, 5:15, 5:15] = 1
+    monkeypatch.setattr(inference, "segment", lambda *_: Volume(np.zeros(label.shape, np.float32), affine, "CT", label))
+    said = run("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "l.nii")[1]
+    assert "LV 4 ml, RV 0 ml" in said and round(1000 * abs(np.linalg.det(affine[:3, :3])) / 1000, 1) == 4.5, said
+
+
 def test_the_wrong_modality_is_said(fails, scans, checkpoint, tmp_path):
     fails("cssgan_translate", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--to", "CT", "--out", tmp_path / "o.nii.gz", says="looks like CT")
     fails("cssgan_segment", scans / "MRI.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "o.nii.gz", says="not in HU")
     fails("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "o.nii.gz", "--centre", "9999", "0", "0", says="does not touch the scan")
-    fails("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "o.nii.gz", "--centre", "nan", "0", "0")
+    fails("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "o.nii.gz", "--centre", "nan", "0", "0", status=2)
     assert not list(tmp_path.iterdir())
 
 
@@ -243,6 +281,7 @@ def test_the_wrong_modality_is_said(fails, scans, checkpoint, tmp_path):
     ("cssgan_phantom", "", "--out"), ("cssgan_phantom", "--out d --samples e", "--samples"), ("cssgan_phantom", "--out d --n many", "many"), ("cssgan_phantom", "--out d --modality PET", "PET"),
     ("cssgan_phantom", "--out d --grid huge", "huge"), ("cssgan_phantom", "--out d --labels l.nii --table mine", "mine"),
     ("cssgan_train", "", "--data"), ("cssgan_train", "--data d", "--out"), ("cssgan_train", "--out d", "--data"), ("cssgan_train", "--resume", "--out"), ("cssgan_train", "--resume a --out b", "one folder"),
+    ("cssgan_train", "--data d --out o --preset papre", "did you mean paper?"),
     ("cssgan_train", "--data d --out o --learning-rate 3", "--learning-rate"), ("cssgan_train", "--data d --out o --seed one", "one"), ("cssgan_train", "--data d --out o --fraction-ct some", "some")])
 def test_a_mistyped_command(fails, tmp_path, monkeypatch, command, words, says):
     monkeypatch.chdir(tmp_path)
@@ -280,6 +319,72 @@ def test_interrupted_is_130_and_says_how_to_go_on(run, data, tmp_path, monkeypat
     assert status == 130 and err == f"cssgan_train: interrupted (go on with cssgan_train --resume {tmp_path / 'run'})\n"
 
 
+SLOW = """import sys, time
+import cssgan.files as files, nibabel as nib
+whole = nib.Nifti1Image.to_bytes
+def slow(image):
+    print("writing", flush=True)
+    {}
+    return whole(image)
+nib.Nifti1Image.to_bytes = slow
+from cssgan.cli import {} as main
+sys.exit(main(sys.argv[1:]))"""
+SWALLOWED = """
+    try: time.sleep(60)
+    except BaseException: pass"""
+
+
+def interrupted(main, number, waiting, *words):
+    "What a program says that is asked to end while it writes a file: (status, stderr)."
+    program = subprocess.Popen([sys.executable, "-c", SLOW.format(waiting, main), *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert program.stdout.readline() == "writing\n", program.communicate()
+    program.send_signal(number)
+    _, err = program.communicate(timeout=60)
+    return program.returncode, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_end_while_a_file_is_written(tmp_path, number):
+    status, err = interrupted("phantom_main", number, "time.sleep(60)", "--out", tmp_path / "set", "--n", 1, "--grid", "small")
+    assert status == 130 and err == "cssgan_phantom: interrupted\n" and not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_an_interruption_that_a_library_swallowed_is_none_the_less_one(tmp_path):
+    status, err = interrupted("phantom_main", signal.SIGINT, SWALLOWED, "--out", tmp_path / "set", "--n", 1, "--grid", "small", "--modality", "CT")
+    assert status == 130 and err == "cssgan_phantom: interrupted\n"
+
+
+def test_nohup_is_deaf_to_the_terminal(tmp_path):
+    code = "import os, signal, sys\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom cssgan import cli\nsys.exit(cli.attempt('cssgan_test', lambda: os.kill(os.getpid(), signal.SIGHUP)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_interrupted_on_the_way_out_is_not_status_0():
+    "Python itself would ignore Ctrl-C once its threads are over."
+    code = "import atexit, os, signal, sys, time\natexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(5)))\nfrom cssgan import cli\nsys.exit(cli.attempt('cssgan_test', lambda: None))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_our_warnings_are_told_once_and_nobody_elses(capsys):
+    from cssgan.guard import warn
+    def job():
+        warnings.warn("deprecated")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            for text in ("the heart was presumed at 1 2 3: name --centre", "\x1b[2Jred " + "x" * 1000, "the heart was presumed at 1 2 3: name --centre"): warn(text)
+    assert cli.attempt("cssgan_test", job) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and lines[0] == "cssgan_test: warning: the heart was presumed at 1 2 3: name --centre"
+    assert lines[1].startswith("cssgan_test: warning: \\x1b[2Jred x") and all(line.isprintable() and len(line) < 340 for line in lines)
+
+
+def test_names_that_no_terminal_can_print(monkeypatch):
+    code = "from cssgan.cli import say, complain\nsay('caf\\udce9 \u2192 \x1b[2J')\ncomplain('c', 'caf\\udce9 \u2192')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "\\x1b[2J" in done.stdout and "caf" in done.stderr
+
+
 def test_what_nobody_foresaw_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError): cli.attempt("cssgan_test", lambda: 1 / 0)
 
@@ -308,7 +413,7 @@ def test_a_label_map_becomes_a_phantom_in_both_modalities(run, tmp_path):
     assert np.array_equal(nib.load(ct.label).get_fdata(), nib.load(mri.label).get_fdata()) and nib.load(ct.label).get_fdata().max() == 5
 
 
-@pytest.mark.parametrize("words, says", [("--n 0", "1 or more"), ("--n -3", "1 or more"), ("--seed -1", "-1"), ("--labels none.nii.gz", "none.nii.gz does not exist"), ("--labels strange.nii.gz", "strange.nii.gz has label values"),
+@pytest.mark.parametrize("words, says", [("--labels none.nii.gz", "none.nii.gz does not exist"), ("--labels strange.nii.gz", "strange.nii.gz has label values"),
                                          ("--labels strange.nii.gz --table MM-WHS", "does not know"), ("--labels nothing.nii.gz", "nothing.nii.gz")])
 def test_phantoms_that_cannot_be(fails, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
@@ -324,6 +429,19 @@ def test_phantoms_into_what_is_no_folder(fails, tmp_path):
     for words in (("--out", tmp_path / "file", "--grid", "small"), ("--samples", tmp_path / "file")): fails("cssgan_phantom", *words, says="cannot be made")
 
 
+def test_phantoms_are_replaced_only_when_asked(run, fails, tmp_path):
+    words = "--out", tmp_path, "--n", 1, "--grid", "small", "--modality", "CT"
+    assert run("cssgan_phantom", *words)[0] == 0
+    file = tmp_path / "CT/phantom_00000_image.nii.gz"
+    before = file.read_bytes()
+    fails("cssgan_phantom", *words, says="--force")
+    assert run("cssgan_phantom", *words, "--force")[0] == 0 and file.read_bytes() == before
+    file.write_text("notes")
+    fails("cssgan_phantom", *words, "--force", says="not made by cssgan")
+    assert file.read_text() == "notes"
+    fails("cssgan_phantom", "--out", tmp_path, "--labels", tmp_path / "CT/phantom_00000_label.nii.gz", "--grid", "small", "--modality", "CT", "--n", 1, "--table", "MM-WHS", says="does not know")
+
+
 @pytest.mark.data
 def test_a_real_heart_becomes_a_phantom_in_both_modalities(run, real, tmp_path):
     assert run("cssgan_phantom", "--out", tmp_path, "--labels", real / "rodero01/labels_1mm.nii.gz")[0] == 0
@@ -335,7 +453,7 @@ def test_a_real_heart_becomes_a_phantom_in_both_modalities(run, real, tmp_path):
 def test_train_then_use_it(run, data, tmp_path):
     words = "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--cache", tmp_path / "cache", "--seed", 3
     status, out, _ = run("cssgan_train", *words)
-    assert status == 0 and str(tmp_path / "run" / "best") in out and out.count("\n") == 1
+    assert status == 0 and str(tmp_path / "run" / "best") in out and [line.split(":")[0] for line in out.splitlines()] == ["CT", "MRI", "trained"]
     cases = from_manifest(tmp_path / "run" / "cases.csv")
     assert len(cases) == 6 and {c.split for c in cases} == {"train", "valid", "test"}
     assert json.loads((tmp_path / "run" / "train.json").read_text())["seed"] == json.loads((tmp_path / "run/last/checkpoint.json").read_text())["config"]["seed"] == 3
@@ -371,7 +489,71 @@ def test_two_processes_train_one_run(run, fails, data, tmp_path):
     status, out, err = run("cssgan_train", *words, "--devices", 2)
     assert status == 0 and out.count("\n") == 1 and "Traceback" not in err
     assert (tmp_path / "run" / "best" / "checkpoint.json").exists()
-    fails("cssgan_train", *words[:-1], tmp_path / "other", "--devices", 0, says="1 or more")
+    fails("cssgan_train", *words[:-1], tmp_path / "other", "--devices", 0, says="from 1", status=2)
+
+
+def test_a_data_set_is_not_written_over(fails, run, data, tmp_path, monkeypatch):
+    from cssgan.cases import with_splits, write_manifest
+    monkeypatch.chdir(tmp_path)
+    write_manifest(with_splits(from_folder("data")), "cases.csv")
+    mine = Path("cases.csv").read_bytes()
+    fails("cssgan_train", "--data", "cases.csv", "--out", ".", "--preset", "smoke", says="cases.csv")
+    assert Path("cases.csv").read_bytes() == mine and sorted(p.name for p in Path().iterdir()) == ["cases.csv", "data"]
+
+
+class Killed(BaseException): "As SIGKILL would: nothing is put away."
+
+
+@pytest.mark.parametrize("writes", range(3))
+def test_a_run_that_was_killed_before_its_first_checkpoint_can_begin_again(run, fails, data, tmp_path, monkeypatch, writes):
+    from cssgan import cases
+    words = "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--quiet", "--cache", tmp_path / "cache"
+    left, whole = [writes], cli.write_whole
+    def dies(path, content):
+        if not left[0]: raise Killed
+        left[0] -= 1
+        whole(path, content)
+    monkeypatch.setattr(cli, "write_whole", dies)
+    monkeypatch.setattr(cases, "write_whole", dies)
+    monkeypatch.setattr("cssgan.training.fit", lambda *_, **__: dies(None, None) if not left[0] else None)
+    with pytest.raises(Killed): run("cssgan_train", *words)
+    assert len([p for p in (tmp_path / "run").glob("[!.]*")]) == writes
+    monkeypatch.undo()
+    if writes == 1: fails("cssgan_train", "--resume", tmp_path / "run", says="begin again")
+    assert run("cssgan_train", *words, "--seed", 5)[0] == 0
+    assert json.loads((tmp_path / "run/train.json").read_text())["seed"] == 5
+
+
+def test_two_commands_cannot_begin_in_one_folder(fails, data, tmp_path):
+    from cssgan.guard import held
+    begun = json.dumps({"data": "phantom-few", "preset": "smoke", "seed": 7})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/train.json").write_text(begun)
+    with held(tmp_path / "run", name=cli.LOCK):
+        fails("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke", says="another process")
+        shutil.copy(next((data / "CT").iterdir()), tmp_path / "x")
+    assert (tmp_path / "run/train.json").read_text() == begun and not (tmp_path / "run/cases.csv").exists()
+
+
+def test_what_is_read_as_what_is_said_before_training(run, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("cssgan.training.fit", lambda *_, **__: None)
+    monkeypatch.setattr(cli, "tell", lambda *_: None)
+    label = nib.load(data / "CT/phantom_00000_label.nii.gz")
+    ml = (np.asarray(label.dataobj) == 1).sum() * abs(np.linalg.det(label.affine)) / 1000
+    table = from_folder(data)
+    from cssgan.cases import with_splits, write_manifest
+    write_manifest([replace(c, label="") if c.modality == "MRI" else c for c in with_splits(table)], tmp_path / "all.csv")
+    status, out, err = run("cssgan_train", "--data", tmp_path / "all.csv", "--out", tmp_path / "run", "--preset", "smoke")
+    ct, mri = out.splitlines()
+    assert (status, err) == (0, "") and f"phantom_00000_label.nii.gz: LV {ml:.0f} ml, RV" in ct and "no labels" in mri
+    assert run("cssgan_train", "--data", tmp_path / "all.csv", "--out", tmp_path / "quiet", "--preset", "smoke", "--quiet")[1] == ""
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_no_score_of_a_domain_without_labels(capsys, monkeypatch, nothing):
+    monkeypatch.setattr("cssgan.checkpoints.read_about", lambda _: {"history": [{"dice_CT": 71.25, "dice_MRI": nothing}]})
+    cli.tell(Path("run"))
+    assert capsys.readouterr().out == "trained: Dice on the validation cases is 71.2 % on CT; there are no labels to judge MRI by; the checkpoint is run/best\n"
 
 
 def test_going_on_otherwise_is_refused(fails, run, data, tmp_path, monkeypatch):
@@ -386,11 +568,11 @@ def test_nothing_to_go_on_with(fails, tmp_path):
     fails("cssgan_train", "--resume", tmp_path / "none", says="holds no run")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "train.json").write_text("{")
-    fails("cssgan_train", "--resume", tmp_path / "run", says="train.json is damaged")
+    fails("cssgan_train", "--resume", tmp_path / "run", says="train.json is no JSON, or damaged")
 
 
 @pytest.mark.parametrize("words, says", [
-    ("--preset huge", "unknown preset 'huge'"), ("--fraction-ct 0", "fraction of 0"), ("--fraction-mri 14", "fraction of 14"), ("--seed -1", ""), ("--data nowhere", "nowhere is no data set"),
+    ("--data nowhere", "nowhere is no data set"),
     ("--data none.csv", "none.csv is not there"), ("--data empty", "empty holds no CT case"), ("--data two", "no CT case in the split 'train'"), ("--out file/run", "cannot be made")])
 def test_training_that_cannot_be(fails, data, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)

@@ -97,7 +97,7 @@ def run(*command, cwd, **kw):
 def source(folder):
     "A copy of the files that packages are built from."
     made = folder / "source"
-    shutil.copytree(ROOT / "cssgan", made / "cssgan", ignore=shutil.ignore_patterns("__pycache__"))
+    for o in ("cssgan", "etc"): shutil.copytree(ROOT / o, made / o, ignore=shutil.ignore_patterns("__pycache__"))
     for o in ("pyproject.toml", "README.md", "LICENSE"): shutil.copy(ROOT / o, made)
     return made
 
@@ -121,7 +121,9 @@ def python(wheel, folder):
 
 def test_wheel_holds_the_package(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {o for o in names if ".dist-info/" not in o} == {f"cssgan/{p.name}" for p in (ROOT / "cssgan").glob("*.py")}
+    setting, = (o for o in names if ".data/" in o)
+    assert setting.endswith(".data/data/etc/jupyter/labconfig/page_config.d/cssgan.json") # JupyterLab finds it there
+    assert {o for o in names - {setting} if ".dist-info/" not in o} == {f"cssgan/{p.name}" for p in (ROOT / "cssgan").glob("*.py")}
     assert any(o.endswith("licenses/LICENSE") for o in names)
 
 

@@ -36,7 +36,7 @@ def test_a_table_says_how_many_seeds_stand_behind_a_cell():
 
 def test_a_file_is_read_with_what_was_chosen(tmp_path):
     file = tmp_path / "r.json"
-    file.write_text(json.dumps({"command": "x", "rows": RECORDS.to_dict("records")}))
+    file.write_text(json.dumps({"command": "x", "made_by": [], "rows": RECORDS.to_dict("records")}))
     assert len(read_results(file, method="ours")) == 3
     with pytest.raises(InputError, match="no record"): read_results(file, method="theirs")
     with pytest.raises(InputError, match="is not there"): read_results(tmp_path / "none.json")
@@ -51,3 +51,9 @@ def test_a_method_has_one_colour_in_all_figures():
 def test_curves_show_every_record():
     ax = plot_shares(RECORDS, "fraction").axes[0]
     assert len(ax.lines) == 2 and sum(len(c.get_offsets()) for c in ax.collections) == len(RECORDS)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"rows": []}', '{"command": "x", "made_by": [], "rows": [3]}', '{"command": "x", "made_by": [], "rows": []}', "[" * 100_000, '{"command": "x", "made_by": [], "rows": NaN}'])
+def test_a_damaged_result_file_is_named(tmp_path, content):
+    (tmp_path / "table.json").write_text(content)
+    with pytest.raises(InputError, match="table.json"): read_results(tmp_path / "table.json")

@@ -190,3 +190,28 @@ def test_results_are_written_whole(tmp_path):
     write_results(tmp_path / "new", {"seed": 1}, [{"mean": 1.}])
     assert json.loads((tmp_path / "new/metrics.json").read_text()) == [{"mean": 1.}]
     assert json.loads((tmp_path / "new/params.json").read_text())["seed"] == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"history": []}', '{"history": [], "updates": {"S": -1}}', '{"history": [], "updates": {"S": "many"}}', '{"history": 3, "updates": {}}', "[" * 100_000])
+def test_a_damaged_stage_is_named(tmp_path, content):
+    from cssgan.guard import InputError
+    from cssgan.studies import train_once
+    (tmp_path / "k").mkdir()
+    (tmp_path / "k/stage.json").write_text(content)
+    with pytest.raises(InputError, match="k/stage.json"): train_once(tmp_path, "k", lambda _: pytest.fail("trained"), None)
+
+
+def test_a_stage_without_scores_is_read(tmp_path, monkeypatch):
+    from cssgan import studies
+    monkeypatch.setattr(studies, "load_checkpoint", lambda _: (None,))
+    (tmp_path / "k").mkdir()
+    (tmp_path / "k/stage.json").write_text('{"history": [{"name": "joint", "epoch": 0, "dice_CT": NaN, "dice_MRI": null, "loss": 0.5}], "updates": {"S": 3, "G": 0}}')
+    stage = studies.train_once(tmp_path, "k", None, None)
+    assert stage.history[0]["dice_CT"] is None and stage.updates == {"S": 3, "G": 0}
+
+
+def test_a_folder_that_cannot_be_locked_says_so(tmp_path):
+    from cssgan.guard import InputError
+    from cssgan.studies import train_once
+    (tmp_path / "k.lock").mkdir()
+    with pytest.raises(InputError, match="cannot be locked"): train_once(tmp_path, "k", None, None)

@@ -93,17 +93,17 @@ def gone(processes): return not psutil.wait_procs(processes, timeout=100)[1]
 # ---- a grid is checked before anything is started
 
 BAD = {
-    "not there": (None, "cannot be read"), "broken": ("notebook: [", "not plain YAML"), "not text": (b"\xff\xfe\x00", "not plain YAML"), "a list": ("- 1", "names and values"), "empty": ("", "names and values"),
+    "not there": (None, "grid.yaml does not exist"), "broken": ("notebook: [", "not plain YAML"), "not text": (b"\xff\xfe\x00", "not plain YAML"), "a list": ("- 1", "names and values"), "empty": ("", "names and values"),
     "object": ("notebook: toy.ipynb\ngrid: !!python/object/apply:os.system ['touch stolen']", "not plain YAML"), "module": ("notebook: !!python/name:os.system", "not plain YAML"),
     "deep": ("[" * 3000, "not plain YAML"), "a date that is none": ("notebook: 2026-99-99", "not plain YAML"),
-    "unknown key": ("notebook: toy.ipynb\ngird: {x: [1]}", "'gird'"), "no notebook": ("grid: {x: [1]}", "names no notebook"), "notebook is a number": ("notebook: 3", "notebook is 3"),
-    "notebook missing": ("notebook: none.ipynb", "none.ipynb cannot be read"), "no notebook at all": ("notebook: grid.yaml", "is no notebook"), "a folder": ("notebook: .", "cannot be read"),
+    "unknown key": ("notebook: toy.ipynb\ngird: {x: [1]}", "unknown field gird"), "no notebook": ("grid: {x: [1]}", "missing required field notebook"), "notebook is a number": ("notebook: 3", "got int - at notebook"),
+    "notebook missing": ("notebook: none.ipynb", "none.ipynb does not exist"), "no notebook at all": ("notebook: grid.yaml", "is no notebook"), "a folder": ("notebook: .", "is a folder"),
     "without the cell": ("notebook: plain.ipynb", "has 0 cells"), "two cells": ("notebook: two.ipynb", "has 2 cells"), "without out_dir": ("notebook: nowhere.ipynb", "no parameter out_dir"),
     "unknown in grid": ("notebook: toy.ipynb\ngrid: {y: [1]}", "no parameter 'y'"), "unknown in parameters": ("notebook: toy.ipynb\nparameters: {y: 1}", "no parameter 'y'"),
     "out_dir": ("notebook: toy.ipynb\nparameters: {out_dir: here}", "out_dir is set by the sweep"), "twice": ("notebook: toy.ipynb\nparameters: {x: 1}\ngrid: {x: [1]}", "x is in parameters and in grid"),
-    "no list": ("notebook: toy.ipynb\ngrid: {x: 3}", "x in the grid is 3"), "empty list": ("notebook: toy.ipynb\ngrid: {x: []}", "x in the grid is []"), "grid is a list": ("notebook: toy.ipynb\ngrid: [x]", "grid must hold"),
+    "no list": ("notebook: toy.ipynb\ngrid: {x: 3}", "x in the grid is 3"), "empty list": ("notebook: toy.ipynb\ngrid: {x: []}", "x in the grid is []"), "grid is a list": ("notebook: toy.ipynb\ngrid: [x]", "got array - at grid"),
     "same value twice": ("notebook: toy.ipynb\ngrid: {x: [1, 2, 1]}", "a value twice"), "text for a number": ("notebook: toy.ipynb\ngrid: {rate: [0.1, 1e-3]}", "rate is '1e-3'"), "no is false": ("notebook: toy.ipynb\ngrid: {mode: [no]}", "mode is False"),
-    "a date": ("notebook: toy.ipynb\ngrid: {x: [2026-01-01]}", "x is 2026-01-01"), "itself": ("notebook: toy.ipynb\ngrid: {x: &a [*a]}", "x is"), "too many": ("notebook: toy.ipynb\ngrid: {x: &a [%s], rate: *a, mode: *a}" % ",".join(map(str, range(30))), "more than 10,000")}
+    "a date": ("notebook: toy.ipynb\ngrid: {x: [2026-01-01]}", "x is 2026-01-01"), "itself": ("notebook: toy.ipynb\ngrid: {x: &a [*a]}", "line 2 has an alias"), "too many": ("notebook: toy.ipynb\ngrid: {x: [%s], rate: [%s]}" % (",".join(map(str, range(101))), ",".join(map(str, range(101)))), "more than 10,000")}
 
 
 @pytest.mark.parametrize("how", BAD)
@@ -124,7 +124,7 @@ def test_a_mistyped_command(run, words, says):
     assert status == 2 and says in err and "--help" in err and err.count("\n") == 0
 
 
-def test_no_workers(here, run): assert run(grid(x=[1]), "--workers", 0)[2].startswith("cssgan_sweep: 0 runs at a time") and not Path("runs").exists()
+def test_no_workers(here, run): assert "--workers: '0' is no whole number from 1" in run(grid(x=[1]), "--workers", 0)[2] and not Path("runs").exists()
 
 
 @pytest.mark.parametrize("missing", ["yaml", "papermill.translators", "distributed", "nbformat"])
@@ -168,7 +168,7 @@ def test_every_run_leaves_everything_and_none_is_done_twice(here, run):
     assert json.loads((folder / "params.json").read_text()) == {"rate": 0.00025, "x": 10, "out_dir": str(folder)}
     assert "squared" in (folder / "log.txt").read_text() and [o.text for c in nbformat.read(folder / "toy.ipynb", 4).cells for o in c.get("outputs", [])] == ["squared\n"]
     before = {p: p.stat().st_mtime_ns for p in Path("runs").rglob("*") if p.is_file()}
-    assert run(*words)[:2] == (0, "2 runs in runs/grid: 2 done (2 of them before)\n") and len(ran()) == 2
+    assert run(*words, "--force")[:2] == (0, "2 runs in runs/grid: 2 done (2 of them before)\n") and len(ran()) == 2
     assert before == {p: p.stat().st_mtime_ns for p in Path("runs").rglob("*") if p.is_file()}
     assert run(grid(fixed={"rate": 0.00025}, x=[2, 3, 10]))[1] == "3 runs in runs/grid: 3 done (2 of them before)\n" and ran() == ["10 ok", "2 ok", "3 ok"]
     table = collect("runs/grid")
@@ -340,3 +340,25 @@ def test_makers_are_listed_once(here):
     write_rows("r", "deep/rows.json", "command")
     kept = json.loads(Path("deep/rows.json").read_text())
     assert [m["commit"] for m in kept["made_by"]] == ["c", "d"] and [r["v"] for r in kept["rows"]] == [0.3333] * 3
+
+
+def test_a_file_system_without_locks_is_told_from_a_lack_of_memory(here, monkeypatch):
+    "A run's process says why it cannot begin; what it says arrives as it is."
+    Path("run").mkdir()
+    Path("run/.lock").mkdir()
+    job = {"folder": "run", "notebook": "toy.ipynb", "parameters": {}, "cwd": os.getcwd(), "wait": False, "before": None}
+    with (process := runs.start(job, 1)).stdin: end = runs.ended(process, Path("run"))
+    assert end["state"] == "failed" and end["error"]["says"] == "run cannot be locked (Is a directory): choose another out: for the sweep"
+
+
+@pytest.mark.parametrize("status, stderr, says", [(-9, "", "was it killed"), (1, "Traceback\n  File x\nOSError: [Errno 37] No locks available\n", "No locks available"), (runs.REFUSED, "warned\nrun cannot be locked (No locks available)\n", "run cannot be locked"), (7, "", "was it killed")])
+def test_how_a_process_ended_is_told_from_what_it_said(tmp_path, status, stderr, says):
+    import io, types
+    error = runs.ended(types.SimpleNamespace(wait=lambda: status, stderr=io.StringIO(stderr)), tmp_path)["error"]["says"]
+    assert says in error and (("memory" in error) == ("killed" in says))
+
+
+def test_what_a_notebook_says_does_not_steer_a_terminal(tmp_path):
+    said = sweeps.complaint("x=1-0f", {"error": {"name": "E\x1b[2J", "says": "\x1b[2Jred\n" + "y" * 2000, "cell": "z" * 500}}, tmp_path)
+    assert said.isprintable() and len(said) < 900
+    assert sweeps.complaint("x=1-0f", {"state": "failed"}, tmp_path) == "x=1-0f: failed: its record does not say why"

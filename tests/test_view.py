@@ -134,3 +134,11 @@ def test_curves_leave_out_what_is_missing():
 def test_pictures_need_neither_a_display_nor_pyplot():
     code = "import sys; sys.path.insert(0, 'tests'); from test_view import *; show_volume(volume())._repr_png_(); assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PATH": "", "MPLBACKEND": "TkAgg"}, cwd=__file__.rsplit("/", 2)[0])
+
+
+@pytest.mark.parametrize("name", ["$a_$.nii", "$", "$$", r"\$a$b$", "a $x$ and \\frac{", "\x1b[2J\x00", "caf\udce9 $\\x$"])
+def test_names_of_files_are_no_formulas(name):
+    v = volume()
+    for figure in (show_volume(v, title=name), show_volumes([v, v], [name, name], title=name), show_translation(v, replace(v, modality="MRI"), title=name), plot_curves({name: [1, 2]}, title=name)):
+        assert figure._repr_png_()
+    assert replace(v, history=(name,))._repr_png_()
