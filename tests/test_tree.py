@@ -6,7 +6,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", "runs", "_proc", "_docs", "build", "dist", "*.egg-info", "__pycache__",
-                                    ".ipynb_checkpoints", ".pytest_cache", ".last_checked", "nbdev.yml")
+                                    ".ipynb_checkpoints", ".pytest_cache", ".hypothesis", ".last_checked", "nbdev.yml")
 
 
 def run(tool, cwd):
