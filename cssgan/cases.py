@@ -47,11 +47,11 @@ def apply_table(labels: np.ndarray, # integers as the data set has them
     values, where = np.unique(labels, return_inverse=True)
     unknown = [int(v) for v in values if int(v) not in table]
     if unknown:
-        raise InputError(f"{name} has label values {brief(unknown, 40)} that its table does not know; "
-                          f"it knows {brief(sorted(table))}: add them to the table, or map them to {IGNORE} to leave them out")
+        raise InputError(f"{name} has label values {brief(unknown, 30)} that its table does not know (it knows {brief(sorted(table), 50)}): "
+                         f"add them to it, or map them to {IGNORE} to leave them out")
     return np.array([table[int(v)] for v in values], np.uint8)[where].reshape(labels.shape)
 
-# %% ../nbs/03_cases.ipynb #c745675b
+# %% ../nbs/03_cases.ipynb #67e1e6ff
 LARGEST_SEED = 2**32 - 1 # of a phantom
 
 def phantom_seed(image: str, # of a case
@@ -117,7 +117,7 @@ def each_once(cases: list, # of Case
         if case.label and os.path.realpath(case.label) in seen: raise InputError(f"{name}: {case.label} is given as a label, and is a scan: name the label map")
     return cases
 
-# %% ../nbs/03_cases.ipynb #896d42e4
+# %% ../nbs/03_cases.ipynb #4543c8a4
 PAIR = "a case is NAME_image.nii.gz with NAME_label.nii.gz beside it"
 
 def visible(folder: Path, # any
@@ -174,7 +174,7 @@ def from_mmwhs(folder: str|Path, # holds ct_train/ and mr_train/
     folder = Path(folder)
     return checked(pairs(folder / "ct_train", "CT", "MM-WHS") + pairs(folder / "mr_train", "MRI", "MM-WHS"), folder)
 
-# %% ../nbs/03_cases.ipynb #ceae43a4
+# %% ../nbs/03_cases.ipynb #183eab64
 MOST_ROWS, LONGEST_LINE = 100_000, 100_000 # rows, characters
 MORE = object() # the key of fields that have no column
 Name = Annotated[str, msgspec.Meta(max_length=255)]
@@ -326,7 +326,8 @@ def draw_shared(cases: list, # of Case, without splits
     "Splits of the patients who are in both modalities, which leave room for what each modality needs."
     both = own[0] & own[1]
     if not both: return {}
-    warn(f"{len(both)} names are in CT and in MRI ({brief(', '.join(sorted(both)[:3]))}): taken for the same patients, who stay in one split; rename them if they are not")
+    names = brief(", ".join(sorted(both)[:3])) + f" and {len(both) - 3} more" * (len(both) > 3)
+    warn(f"names that are in CT and in MRI ({names}) are taken for the same patients, who stay in one split: rename them if they are others")
     fewest = min(map(len, own))
     needed = min(3, fewest) - (fewest - len(both)) # how many of train, valid, test the others of the smaller modality cannot fill
     n_test, n_valid = max(needed > 2, round(test * len(both))), max(needed > 1, round(valid * len(both)))

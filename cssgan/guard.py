@@ -164,10 +164,12 @@ def _lives(pid: int) -> bool:
     return True
 
 def remove_orphans(
-    path,  # a place that is written to
+    path,  # a place that is written to, or a folder of such places
 ):
     "Remove what a process of this machine that is gone left half-written there."
-    for part in Path(path).parent.glob(_part(Path(path))[0]):
+    place, parts = Path(path), _part(Path(path))[0]
+    everywhere = f".cssgan-*-{parts.split('-', 2)[2]}"
+    for part in place.glob(everywhere) if place.is_dir() else place.parent.glob(parts):
         with suppress(OSError, ValueError, IndexError):
             if not _lives(int(part.name.split("-")[3])): part.unlink()
 

@@ -192,4 +192,4 @@ def test_without_shared_names_the_splits_are_what_they_always_were(ct, mri):
 
 def test_that_shared_names_are_one_patient_is_said():
     message = said(draw_splits, numbered(20, 4))[1]
-    assert "4 names" in message and "000, 001, 002" in message and "same patients" in message
+    assert "000, 001, 002 and 1 more" in message and "same patients" in message
