@@ -27,7 +27,7 @@ from .phantom import anatomy_from_labels, phantom, render
 from .plausible import doubts, marked, volumes_ml
 from .cases import LARGEST_SEED, TABLES, Case, apply_table, phantom_seed, select
 
-# %% ../nbs/03_datasets.ipynb #364ecd18
+# %% ../nbs/03_datasets.ipynb #8a3f974e
 def read_as(table: str, # a name in `TABLES`
            ) -> str: # "1 LV, 2 RV, ..."
     "What the numbers of a label map are taken for."
@@ -51,7 +51,7 @@ def labels_of(case: Case, # a scan with a label
     values, affine = read_label(case.label)
     return believed(values, affine, case.label, case.table), affine
 
-# %% ../nbs/03_datasets.ipynb #d231225b
+# %% ../nbs/03_datasets.ipynb #18638a7d
 def structures_of(case: Case, # a scan with a label, or a phantom
                   grid: Grid=SMALL_GRID, # to draw a phantom on
                   ) -> str: # "LV 92 ml, RV 95 ml, ..."
@@ -106,7 +106,7 @@ def fingerprint(case: Case, # whose scan
     facts = [cssgan.__version__, program(), "checksum", case.modality, image, label, sorted(TABLES[case.table].items()), asdict(grid)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
-# %% ../nbs/03_datasets.ipynb #758d9a96
+# %% ../nbs/03_datasets.ipynb #644f5654
 def content_of(case: Case, # whose scan
                ) -> str: # "phantom:SEED", or hexadecimal digits
     "A name for the bytes of a scan and its label, wherever they lie, and for how the label is read."
@@ -126,7 +126,7 @@ def cache_folder() -> Path:
     try: return Path(os.environ.get("CSSGAN_CACHE", "").strip() or "~/.cache/cssgan").expanduser()
     except RuntimeError as e: raise CacheError("there is no home folder to keep prepared scans in: name another place (cssgan_train --cache DIR, or CSSGAN_CACHE)") from e
 
-# %% ../nbs/03_datasets.ipynb #e71339e6
+# %% ../nbs/03_datasets.ipynb #9b1be6a6
 def checksum(tensors: dict, # of a prepared case
              content: str, # its name
              ) -> str: # 8 hexadecimal digits
@@ -145,7 +145,7 @@ def read_prepared(file: Path, # in the cache
     if {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()} != kinds: raise ValueError("other tensors than a case has")
     if checksum(tensors, content) != total: raise ValueError("the checksum is wrong")
     if not tensors["volume"].abs().amax() <= 1: raise ValueError("intensities outside [-1, 1]")
-    if ((tensors["labels"] >= len(REGIONS)) & (tensors["labels"] != IGNORE)).any(): raise ValueError("labels that are none")
+    if (tensors["labels"] + 1).amax() > len(REGIONS): raise ValueError("labels that are none") # in bytes, IGNORE + 1 is 0
     if not tensors["range"].isfinite().all(): raise ValueError("an infinite range")
     return tensors, content
 
@@ -159,7 +159,7 @@ def write_prepared(tensors: dict, # "volume" float16 [1, X, Y, Z], "labels" uint
         write_whole(file, save(tensors, {"cssgan": f"{content} {checksum(tensors, content)}"})) # one entry: safetensors writes several in any order
     except InputError as e: raise CacheError(f"no prepared scan can be kept: {e} (cssgan_train --cache DIR, or CSSGAN_CACHE)") from e
 
-# %% ../nbs/03_datasets.ipynb #11d6913d
+# %% ../nbs/03_datasets.ipynb #cc81365d
 class Samples(torch.utils.data.Dataset):
     "Cases, prepared once and read from the cache: (volume, labels, id) one by one."
     def __init__(self,
@@ -201,7 +201,7 @@ class Samples(torch.utils.data.Dataset):
         if case not in self.contents: self.prepared(case)
         return self.contents[case]
 
-# %% ../nbs/03_datasets.ipynb #f2f2c30b
+# %% ../nbs/03_datasets.ipynb #c59849d6
 def look_at(case: Case, # whose scan
            ):
     "Refuse a case whose files are not there, or are no files."
@@ -221,7 +221,7 @@ def try_all(jobs, # what `job` takes, one after the other
         except InputError as e: bad.append(e)
     if bad: raise InputError(f"{len(bad)} of {count} cases cannot be used; the first: {bad[0]}") from bad[0]
 
-# %% ../nbs/03_datasets.ipynb #04577da2
+# %% ../nbs/03_datasets.ipynb #006170a9
 @dataclass
 class BothDomains:
     "Training and validation samples of CT and MRI."

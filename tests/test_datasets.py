@@ -422,7 +422,7 @@ def test_a_table_and_the_program_are_known_by_what_they_say(folder, monkeypatch,
     assert fingerprint(case, TINY) == before
 
 
-def test_two_processes_build_the_cache_at_once(folder):
+def test_four_processes_build_the_cache_at_once_and_alike_to_the_byte(folder):
     code = """
 import hashlib, json, os, sys, time
 from pathlib import Path
@@ -431,16 +431,19 @@ from cssgan.datasets import Samples
 from cssgan.volumes import Grid
 samples = Samples(phantom_cases({"train": (3, 3)}), Grid((24, 24, 16), (7.0, 7.0, 8.0)), sys.argv[1])
 (Path(sys.argv[2]) / str(os.getpid())).touch()
-while len(os.listdir(sys.argv[2])) < 2: time.sleep(0.001)
+while len(os.listdir(sys.argv[2])) < 4: time.sleep(0.001)
 print(json.dumps([hashlib.sha256(v.numpy().tobytes() + y.numpy().tobytes()).hexdigest() for v, y, _ in (samples[i] for i in range(6))]))
 """
     (folder / "ready").mkdir()
-    running = [subprocess.Popen([sys.executable, "-c", code, folder / "cache", folder / "ready"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    running = [subprocess.Popen([sys.executable, "-c", code, folder / "cache", folder / "ready"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     out = [p.communicate(timeout=120) for p in running]
-    assert [p.returncode for p in running] == [0, 0], out
-    assert json.loads(out[0][0]) == json.loads(out[1][0]) and len(set(json.loads(out[0][0]))) == 6
+    assert [p.returncode for p in running] == [0] * 4, out
+    assert len({o[0] for o in out}) == 1 and len(set(json.loads(out[0][0]))) == 6
     names = [p.name for p in (folder / "cache").iterdir()]
     assert len(names) == 6 and all(n.endswith(".safetensors") and not n.startswith(".") for n in names)
+    alone = Samples(phantom_cases({"train": (3, 3)}), TINY, folder / "alone")
+    for case in alone.cases: alone.prepared(case)
+    assert {p.name: p.read_bytes() for p in (folder / "alone").iterdir()} == {p.name: p.read_bytes() for p in (folder / "cache").iterdir()}
 
 
 def test_a_cache_that_cannot_be_made(folder):
