@@ -30,15 +30,16 @@ def around(label: np.ndarray, # (X, Y, Z)
 # %% ../nbs/03_plausible.ipynb #8efe302c
 def beside(label: np.ndarray, # (X, Y, Z)
            region: str, # one of REGIONS
-           ) -> dict|None: # region → share of the rim, 0 to 1; None if the region is not there, or nothing known beside it
+           ) -> dict|None: # region → share of the rim, 0 to 1; None if the region is not there, or hardly anything known beside it
     "What shares a face with a region."
     from scipy import ndimage
     heart = around(label)
     near = around(heart, heart == REGIONS.index(region), 1)
     inside = near == REGIONS.index(region)
-    rim = near[ndimage.binary_dilation(inside) & ~inside & (near != IGNORE)] if inside.any() else near[:0]
-    if not rim.size: return None
-    return dict(zip(REGIONS, (np.bincount(rim.ravel(), minlength=len(REGIONS)) / rim.size).tolist()))
+    rim = near[ndimage.binary_dilation(inside) & ~inside] if inside.any() else near[:0]
+    known = rim[rim != IGNORE]
+    if not known.size or known.size < rim.size / 4: return None
+    return dict(zip(REGIONS, (np.bincount(known, minlength=len(REGIONS)) / known.size).tolist()))
 
 def rim_of_lv(label: np.ndarray, # (X, Y, Z)
               ) -> float: # 0 to 1; NaN if there is no LV, or nothing known beside it
