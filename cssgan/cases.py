@@ -47,8 +47,8 @@ def apply_table(labels: np.ndarray, # integers as the data set has them
     values, where = np.unique(labels, return_inverse=True)
     unknown = [int(v) for v in values if int(v) not in table]
     if unknown:
-        raise InputError(f"{name} has label values {brief(unknown, 30)} that its table does not know (it knows {brief(sorted(table), 50)}): "
-                         f"add them to it, or map them to {IGNORE} to leave them out")
+        raise InputError(f"{name} has label values {brief(unknown, 30)} that its table does not know "
+                         f"(it knows {brief(sorted(table), 50)}): add them to it, or map them to {IGNORE} to leave them out")
     return np.array([table[int(v)] for v in values], np.uint8)[where].reshape(labels.shape)
 
 # %% ../nbs/03_cases.ipynb #67e1e6ff
@@ -59,7 +59,8 @@ def phantom_seed(image: str, # of a case
     "The seed of a phantom."
     if not image.startswith("phantom:"): return None
     if not re.fullmatch("[0-9]{1,10}", image[8:]) or int(image[8:]) > LARGEST_SEED:
-        raise InputError(f"{brief(image)} is no phantom; its seed is a whole number, 0 or more, at most {LARGEST_SEED}: correct it")
+        raise InputError(f"{brief(image)} is no phantom; its seed is a whole number, 0 or more, at most "
+                         f"{LARGEST_SEED}: correct it")
     return int(image[8:])
 
 # %% ../nbs/03_cases.ipynb #cell-018
@@ -72,11 +73,14 @@ def checked(cases: list, # of Case
     for key, known in dict(modality=MODALITIES, split=(*SPLITS, ""), table=TABLES).items():
         for case in cases:
             if getattr(case, key) not in known:
-                raise InputError(f"{name}: {brief(case.image)} has the {key} {brief(repr(getattr(case, key)))}; known are {', '.join(filter(None, known))}")
+                raise InputError(f"{name}: {brief(case.image)} has the {key} {brief(repr(getattr(case, key)))}; known "
+                                 f"are {', '.join(filter(None, known))}")
     for modality in MODALITIES:
-        if not any(c.modality == modality for c in cases): raise InputError(f"{name} holds no {modality} case; both CT and MRI are needed")
+        if not any(c.modality == modality for c in cases):
+            raise InputError(f"{name} holds no {modality} case; both CT and MRI are needed")
     ids = Counter(c.id for c in cases)
-    if len(ids) < len(cases): raise InputError(f"{name} names the case {brief(ids.most_common(1)[0][0])} twice; give each its own id")
+    if len(ids) < len(cases):
+        raise InputError(f"{name} names the case {brief(ids.most_common(1)[0][0])} twice; give each its own id")
     return each_once(one_side_only(well_named(cases, name), name), name)
 
 # %% ../nbs/03_cases.ipynb #cell-019
@@ -86,11 +90,13 @@ def well_named(cases: list, # of Case
     "Refuse names that would break lines or steer a terminal, and phantoms that cannot be drawn."
     for case in cases:
         for text in (case.id, case.patient, case.image, case.label):
-            if re.search(r"[\x00-\x1f\x7f-\x9f]", text): raise InputError(f"{name}: the name {brief(ascii(text))} holds a control character: rename it")
+            if re.search(r"[\x00-\x1f\x7f-\x9f]", text):
+                raise InputError(f"{name}: the name {brief(ascii(text))} holds a control character: rename it")
         try: seed = phantom_seed(case.image)
         except InputError as e: raise InputError(f"{name}: {e}") from e
         if case.label.startswith("phantom:") or (seed is not None and case.label):
-            raise InputError(f"{name}: {brief(case.image)} has the label {brief(case.label)}; a phantom brings its own labels: leave the label empty")
+            raise InputError(f"{name}: {brief(case.image)} has the label {brief(case.label)}; a phantom brings its own "
+                             "labels: leave the label empty")
     return cases
 
 def one_side_only(cases: list, # of Case, with their splits
@@ -100,21 +106,23 @@ def one_side_only(cases: list, # of Case, with their splits
     split_of = {}
     for case in cases:
         if split_of.setdefault(case.patient, case.split) != case.split:
-            raise InputError(f"{name}: patient {brief(case.patient)} is in {split_of[case.patient]} and in {case.split}; "
-                              "keep all scans of a patient in one split")
+            raise InputError(f"{name}: patient {brief(case.patient)} is in {split_of[case.patient]} and in "
+                             f"{case.split}; keep all scans of a patient in one split")
     return cases
 
 def each_once(cases: list, # of Case
               name, # where they come from, for the error
               ) -> list: # the same cases
     "Refuse a file that is listed twice or labels itself, or a phantom that is scanned twice in one modality."
-    scans = [(case.modality, seed) if (seed := phantom_seed(case.image)) is not None else os.path.realpath(case.image) for case in cases]
     seen = set()
-    for case, scan in zip(cases, scans):
+    for case in cases:
+        seed = phantom_seed(case.image)
+        scan = os.path.realpath(case.image) if seed is None else (case.modality, seed)
         if scan in seen: raise InputError(f"{name} lists {case.image} twice; remove one of the two")
         seen.add(scan)
     for case in cases:
-        if case.label and os.path.realpath(case.label) in seen: raise InputError(f"{name}: {case.label} is given as a label, and is a scan: name the label map")
+        if case.label and os.path.realpath(case.label) in seen:
+            raise InputError(f"{name}: {case.label} is given as a label, and is a scan: name the label map")
     return cases
 
 # %% ../nbs/03_cases.ipynb #4543c8a4
@@ -125,7 +133,8 @@ def visible(folder: Path, # any
     "What lies in a folder and is not hidden."
     try: return sorted(p for p in Path(folder).iterdir() if not p.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError): return []
-    except OSError as e: raise InputError(f"{folder} cannot be read ({e.strerror}): ask for the right to read it") from e
+    except OSError as e:
+        raise InputError(f"{folder} cannot be read ({e.strerror}): ask for the right to read it") from e
 
 def listed(files: list, # of Path
           ) -> str: # their number and the first names
@@ -145,7 +154,9 @@ def pairs(folder: Path, # a folder with NAME_image.nii.gz and NAME_label.nii.gz
           ) -> list: # of Case
     "Cases of one folder; an image without its label is an error, and what belongs to no case is named."
     cases, files = [], visible(folder)
-    if not folder.is_dir(): raise InputError(f"{folder.parent} holds no {modality} case: it has no folder {folder.name}, but {listed(visible(folder.parent)) or 'is empty'}")
+    if not folder.is_dir():
+        raise InputError(f"{folder.parent} holds no {modality} case: it has no folder {folder.name}, but "
+                         f"{listed(visible(folder.parent)) or 'is empty'}")
     for image in files:
         if not (found := re.fullmatch(r"(.+)_image(\.nii(?:\.gz)?)", image.name, re.DOTALL)): continue
         label = image.with_name(f"{found[1]}_label{found[2]}")
@@ -163,7 +174,8 @@ def from_folder(folder: str|Path, # holds CT/ and MRI/
     "A plain folder: `CT/NAME_image.nii.gz`, `CT/NAME_label.nii.gz`, and the same under `MRI/`."
     folder = Path(folder)
     cases = checked([case for m in MODALITIES for case in pairs(folder / m, m, "cssgan")], folder)
-    beside = [f for f in visible(folder) if re.search(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|dcm|hdr|img)$", f.name, re.IGNORECASE)]
+    scans = re.compile(r".*\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|dcm|hdr|img)", re.IGNORECASE | re.DOTALL)
+    beside = [f for f in visible(folder) if scans.fullmatch(f.name)]
     if beside: warn(f"{folder}: left out, because they lie neither in CT nor in MRI: {listed(beside)}")
     return cases
 
@@ -214,12 +226,17 @@ def check_table(path: Path, # a manifest
     "Refuse a table that cannot be a manifest, and name the columns that are not used."
     known = [f.name for f in fields(Case)]
     missing = {"image", "label", "modality", "split"} - set(columns)
-    if missing or not rows: raise InputError(f"{path} lacks the columns {', '.join(sorted(missing))}, or has no rows at all: a manifest begins with image,label,modality,split")
-    if len(rows) > MOST_ROWS: raise InputError(f"{path} has more than {MOST_ROWS:,} rows, which no data set has: name the right file")
-    double = [name for name, n in Counter(columns).items() if n > 1 and name] # spreadsheets leave empty columns at the end
+    if missing or not rows:
+        raise InputError(f"{path} lacks the columns {', '.join(sorted(missing))}, or has no rows at all: a manifest "
+                         "begins with image,label,modality,split")
+    if len(rows) > MOST_ROWS:
+        raise InputError(f"{path} has more than {MOST_ROWS:,} rows, which no data set has: name the right file")
+    double = [name for name, n in Counter(columns).items() if n > 1 and name] # spreadsheets leave empty ones at the end
     if double: raise InputError(f"{path} has the column {brief(double[0])} twice: remove one of the two")
     for number, row in enumerate(rows):
-        if any(row.pop(MORE, ())): raise InputError(f"{path} has more fields in its row {number + 1} than columns: put names that hold a comma in quotes")
+        if any(row.pop(MORE, ())):
+            raise InputError(f"{path} has more fields in its row {number + 1} than columns: put names that hold a "
+                             "comma in quotes")
     others = [name for name in columns if name and name not in known]
     if others: warn(f"{path}: columns that are not used: {brief(', '.join(others), 80)}; known are {', '.join(known)}")
 
@@ -230,25 +247,33 @@ def located(said: str, # of a row: an image or a label
     "Where a manifest's file is; what is meant for another program is refused."
     if not said or said.startswith("phantom:"): return said
     place = str(folder / said)
-    foreign = {r"[A-Za-z][A-Za-z0-9+.-]+://": "is an address, not a file: fetch it, and name the copy", "~": "begins with ~, which only a shell knows: write the whole path",
-               r".*\\": "is a path of Windows: write / between folders", ".*[\udc80-\udcff]": "is not in UTF-8: export the manifest again as UTF-8"}
+    foreign = {r"[A-Za-z][A-Za-z0-9+.-]+://": "is an address, not a file: fetch it, and name the copy",
+               "~": "begins with ~, which only a shell knows: write the whole path",
+               r".*\\": "is a path of Windows: write / between folders",
+               ".*[\udc80-\udcff]": "is not in UTF-8: export the manifest again as UTF-8"}
     for pattern, cure in foreign.items():
-        if re.match(pattern, said, re.DOTALL) and not os.path.lexists(place): raise InputError(f"{name}: {brief(said, 100)} {cure}")
+        if re.match(pattern, said, re.DOTALL) and not os.path.lexists(place):
+            raise InputError(f"{name}: {brief(said, 100)} {cure}")
     return place
 
 def from_manifest(path: str|Path, # a CSV file with at least the columns image, label, modality, split
                  ) -> list: # of Case
     "The cases of a manifest."
     path, cases = Path(path), []
-    if not os.path.exists(path): raise InputError(f"{path} is not there; a manifest is a CSV file with image,label,modality,split")
+    if not os.path.exists(path):
+        raise InputError(f"{path} is not there; a manifest is a CSV file with image,label,modality,split")
     columns, rows = read_rows(path)
     check_table(path, columns, rows)
     for number, said in enumerate(rows):
-        row = fitted(said, Row, name := f"{path}, row {number + 1},", "modality is CT or MRI; split is train, valid, test or empty")
-        if not row.image: raise InputError(f"{path} names no image in its row {number + 1}; fill it in, or remove the row")
-        if re.search("[\udc80-\udcff]", row.id + row.patient): raise InputError(f"{name} is not in UTF-8: export the manifest again as UTF-8")
+        name = f"{path}, row {number + 1},"
+        row = fitted(said, Row, name, "modality is CT or MRI; split is train, valid, test or empty")
+        if not row.image:
+            raise InputError(f"{path} names no image in its row {number + 1}; fill it in, or remove the row")
+        if re.search("[\udc80-\udcff]", row.id + row.patient):
+            raise InputError(f"{name} is not in UTF-8: export the manifest again as UTF-8")
         image, label = (located(file, path.parent, name) for file in (row.image, row.label))
-        cases.append(Case(row.id or f"{row.modality}_{number:04d}", row.patient or f"{number:04d}", row.modality, image, label, row.split, row.table or "cssgan"))
+        cases.append(Case(row.id or f"{row.modality}_{number:04d}", row.patient or f"{number:04d}", row.modality,
+                          image, label, row.split, row.table or "cssgan"))
     return checked(cases, path)
 
 # %% ../nbs/03_cases.ipynb #cell-035
@@ -285,7 +310,8 @@ def find_cases(data: str|Path, # a manifest, a plain folder, a folder of MM-WHS,
     if str(data) in phantoms: return phantoms[str(data)]()
     if os.path.isdir(data): return from_mmwhs(data) if os.path.isdir(Path(data) / "ct_train") else from_folder(data)
     if Path(data).suffix.lower() == ".csv": return from_manifest(data)
-    raise InputError(f"{brief(data, 100) or 'an empty name'} is no data set; name a folder with CT/ and MRI/, one with ct_train/ and mr_train/, a manifest (.csv), or {' or '.join(phantoms)}")
+    raise InputError(f"{brief(data, 100) or 'an empty name'} is no data set; name a folder with CT/ and MRI/, one with "
+                     f"ct_train/ and mr_train/, a manifest (.csv), or {' or '.join(phantoms)}")
 
 # %% ../nbs/03_cases.ipynb #cell-044
 def shuffled_patients(cases: list, # of Case, one modality
@@ -327,9 +353,10 @@ def draw_shared(cases: list, # of Case, without splits
     both = own[0] & own[1]
     if not both: return {}
     names = brief(", ".join(sorted(both)[:3])) + f" and {len(both) - 3} more" * (len(both) > 3)
-    warn(f"names that are in CT and in MRI ({names}) are taken for the same patients, who stay in one split: rename them if they are others")
+    warn(f"names that are in CT and in MRI ({names}) are taken for the same patients, who stay in one split: rename "
+         "them if they are others")
     fewest = min(map(len, own))
-    needed = min(3, fewest) - (fewest - len(both)) # how many of train, valid, test the others of the smaller modality cannot fill
+    needed = min(3, fewest) - (fewest - len(both)) # splits that the others of the smaller modality cannot fill
     n_test, n_valid = max(needed > 2, round(test * len(both))), max(needed > 1, round(valid * len(both)))
     return dealt(shuffled_patients([c for c in cases if c.patient in both], seed), n_test, n_valid)
 
@@ -349,7 +376,8 @@ def take_fraction(cases: list, # of Case, one modality and split
                   seed: int=0, # of the draw
                   ) -> list: # of Case, at least one
     "A share of the patients; a larger share contains every smaller one."
-    if not 0 < fraction <= 1: raise InputError(f"a fraction of {fraction} cannot be taken; it must be above 0 and at most 1")
+    if not 0 < fraction <= 1:
+        raise InputError(f"a fraction of {fraction} cannot be taken; it must be above 0 and at most 1")
     order = shuffled_patients(cases, seed)
     kept = set(order[:max(1, round(fraction * len(order)))])
     return [c for c in cases if c.patient in kept]
@@ -361,7 +389,8 @@ def select(cases: list, # of Case
            ) -> list: # of Case, at least one
     "The cases of one domain and one split; none is an error."
     chosen = [c for c in cases if (c.modality, c.split) == (modality, split)]
-    if not chosen: raise InputError(f"there is no {modality} case in the split {split!r}; add one, or draw the splits again")
+    if not chosen:
+        raise InputError(f"there is no {modality} case in the split {split!r}; add one, or draw the splits again")
     return chosen
 
 # %% ../nbs/03_cases.ipynb #cell-054
@@ -382,7 +411,8 @@ def path_from(file: str, # a scan or a label
               ) -> str: # as the manifest says it
     "A file's path from a folder, past all links on the way to either; phantoms and nothing stay what they are."
     if not file or file.startswith("phantom:"): return file
-    place = os.path.join(os.path.realpath(os.path.dirname(file)), os.path.basename(file)) # the name of a link to a scan stays: readers go by its ending
+    folder_of_file, name = os.path.split(file) # a scan that is a link keeps its name: readers go by its ending
+    place = os.path.join(os.path.realpath(folder_of_file), name)
     try: return os.path.relpath(place, os.path.realpath(folder))
     except ValueError: return place # on another drive of Windows
 
@@ -393,5 +423,6 @@ def write_manifest(cases: list, # of Case
     path, text = Path(path), io.StringIO()
     out = csv.DictWriter(text, [f.name for f in fields(Case)], lineterminator="\n")
     out.writeheader()
-    out.writerows(asdict(c) | {"image": path_from(c.image, path.parent), "label": path_from(c.label, path.parent)} for c in cases)
+    for case in cases:
+        out.writerow(asdict(case) | {"image": path_from(case.image, path.parent), "label": path_from(case.label, path.parent)})
     write_whole(path, text.getvalue().encode("utf-8", "surrogateescape"))

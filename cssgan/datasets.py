@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np, torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-import cssgan.anatomy, cssgan.chest, cssgan.dicom, cssgan.files, cssgan.heart, cssgan.phantom, cssgan.plausible, cssgan.volumes
+import cssgan.anatomy, cssgan.chest, cssgan.dicom, cssgan.files, cssgan.heart
+import cssgan.phantom, cssgan.plausible, cssgan.volumes
 from .guard import InputError, brief, make_folder, read_bytes, regular_file, remove_orphans, warn, write_whole
 from .volumes import (CT_WINDOW, IGNORE, MODALITIES, PAPER_GRID, REGIONS, SMALL_GRID,
                             Grid, Volume, normalise, to_grid, with_label)
@@ -42,7 +43,9 @@ def believed(values: np.ndarray, # (X, Y, Z) integers as the data set has them
     labels = apply_table(values, TABLES[table] | {IGNORE: IGNORE}, name)
     certain = [d for d in doubts(labels, abs(np.linalg.det(affine[:3, :3])) / 1000) if d.certain]
     why = certain[0] if certain else "nothing of a heart is marked" if not marked(labels).any() else None
-    if why: raise InputError(f"{name} cannot be a heart: {why}; it was read as {read_as(table)}: correct it, or renumber it")
+    if why:
+        raise InputError(f"{name} cannot be a heart: {why}; it was read as {read_as(table)}: "
+                         "correct it, or renumber it")
     return labels
 
 def labels_of(case: Case, # a scan with a label
@@ -62,7 +65,8 @@ def structures_of(case: Case, # a scan with a label, or a phantom
     labels, affine = (drawn.label, drawn.affine) if drawn else labels_of(case)
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
     odd = "; ".join(map(str, doubts(labels, voxel_ml)))
-    return ", ".join(f"{region} {ml:.0f} ml" for region, ml in volumes_ml(labels, voxel_ml).items() if ml) + f" ({odd})" * bool(odd)
+    volumes = ", ".join(f"{region} {ml:.0f} ml" for region, ml in volumes_ml(labels, voxel_ml).items() if ml)
+    return volumes + f" ({odd})" * bool(odd)
 
 # %% ../nbs/03_datasets.ipynb #cell-007
 def load_case(case: Case, # whose scan
@@ -74,11 +78,13 @@ def load_case(case: Case, # whose scan
     volume = read_volume(case.image, case.modality)
     labels, affine = labels_of(case) if case.label else (np.full(volume.shape, IGNORE, np.uint8), volume.affine)
     placed = to_grid(with_label(volume, labels, affine, case.label), grid)
-    if case.label and not marked(placed.label).any(): raise InputError(f"{case.label}: nothing of its heart lies on the training grid: is there a stray voxel far away?")
+    if case.label and not marked(placed.label).any():
+        raise InputError(f"{case.label}: nothing of its heart lies on the training grid: is there a stray voxel far "
+                         "away?")
     return normalise(placed)
 
 # %% ../nbs/03_datasets.ipynb #cell-011
-SOURCES = (cssgan.dicom, cssgan.files, cssgan.volumes, cssgan.plausible, # the modules that read, judge and resample scans
+SOURCES = (cssgan.dicom, cssgan.files, cssgan.volumes, cssgan.plausible, # modules that read, judge, resample scans
            cssgan.anatomy, cssgan.chest, cssgan.heart, cssgan.phantom) # and those that draw phantoms
 
 @lru_cache
@@ -92,7 +98,8 @@ def files_of(place: str, # an image or a label; empty: none
     if not os.path.exists(place): return []
     if os.path.isdir(place): return sorted(f.path for f in os.scandir(place) if f.is_file())
     if not place.lower().endswith((".mhd", ".nhdr")): return [place]
-    data = re.search(rb"^(?:ElementDataFile *=|data ?file *:) *([^\r\n]+?) *\r?$", read_bytes(place, 1_000_000), re.MULTILINE | re.IGNORECASE)
+    data = re.search(rb"^(?:ElementDataFile *=|data ?file *:) *([^\r\n]+?) *\r?$",
+                     read_bytes(place, 1_000_000), re.MULTILINE | re.IGNORECASE)
     beside = os.path.join(os.path.dirname(place), os.fsdecode(data[1])) if data else place
     return [place, beside] if os.path.isfile(beside) and beside != place else [place]
 
@@ -100,10 +107,12 @@ def fingerprint(case: Case, # whose scan
                 grid: Grid, # the training grid
                 ) -> str: # 32 hexadecimal digits
     "A name for what `load_case` gives, different whenever that could differ."
-    def stamps(place): return [os.path.realpath(place), *([os.path.basename(f), (what := os.stat(f)).st_size, what.st_mtime_ns] for f in files_of(place))]
+    def stamp(file): return [os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns]
+    def stamps(place): return [os.path.realpath(place), *map(stamp, files_of(place))]
     image = case.image if case.image.startswith("phantom:") else stamps(case.image)
     label = stamps(case.label) if case.label else ""
-    facts = [cssgan.__version__, program(), "checksum", case.modality, image, label, sorted(TABLES[case.table].items()), asdict(grid)]
+    table = sorted(TABLES[case.table].items())
+    facts = [cssgan.__version__, program(), "checksum", case.modality, image, label, table, asdict(grid)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 # %% ../nbs/03_datasets.ipynb #644f5654
@@ -114,7 +123,8 @@ def content_of(case: Case, # whose scan
     def digests(place):
         for file in files_of(place):
             with open(file, "rb") as f: yield hashlib.file_digest(f, "sha256").hexdigest()
-    facts = [sorted(digests(case.image)), sorted(digests(case.label)), sorted(TABLES[case.table].items()) if case.label else []]
+    table = sorted(TABLES[case.table].items()) if case.label else []
+    facts = [sorted(digests(case.image)), sorted(digests(case.label)), table]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 # %% ../nbs/03_datasets.ipynb #cell-014
@@ -124,7 +134,9 @@ class CacheError(InputError):
 def cache_folder() -> Path:
     "Where prepared cases are kept: `$CSSGAN_CACHE`, or `.cache/cssgan` in the user's home."
     try: return Path(os.environ.get("CSSGAN_CACHE", "").strip() or "~/.cache/cssgan").expanduser()
-    except RuntimeError as e: raise CacheError("there is no home folder to keep prepared scans in: name another place (cssgan_train --cache DIR, or CSSGAN_CACHE)") from e
+    except RuntimeError as e:
+        raise CacheError("there is no home folder to keep prepared scans in: name another place (cssgan_train --cache "
+                         "DIR, or CSSGAN_CACHE)") from e
 
 # %% ../nbs/03_datasets.ipynb #9b1be6a6
 def checksum(tensors: dict, # of a prepared case
@@ -140,12 +152,16 @@ def read_prepared(file: Path, # in the cache
                   ) -> tuple: # (tensors, name of the content)
     "A prepared case; ValueError for what a prepared case cannot be."
     with safe_open(regular_file(file), "pt") as f:
-        tensors, (content, total) = {name: f.get_tensor(name) for name in f.keys()}, (f.metadata() or {}).get("cssgan", " ").split(" ")
-    kinds = {"volume": (torch.float16, (1, *grid.shape)), "labels": (torch.uint8, grid.shape), "range": (torch.float32, (2,))}
-    if {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()} != kinds: raise ValueError("other tensors than a case has")
+        tensors = {name: f.get_tensor(name) for name in f.keys()}
+        content, total = (f.metadata() or {}).get("cssgan", " ").split(" ")
+    kinds = {"volume": (torch.float16, (1, *grid.shape)), "labels": (torch.uint8, tuple(grid.shape)),
+             "range": (torch.float32, (2,))}
+    if {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()} != kinds:
+        raise ValueError("other tensors than a case has")
     if checksum(tensors, content) != total: raise ValueError("the checksum is wrong")
     if not tensors["volume"].abs().amax() <= 1: raise ValueError("intensities outside [-1, 1]")
-    if (tensors["labels"] + 1).amax() > len(REGIONS): raise ValueError("labels that are none") # in bytes, IGNORE + 1 is 0
+    if (tensors["labels"] + 1).amax() > len(REGIONS): # in bytes, IGNORE + 1 is 0
+        raise ValueError("labels that are none")
     if not tensors["range"].isfinite().all(): raise ValueError("an infinite range")
     return tensors, content
 
@@ -156,8 +172,10 @@ def write_prepared(tensors: dict, # "volume" float16 [1, X, Y, Z], "labels" uint
     "Keep a prepared case."
     try:
         make_folder(file.parent)
-        write_whole(file, save(tensors, {"cssgan": f"{content} {checksum(tensors, content)}"})) # one entry: safetensors writes several in any order
-    except InputError as e: raise CacheError(f"no prepared scan can be kept: {e} (cssgan_train --cache DIR, or CSSGAN_CACHE)") from e
+        facts = {"cssgan": f"{content} {checksum(tensors, content)}"} # one entry: safetensors writes several in any order
+        write_whole(file, save(tensors, facts))
+    except InputError as e:
+        raise CacheError(f"no prepared scan can be kept: {e} (cssgan_train --cache DIR, or CSSGAN_CACHE)") from e
 
 # %% ../nbs/03_datasets.ipynb #cc81365d
 class Samples(torch.utils.data.Dataset):
@@ -185,7 +203,8 @@ class Samples(torch.utils.data.Dataset):
         file = self.cache / f"{fingerprint(case, self.grid)}.safetensors"
         if os.path.lexists(file):
             try: tensors, self.contents[case] = read_prepared(file, self.grid)
-            except (SafetensorError, OSError, ValueError) as e: warn(f"{brief(case.id)} is prepared again: its file {file.name} in the cache is damaged ({brief(e)})")
+            except (SafetensorError, OSError, ValueError) as e:
+                warn(f"{brief(case.id)} is prepared again: its file {file.name} in the cache is damaged ({brief(e)})")
             else: return tensors
         volume, self.contents[case] = load_case(case, self.grid), content_of(case)
         tensors = {"volume": torch.from_numpy(volume.voxels).half()[None], "labels": torch.from_numpy(volume.label),
@@ -206,7 +225,8 @@ def look_at(case: Case, # whose scan
            ):
     "Refuse a case whose files are not there, or are no files."
     if phantom_seed(case.image) is not None: return
-    if os.path.isdir(case.image) and not files_of(case.image): raise InputError(f"{case.image} is an empty folder: name the one that holds the slices")
+    if os.path.isdir(case.image) and not files_of(case.image):
+        raise InputError(f"{case.image} is an empty folder: name the one that holds the slices")
     for file in filter(None, ("" if os.path.isdir(case.image) else case.image, case.label)):
         if not os.stat(regular_file(file)).st_size: raise InputError(f"{file} is empty: copy it again")
 
@@ -232,23 +252,26 @@ class BothDomains:
 
     def parts(self) -> dict: # ("CT" or "MRI", "train" or "valid") → Samples
         "The four sets of samples."
-        return {("CT", "train"): self.train_A, ("MRI", "train"): self.train_B, ("CT", "valid"): self.valid_A, ("MRI", "valid"): self.valid_B}
+        return {("CT", "train"): self.train_A, ("MRI", "train"): self.train_B,
+                ("CT", "valid"): self.valid_A, ("MRI", "valid"): self.valid_B}
 
     def prepare(self,
                 progress: bool=False, # show a bar
                ):
         "Read every scan now, so that whatever cannot be used is refused before the first step."
         from tqdm import tqdm
-        jobs = [(samples, case) for samples in self.parts().values() for case in samples.cases if isinstance(case, Case)]
+        parts = self.parts().values()
+        jobs = [(samples, case) for samples in parts for case in samples.cases if isinstance(case, Case)]
         try_all(jobs, lambda job: look_at(job[1]))
         for folder in {samples.cache for samples, _ in jobs}: remove_orphans(folder)
         scans = [(samples, case) for samples, case in jobs if phantom_seed(case.image) is None]
-        try_all(tqdm(scans, "reading scans", unit="scan", disable=not progress or not scans), lambda job: job[0].prepared(job[1]))
+        bar = tqdm(scans, "reading scans", unit="scan", disable=not progress or not scans)
+        try_all(bar, lambda job: job[0].prepared(job[1]))
 
     def names(self) -> tuple: # two times 16 hexadecimal digits: by content, and by ids alone
         "Names for what is trained and validated with."
-        def content(samples, case): return samples.content(case) if isinstance(case, Case) else ""
-        cases = [[(str(getattr(case, "id", case)), content(samples, case)) for case in samples.cases] for samples in self.parts().values()]
+        def facts(samples, case): return (case.id, samples.content(case)) if isinstance(case, Case) else (str(case), "")
+        cases = [[facts(samples, case) for case in samples.cases] for samples in self.parts().values()]
         ids = [[id for id, _ in part] for part in cases]
         return tuple(hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16] for what in (cases, ids))
 
@@ -258,7 +281,7 @@ class BothDomains:
 
     def unlabelled(self) -> list: # of (modality, "train" or "valid")
         "The parts in which no case has labels: no segmentor can learn from them, or be judged by them."
-        def has_labels(case): return not isinstance(case, Case) or bool(case.label) or phantom_seed(case.image) is not None
+        def has_labels(case): return not isinstance(case, Case) or case.label or phantom_seed(case.image) is not None
         return [part for part, samples in self.parts().items() if not any(map(has_labels, samples.cases))]
 
 # %% ../nbs/03_datasets.ipynb #cell-018
@@ -352,9 +375,13 @@ def phantom_seeds(n: int, # patients of each modality
                   first: int, # the first patient's number
                   ) -> list: # of (modality, seed)
     "Which phantoms are asked for; CT has even seeds, MRI odd ones."
-    if not 1 <= n <= MOST_PHANTOMS: raise InputError(f"{brief(n)} phantoms cannot be written; ask for 1 or more, at most {MOST_PHANTOMS:,}")
-    if not 0 <= first <= LARGEST_SEED // 2 - n: raise InputError(f"the first patient's number (its seed) is {brief(first)}; choose 0 or more, at most {LARGEST_SEED // 2 - n}")
-    return [(modality, 2 * number + MODALITIES.index(modality)) for number in range(first, first + n) for modality in dict.fromkeys(modalities)]
+    if not 1 <= n <= MOST_PHANTOMS:
+        raise InputError(f"{brief(n)} phantoms cannot be written; ask for 1 or more, at most {MOST_PHANTOMS:,}")
+    if not 0 <= first <= LARGEST_SEED // 2 - n:
+        raise InputError(f"the first patient's number (its seed) is {brief(first)}; choose 0 or more, at most "
+                         f"{LARGEST_SEED // 2 - n}")
+    numbers = range(first, first + n)
+    return [(m, 2 * number + MODALITIES.index(m)) for number in numbers for m in dict.fromkeys(modalities)]
 
 def phantom_places(folder: str|Path, # of the data set
                    n: int=2, # patients of each modality
@@ -363,7 +390,8 @@ def phantom_places(folder: str|Path, # of the data set
                    ending: str=".nii.gz", # or ".nii"
                    ) -> list: # of Path
     "Where `write_phantoms` writes."
-    return [place for m, seed in phantom_seeds(n, modalities, first) for place in scan_places(folder, m, f"phantom_{seed:05d}", ending)]
+    names = [(m, f"phantom_{seed:05d}") for m, seed in phantom_seeds(n, modalities, first)]
+    return [place for m, name in names for place in scan_places(folder, m, name, ending)]
 
 def write_phantoms(folder: str|Path, # of the data set; made if need be
                    n: int=2, # patients of each modality
@@ -373,7 +401,8 @@ def write_phantoms(folder: str|Path, # of the data set; made if need be
                    ending: str=".nii.gz", # or ".nii"
                   ):
     "Draw phantoms and write them as a plain folder; CT has even seeds, MRI odd ones."
-    for modality, seed in phantom_seeds(n, modalities, first): write_scan(phantom(seed, modality, grid), folder, f"phantom_{seed:05d}", ending)
+    for modality, seed in phantom_seeds(n, modalities, first):
+        write_scan(phantom(seed, modality, grid), folder, f"phantom_{seed:05d}", ending)
 
 # %% ../nbs/03_datasets.ipynb #cell-033
 def write_samples(folder: str|Path, # made if need be
@@ -394,14 +423,16 @@ def table_for(labels: np.ndarray, # integers as the data set has them
     values = np.unique(labels).tolist()
     for table, known in TABLES.items():
         if set(values) <= set(known): return table
-    raise InputError(f"{name} has label values {brief(values, 40)} that no table knows: renumber it; the tables are {', '.join(f'{t} ({read_as(t)})' for t in TABLES)}")
+    raise InputError(f"{name} has label values {brief(values, 40)} that no table knows: renumber it; the tables are "
+                     f"{', '.join(f'{t} ({read_as(t)})' for t in TABLES)}")
 
 def heart_places(file: str|Path, # a label map
                  folder: str|Path, # of the data set
                  modalities: tuple=MODALITIES, # "CT", "MRI"
                  ) -> list: # of Path
     "Where `write_phantom_of` writes."
-    name = re.sub(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)$", "", Path(file).name, flags=re.IGNORECASE).lstrip(".") or "heart"
+    ending = r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)$"
+    name = re.sub(ending, "", Path(file).name, flags=re.IGNORECASE).lstrip(".") or "heart"
     return [place for modality in dict.fromkeys(modalities) for place in scan_places(folder, modality, name)]
 
 def write_phantom_of(file: str|Path, # a label map
@@ -412,7 +443,8 @@ def write_phantom_of(file: str|Path, # a label map
                      seed: int=0, # of the chest around the heart, and of the scanner
                     ):
     "Put a labelled heart into a chest, scan it, and write it as a plain folder."
-    if not 0 <= seed <= LARGEST_SEED: raise InputError(f"the seed is {brief(seed)}; choose a whole number from 0 to {LARGEST_SEED}")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"the seed is {brief(seed)}; choose a whole number from 0 to {LARGEST_SEED}")
     labels, affine = read_label(file)
     heart = believed(labels, affine, str(file), table or table_for(labels, file))
     try: anatomy = anatomy_from_labels(heart, affine, grid, seed)
