@@ -10,8 +10,9 @@ import torch
 from cssgan import datasets, volumes
 from cssgan.guard import InputError, InputWarning, write_whole
 from cssgan.cases import TABLES, Case, apply_table, checked, draw_splits, find_cases, from_folder, from_manifest, from_mmwhs, phantom_cases, phantom_S1, phantom_S2, select, take_fraction, thin, with_splits, write_manifest
-from cssgan.datasets import (CacheError, Samples, cache_folder, checksum, content_of, fingerprint, heart_places, load_case, phantom_places, sample_places, structures_of, unpaired,
-                             unpaired_order, write_phantom_of, write_phantoms, write_samples, write_scan)
+from cssgan.datasets import (CacheError, Samples, cache_folder, checksum, content_of, fingerprint, heart_places, load_case,
+                             phantom_places, sample_places, structures_of, unpaired, unpaired_order, write_phantom_of,
+                             write_phantoms, write_samples, write_scan)
 from cssgan.phantom import phantom
 from cssgan.files import read_label, read_volume, write_label, write_volume
 from cssgan.volumes import IGNORE, Grid, normalise, to_grid
@@ -778,7 +779,7 @@ def test_a_bit_that_was_lost_is_found(four, where):
     volume, labels, _ = samples[0]
     good = file.read_bytes()
     at = int(where * len(good)) if isinstance(where, float) else where
-    file.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1:] if at >= 0 else good[:at] + bytes([good[at] ^ 4]) + good[at + 1:])
+    file.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1:])
     with pytest.warns(InputWarning, match="CT_phantom_00000 is prepared again"): again = samples[0]
     assert torch.equal(volume, again[0]) and torch.equal(labels, again[1]) and file.read_bytes() == good
 
