@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LONGEST', 'KINDS', 'NO_LOCKS', 'printable', 'brief', 'InputError', 'InputWarning', 'warn', 'regular_file',
            'read_bytes', 'gunzip', 'fitted', 'parse_json', 'read_json', 'make_folder', 'remove_orphans', 'sync_folder',
-           'write_whole', 'free_place', 'held', 'termination_interrupts']
+           'write_whole', 'free_place', 'held', 'termination_interrupts', 'name_the_user']
 
 # %% ../nbs/00_guard.ipynb #cell-003
 import errno, json, os, signal, socket, stat, sys, threading, time, warnings, zlib
@@ -266,3 +266,15 @@ def termination_interrupts():
     try: yield
     finally:
         for s, handler in before.items(): signal.signal(s, handler)
+
+# %% ../nbs/00_guard.ipynb #86652cef
+def name_the_user():
+    "Give a user whom the system does not know a name, where programs look for one."
+    if any(map(os.environ.get, ("LOGNAME", "USER", "LNAME", "USERNAME"))): return
+    try:
+        import pwd
+        pwd.getpwuid(os.getuid())
+    except ImportError: pass  # Windows always knows
+    except KeyError: os.environ["LOGNAME"] = f"uid{os.getuid()}"
+
+name_the_user()

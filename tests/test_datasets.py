@@ -844,13 +844,13 @@ def test_a_user_without_a_name_can_import_what_asks_for_it():
 import os, pwd
 def nobody(_): raise KeyError("uid not found")
 pwd.getpwuid = nobody
-import cssgan, getpass
+import cssgan.guard, getpass
 print(getpass.getuser())
 import monai.metrics"""
     bare = {k: v for k, v in os.environ.items() if k not in ("LOGNAME", "USER", "LNAME", "USERNAME")}
     ended = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True)
     assert ended.returncode == 0 and ended.stdout.startswith(f"uid{os.getuid()}\n"), ended.stderr
-    named = subprocess.run([sys.executable, "-c", "import os; before = dict(os.environ); import cssgan; assert os.environ == before"], env=bare | {"USER": "anna"})
+    named = subprocess.run([sys.executable, "-c", "import os; before = dict(os.environ); import cssgan.guard; assert os.environ == before"], env=bare | {"USER": "anna"})
     assert named.returncode == 0
 
 
