@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LONGEST', 'KINDS', 'NO_LOCKS', 'printable', 'brief', 'InputError', 'InputWarning', 'warn', 'regular_file',
            'read_bytes', 'gunzip', 'fitted', 'parse_json', 'read_json', 'make_folder', 'remove_orphans', 'sync_folder',
-           'write_whole', 'free_place', 'held', 'termination_interrupts']
+           'write_whole', 'free_place', 'held', 'termination_interrupts', 'name_the_user']
 
 # %% ../nbs/00_guard.ipynb #cell-003
 import errno, json, os, signal, socket, stat, sys, threading, time, warnings, zlib
@@ -164,10 +164,12 @@ def _lives(pid: int) -> bool:
     return True
 
 def remove_orphans(
-    path,  # a place that is written to
+    path,  # a place that is written to, or a folder of such places
 ):
     "Remove what a process of this machine that is gone left half-written there."
-    for part in Path(path).parent.glob(_part(Path(path))[0]):
+    place, parts = Path(path), _part(Path(path))[0]
+    everywhere = f".cssgan-*-{parts.split('-', 2)[2]}"
+    for part in place.glob(everywhere) if place.is_dir() else place.parent.glob(parts):
         with suppress(OSError, ValueError, IndexError):
             if not _lives(int(part.name.split("-")[3])): part.unlink()
 
@@ -276,3 +278,15 @@ def termination_interrupts():
         if came: raise KeyboardInterrupt
     finally:
         for s, handler in before.items(): signal.signal(s, handler or signal.SIG_DFL)
+
+# %% ../nbs/00_guard.ipynb #86652cef
+def name_the_user():
+    "Give a user whom the system does not know a name, where programs look for one."
+    if any(map(os.environ.get, ("LOGNAME", "USER", "LNAME", "USERNAME"))): return
+    try:
+        import pwd
+        pwd.getpwuid(os.getuid())
+    except ImportError: pass  # Windows always knows
+    except KeyError: os.environ["LOGNAME"] = f"uid{os.getuid()}"
+
+name_the_user()

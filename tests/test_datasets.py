@@ -1,5 +1,5 @@
 "From folders, manifests and seeds to unpaired batches: nothing leaks, nothing is guessed, nothing is mixed up."
-import json, os, subprocess, sys
+import json, os, shutil, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from cssgan import datasets, volumes
-from cssgan.guard import InputError, write_whole
+from cssgan.guard import InputError, InputWarning, write_whole
 from cssgan.cases import TABLES, Case, apply_table, checked, draw_splits, find_cases, from_folder, from_manifest, from_mmwhs, phantom_cases, phantom_S1, phantom_S2, select, take_fraction, thin, with_splits, write_manifest
-from cssgan.datasets import Samples, fingerprint, load_case, unpaired, unpaired_order, write_phantom_of, write_phantoms, write_samples, write_scan
+from cssgan.datasets import (CacheError, Samples, cache_folder, checksum, content_of, fingerprint, heart_places, load_case,
+                             phantom_places, sample_places, structures_of, unpaired, unpaired_order, write_phantom_of,
+                             write_phantoms, write_samples, write_scan)
 from cssgan.phantom import phantom
 from cssgan.files import read_label, read_volume, write_label, write_volume
 from cssgan.volumes import IGNORE, Grid, normalise, to_grid
@@ -147,6 +149,7 @@ def test_a_domain_with_no_case(folder, missing):
     refused(from_folder, folder, says=f"no {missing} case")
 
 
+@pytest.mark.filterwarnings("ignore::cssgan.guard.InputWarning")
 def test_same_name_in_both_modalities_is_one_patient(tmp_path):
     write_label(phantom(3, "CT", TINY).label, TINY.affine(), tmp_path / "heart.nii.gz")
     write_phantom_of(tmp_path / "heart.nii.gz", tmp_path / "set", grid=TINY)
@@ -215,7 +218,7 @@ def test_a_phantom_may_be_scanned_twice(tmp_path):
 @pytest.mark.parametrize("text, says", [
     (HEAD + "a.nii,b.nii,CT,train\nb/../a.nii,b.nii,CT,train\nc.nii,,MRI,train\n", "a.nii twice"), (HEAD + "a.nii,,CT,train\na.nii,,MRI,train\n", "a.nii twice"),
     (HEAD + "phantom:4,,CT,train\nphantom:4,,CT,test\nphantom:1,,MRI,train\n", "phantom:4 twice"), ("", "lacks the columns"), (HEAD, "no rows"), ("image,modality\na.nii,CT\n", "label, split"),
-    (HEAD + "a.nii,b.nii,PET,train\nc.nii,,MRI,train\n", "the modality 'PET'"), (HEAD + "a.nii,b.nii,CT,training\nc.nii,,MRI,train\n", "the split 'training'"),
+    (HEAD + "a.nii,b.nii,PET,train\nc.nii,,MRI,train\n", "'PET' - at modality"), (HEAD + "a.nii,b.nii,CT,training\nc.nii,,MRI,train\n", "'training' - at split"),
     (HEAD + "a.nii,b.nii,CT,train\n", "no MRI case"), (HEAD + ",b.nii,CT,train\nc.nii,,MRI,train\n", "names no image"), (HEAD + "a.nii\nc.nii,,MRI,train\n", ""),
     ("id," + HEAD + "x,a.nii,,CT,train\nx,c.nii,,MRI,train\n", "twice"), ("table," + HEAD + "mine,a.nii,,CT,train\n,c.nii,,MRI,train\n", "the table 'mine'"),
     ("patient," + HEAD + "anna,a.nii,,CT,train\nanna,c.nii,,MRI,test\n", "patient anna is in train and in test"),
@@ -367,6 +370,7 @@ def test_prepared_once(folder, monkeypatch):
     assert first[0].shape == (1, *TINY.shape) and first[0].dtype == torch.float32 and first[0].abs().max() <= 1 and first[1].dtype == torch.int64
 
 
+@pytest.mark.filterwarnings("ignore::cssgan.guard.InputWarning")
 @pytest.mark.parametrize("spoil", [lambda b: b"", lambda b: b[:100], lambda b: b[:-1], lambda b: b"x" * len(b), lambda b: b"\x80\x04" + b, lambda b: b"{}"],
                          ids=["empty", "cut", "one byte short", "rubbish", "pickle", "text"])
 def test_a_damaged_file_is_made_again(folder, spoil):
@@ -419,7 +423,7 @@ def test_a_table_and_the_program_are_known_by_what_they_say(folder, monkeypatch,
     assert fingerprint(case, TINY) == before
 
 
-def test_two_processes_build_the_cache_at_once(folder):
+def test_four_processes_build_the_cache_at_once_and_alike_to_the_byte(folder):
     code = """
 import hashlib, json, os, sys, time
 from pathlib import Path
@@ -428,16 +432,19 @@ from cssgan.datasets import Samples
 from cssgan.volumes import Grid
 samples = Samples(phantom_cases({"train": (3, 3)}), Grid((24, 24, 16), (7.0, 7.0, 8.0)), sys.argv[1])
 (Path(sys.argv[2]) / str(os.getpid())).touch()
-while len(os.listdir(sys.argv[2])) < 2: time.sleep(0.001)
+while len(os.listdir(sys.argv[2])) < 4: time.sleep(0.001)
 print(json.dumps([hashlib.sha256(v.numpy().tobytes() + y.numpy().tobytes()).hexdigest() for v, y, _ in (samples[i] for i in range(6))]))
 """
     (folder / "ready").mkdir()
-    running = [subprocess.Popen([sys.executable, "-c", code, folder / "cache", folder / "ready"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    running = [subprocess.Popen([sys.executable, "-c", code, folder / "cache", folder / "ready"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     out = [p.communicate(timeout=120) for p in running]
-    assert [p.returncode for p in running] == [0, 0], out
-    assert json.loads(out[0][0]) == json.loads(out[1][0]) and len(set(json.loads(out[0][0]))) == 6
+    assert [p.returncode for p in running] == [0] * 4, out
+    assert len({o[0] for o in out}) == 1 and len(set(json.loads(out[0][0]))) == 6
     names = [p.name for p in (folder / "cache").iterdir()]
     assert len(names) == 6 and all(n.endswith(".safetensors") and not n.startswith(".") for n in names)
+    alone = Samples(phantom_cases({"train": (3, 3)}), TINY, folder / "alone")
+    for case in alone.cases: alone.prepared(case)
+    assert {p.name: p.read_bytes() for p in (folder / "alone").iterdir()} == {p.name: p.read_bytes() for p in (folder / "cache").iterdir()}
 
 
 def test_a_cache_that_cannot_be_made(folder):
@@ -546,3 +553,325 @@ def test_a_name_for_the_cases_changes_with_any_of_them_and_not_with_the_cache(fi
     assert unpaired(cases, TINY, tmp_path).name() == five.name()
     for other in (cases[:-1] + [replace(cases[-1], id="other")], [replace(cases[0], split="test"), *cases[1:]]):
         assert unpaired(other, TINY, tmp_path).name() != five.name()
+
+
+# ---- labels that can be a heart's
+
+SETS = {"ACDC": {2: 1, 5: 2, 1: 3}, "M&Ms": {1: 1, 5: 2, 2: 3}, "TotalSegmentator": {5: 1, 3: 2, 1: 3, 4: 4, 2: 5}, "HVSMR": {1: 1, 2: 2, 3: 3, 4: 4}, "LV and RV exchanged": {1: 2, 2: 1, 3: 3, 4: 4, 5: 5},
+        "LV and myocardium exchanged": {1: 5, 5: 1, 2: 2, 3: 3, 4: 4}, "one number for all": {y: 1 for y in range(1, 6)}, "nothing": {}, "only what nobody annotated": {y: IGNORE for y in range(1, 6)}}
+
+
+def renumbered(labels, table):
+    "Labels in another data set's numbers."
+    other = np.zeros_like(labels)
+    for ours, theirs in table.items(): other[labels == ours] = theirs
+    return other
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_numbers_of_other_data_sets_are_refused_with_what_they_were_read_as(folder, name):
+    case = ct_case(folder)
+    label, affine = read_label(case.label)
+    write_label(renumbered(label, SETS[name]), affine, case.label)
+    for call, *args in ((load_case, case, TINY), (structures_of, case), (write_phantom_of, case.label, folder / "made", ("CT",), "", TINY)):
+        assert Path(case.label).name in refused(call, *args, says="1 LV, 2 RV, 3 LA, 4 RA, 5 myocardium")
+    assert not (folder / "made").exists()
+
+
+@pytest.mark.parametrize("value", [1, 5])
+def test_a_mask_of_ones_is_refused(folder, value):
+    case = ct_case(folder)
+    label, affine = read_label(case.label)
+    write_label(np.full_like(label, value), affine, case.label)
+    refused(load_case, case, TINY, says="cannot be a heart")
+
+
+def test_a_label_map_of_which_the_table_drops_everything(mmwhs):
+    file = mmwhs / "ct_train/ct_train_1001_label.nii.gz"
+    values, affine = read_label(file)
+    write_values(np.where(values > 0, 820, 0), affine, file)
+    assert file.name in refused(load_case, from_mmwhs(mmwhs)[0], TINY, says="500 LV, 600 RV")
+
+
+@pytest.mark.parametrize("dropped", [(2, 3, 4), (3, 4), (1,), (2,), (1, 5), (5,)], ids=str)
+def test_what_is_annotated_in_part_is_accepted(folder, dropped):
+    case = ct_case(folder)
+    label, affine = read_label(case.label)
+    write_label(np.where(np.isin(label, (0, *dropped)), IGNORE, label), affine, case.label)
+    assert set(np.unique(load_case(case, TINY).label)) == set(range(1, 6)) - set(dropped) | {IGNORE}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("axis, half", [(0, 0), (1, 1), (2, 0), (2, 1)])
+def test_a_heart_that_is_cut_by_the_field_of_view_is_accepted(tmp_path, seed, axis, half):
+    scan = phantom(seed, "CT", Grid((32, 32, 24), (5., 5., 5.)))
+    place = [slice(None)] * 3
+    heart = np.flatnonzero(np.isin(scan.label, (1, 5)).any(axis=tuple({0, 1, 2} - {axis})))
+    middle = (heart[0] + heart[-1]) // 2
+    place[axis] = slice(middle, None) if half else slice(None, middle + 1)
+    affine = scan.affine.copy()
+    affine[:3, 3] += affine[:3, axis] * (middle if half else 0)
+    write_scan(replace(scan, voxels=scan.voxels[tuple(place)], label=scan.label[tuple(place)], affine=affine), tmp_path, "cut")
+    load_case(Case("cut", "1", "CT", str(tmp_path / "CT/cut_image.nii.gz"), str(tmp_path / "CT/cut_label.nii.gz")), TINY)
+
+
+@pytest.mark.data
+def test_every_real_heart_is_believed(real):
+    for file in sorted((real / "hearts").glob("*.nii.gz")) + [real / "rodero01/labels_1mm.nii.gz"] + sorted((real / "sunnybrook").glob("*_label.nii.gz")):
+        said = structures_of(Case("a", "a", "CT", "a", str(file), table="MM-WHS"))
+        assert said.startswith("LV ") and " ml" in said
+
+
+@pytest.mark.data
+def test_short_axis_stacks_can_be_prepared(real, tmp_path):
+    cases = [Case(f"{i}", f"{i}", "MRI", str(f), str(f).replace("_mr", "_label"), "train", "MM-WHS") for i, f in enumerate(sorted((real / "sunnybrook").glob("*_mr.nii.gz"))[:5])]
+    for case in cases: assert {0, 1, 5} >= set(np.unique(Samples(cases, TINY, tmp_path).prepared(case)["labels"])) > {0}
+
+
+def test_a_stray_voxel_that_drags_the_grid_away_is_refused(folder):
+    case, tight = ct_case(folder), Grid((8, 8, 8), (2., 2., 2.))
+    label, affine = read_label(case.label)
+    spread = np.zeros_like(label)
+    spread[0, 0, 0] = spread[-1, -1, -1] = 2
+    write_label(spread, affine, case.label)
+    refused(load_case, case, tight, says="stray voxel")
+
+
+def test_structures_are_said_with_their_volumes(folder):
+    said = structures_of(ct_case(folder))
+    assert [part.split()[0] for part in said.split(", ")] == ["LV", "RV", "LA", "RA", "myocardium"] and said.count(" ml") == 5
+    label, affine = read_label(ct_case(folder).label)
+    assert said.startswith(f"LV {np.count_nonzero(label == 1) * 7 * 7 * 8 / 1000:.0f} ml")
+    assert structures_of(replace(ct_case(folder), label="")) == "no labels" and structures_of(phantom_cases({"train": (1, 1)})[0]).startswith("LV ")
+
+
+def test_volumes_come_from_the_determinant(folder):
+    case = ct_case(folder)
+    label, affine = read_label(case.label)
+    tilted = affine.copy()
+    tilted[1, 2] = affine[2, 2] * np.tan(np.radians(30))  # a gantry's tilt: the spacing grows, the voxel does not
+    straight = structures_of(case)
+    import nibabel as nib
+    nib.Nifti1Image(label.astype(np.uint8), tilted).to_filename(case.label)
+    assert structures_of(case).split(" (")[0] == straight.split(" (")[0]
+
+
+# ---- what a data set is called
+
+@pytest.fixture(scope="module")
+def set_of_four(tmp_path_factory):
+    "Two tiny scans of each modality, and a manifest that says who trains: copy it."
+    folder = tmp_path_factory.mktemp("four")
+    write_phantoms(folder, 2, grid=TINY)
+    cases = [replace(c, split=split) for c, split in zip(from_folder(folder), ("train", "valid") * 2)]
+    write_manifest(cases, folder / "cases.csv")
+    return folder
+
+
+@pytest.fixture
+def four(set_of_four, tmp_path): return Path(shutil.copytree(set_of_four, tmp_path / "four"))
+
+
+def opened(folder, cache=None): return unpaired(from_manifest(folder / "cases.csv"), TINY, cache or folder / "cache")
+
+
+def test_the_name_of_data_is_that_of_its_content_wherever_it_lies(four, tmp_path):
+    name = opened(four).name()
+    for file in four.glob("*/*.nii.gz"): os.utime(file, ns=(1, 1))
+    shutil.copytree(four, tmp_path / "elsewhere")
+    assert opened(four).name() == opened(tmp_path / "elsewhere", tmp_path / "empty").name() == name
+    assert opened(four).names()[0] == name
+
+
+@pytest.mark.parametrize("place", ["CT/phantom_00000_image.nii.gz", "CT/phantom_00000_label.nii.gz", "MRI/phantom_00003_image.nii.gz", "MRI/phantom_00003_label.nii.gz"])
+def test_a_scan_that_was_exchanged_under_its_name_changes_the_name_of_the_data(four, place):
+    before, other = opened(four).names(), four / place.replace("00000", "00002").replace("00003", "00001")
+    stamp = os.stat(four / place)
+    shutil.copy(other, four / place)
+    os.utime(four / place, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    after = opened(four).names()
+    assert after[0] != before[0] and after[1] == before[1]
+
+
+def test_the_name_of_data_is_known_without_reading_scans_again(four, monkeypatch):
+    name = (first := opened(four)).name()
+    monkeypatch.setattr(datasets, "load_case", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(datasets, "content_of", lambda *_: pytest.fail("hashed again"))
+    assert opened(four).name() == name
+    shutil.rmtree(four)
+    assert first.name() == name
+
+
+def test_the_name_that_older_checkpoints_hold_is_among_the_names(five):
+    import hashlib
+    ids = [[c.id for c in samples.cases] for samples in (five.train_A, five.train_B, five.valid_A, five.valid_B)]
+    assert five.names()[1] == hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16] != five.name()
+
+
+def test_phantoms_are_known_by_their_seed(five, tmp_path):
+    cases = phantom_cases({"train": (5, 2), "valid": (1, 1)})
+    cases[0] = replace(cases[0], image="phantom:98")
+    assert unpaired(cases, TINY, tmp_path).name() != five.name() and not list(tmp_path.iterdir())
+
+
+def test_slices_and_data_beside_a_header_are_content_too(tmp_path, scans):
+    write_dicom(tmp_path / "series", scans["CT"].voxels, scans["CT"].affine)
+    (tmp_path / "a.mhd").write_text("NDims = 3\nElementDataFile = a.raw\n")
+    (tmp_path / "a.raw").write_bytes(b"1234")
+    for place, changed in (("series", "series/IM0003"), ("a.mhd", "a.raw")):
+        case = Case("a", "a", "CT", str(tmp_path / place))
+        before = content_of(case), fingerprint(case, TINY)
+        (tmp_path / changed).write_bytes((tmp_path / changed).read_bytes() + b"5")
+        assert content_of(case) != before[0] and fingerprint(case, TINY) != before[1]
+
+
+# ---- before the first step
+
+def test_a_slip_in_a_name_is_found_before_any_scan_is_read(four, monkeypatch):
+    monkeypatch.setattr(datasets, "load_case", lambda *_: pytest.fail("read a scan"))
+    text = (four / "cases.csv").read_text().replace("MRI/phantom_00003_image", "MRI/phantom_00003_imgae")
+    (four / "cases.csv").write_text(text)
+    message = refused(opened(four).prepare, says="1 of 4 cases cannot be used")
+    assert "phantom_00003_imgae.nii.gz" in message and not (four / "cache").exists()
+
+
+def test_all_bad_cases_are_counted_and_the_first_is_named(four):
+    for n in (0, 3): (four / f"{'MRI' if n else 'CT'}/phantom_0000{n}_image.nii.gz").write_bytes(b"rubbish")
+    assert "phantom_00000_image.nii.gz" in refused(opened(four).prepare, says="2 of 4 cases cannot be used")
+    assert len(list((four / "cache").glob("*.safetensors"))) == 2
+
+
+def test_prepared_data_is_read_and_kept_and_phantoms_are_not_drawn(four, monkeypatch, tmp_path):
+    data = opened(four)
+    data.prepare(progress=True)
+    assert len(list((four / "cache").glob("*.safetensors"))) == 4
+    monkeypatch.setattr(datasets, "load_case", lambda *_: pytest.fail("read or drawn again"))
+    data.prepare()
+    unpaired(phantom_cases({"train": (2, 2), "valid": (1, 1)}), TINY, tmp_path / "none").prepare()
+    assert not (tmp_path / "none").exists()
+    assert data.unlabelled() == []
+
+
+def test_what_can_be_no_cache_is_not_blamed_on_the_cases(four):
+    (four / "file").touch()
+    with pytest.raises(CacheError, match="CSSGAN_CACHE") as e: opened(four, four / "file" / "cache").prepare()
+    assert "cases cannot be used" not in str(e.value)
+
+
+def test_parts_without_labels_are_named(four):
+    cases = [replace(c, label="") if c.modality == "MRI" else c for c in from_manifest(four / "cases.csv")]
+    assert unpaired(cases, TINY, four / "cache").unlabelled() == [("MRI", "train"), ("MRI", "valid")]
+
+
+# ---- what the cache can have suffered
+
+def kept(four):
+    "Samples, and the file in which the first is kept."
+    samples = Samples(from_folder(four), TINY, four / "cache")
+    samples[0]
+    file, = (four / "cache").iterdir()
+    return samples, file
+
+
+@pytest.mark.parametrize("where", [5, 60, 200, 0.3, 0.7, -30])
+def test_a_bit_that_was_lost_is_found(four, where):
+    samples, file = kept(four)
+    volume, labels, _ = samples[0]
+    good = file.read_bytes()
+    at = int(where * len(good)) if isinstance(where, float) else where
+    file.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1:])
+    with pytest.warns(InputWarning, match="CT_phantom_00000 is prepared again"): again = samples[0]
+    assert torch.equal(volume, again[0]) and torch.equal(labels, again[1]) and file.read_bytes() == good
+
+
+@pytest.mark.parametrize("change", [{"labels": lambda t: t.fill_(77)}, {"volume": lambda t: t.fill_(float("nan"))}, {"volume": lambda t: t.fill_(3)}, {"volume": lambda t: t[:, :8].contiguous()},
+                                    {"labels": lambda t: t.long()}, {"range": lambda t: t.fill_(float("inf"))}, {"more": None}], ids=str)
+def test_what_no_prepared_case_holds_is_made_again_even_with_a_right_checksum(four, change):
+    from safetensors.torch import load_file, save_file
+    samples, file = kept(four)
+    good, tensors = file.read_bytes(), load_file(file)
+    for name, how in change.items(): tensors[name] = how(tensors[name]) if how else torch.zeros(1)
+    content = samples.content(samples.cases[0])
+    save_file(tensors, file, {"cssgan": f"{content} {checksum(tensors, content)}"})
+    with pytest.warns(InputWarning, match="prepared again"): samples[0]
+    assert file.read_bytes() == good
+
+
+def test_a_pipe_in_the_cache_does_not_hang(four):
+    samples, file = kept(four)
+    good = file.read_bytes()
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.warns(InputWarning, match="prepared again"): samples[0]
+    assert file.read_bytes() == good
+
+
+def test_halves_that_killed_processes_left_are_removed(four):
+    dead = subprocess.run([sys.executable, "-c", f"""
+import os
+from pathlib import Path
+from cssgan.guard import _part
+print(os.getpid())
+Path({str(four / "cache")!r}).mkdir()
+for name in ("one.safetensors", "another.safetensors"): (Path({str(four / "cache")!r}) / _part(Path(name))[1]).touch()"""], capture_output=True, text=True, check=True)
+    mine = four / "cache" / next((four / "cache").iterdir()).name.replace(f"-{dead.stdout.strip()}-", f"-{os.getpid()}-")
+    mine.touch()
+    assert len(list((four / "cache").iterdir())) == 3
+    opened(four).prepare()
+    assert [f for f in (four / "cache").iterdir() if f.suffix == ".part"] == [mine]
+
+
+# ---- where the cache is
+
+@pytest.mark.parametrize("value", ["", "  ", None])
+def test_an_empty_variable_is_unset(monkeypatch, tmp_path, value):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("CSSGAN_CACHE", raising=False) if value is None else monkeypatch.setenv("CSSGAN_CACHE", value)
+    assert cache_folder() == tmp_path / ".cache" / "cssgan"
+
+
+def test_home_is_asked_for_only_where_it_is_needed(monkeypatch, tmp_path):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no HOME, no entry in passwd
+    monkeypatch.setenv("CSSGAN_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    for value in ("", "~/cache"):
+        monkeypatch.setenv("CSSGAN_CACHE", value)
+        assert "CSSGAN_CACHE" in refused(cache_folder, says="no home folder")
+
+
+def test_a_user_without_a_name_can_import_what_asks_for_it():
+    code = """
+import os, pwd
+def nobody(_): raise KeyError("uid not found")
+pwd.getpwuid = nobody
+import cssgan.guard, getpass
+print(getpass.getuser())
+import monai.metrics"""
+    bare = {k: v for k, v in os.environ.items() if k not in ("LOGNAME", "USER", "LNAME", "USERNAME")}
+    ended = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stdout.startswith(f"uid{os.getuid()}\n"), ended.stderr
+    named = subprocess.run([sys.executable, "-c", "import os; before = dict(os.environ); import cssgan.guard; assert os.environ == before"], env=bare | {"USER": "anna"})
+    assert named.returncode == 0
+
+
+# ---- phantoms that are asked for
+
+@pytest.mark.parametrize("n, first", [(10**20, 0), (100_001, 0), (-1, 0), (1, -1), (1, 10**20), (1, 2**31), (100_000, 2**31 - 1)])
+def test_phantoms_are_bounded(tmp_path, n, first):
+    message = refused(write_phantoms, tmp_path / "none", n, first=first, grid=TINY)
+    assert not (tmp_path / "none").exists() and len(message) < 300
+    refused(phantom_places, tmp_path, n, first=first)
+
+
+def test_where_phantoms_will_lie_is_known_before(four, tmp_path):
+    written = lambda folder: sorted(f for f in Path(folder).rglob("*") if f.is_file())
+    write_phantoms(tmp_path / "made", 2, ("MRI", "MRI"), 7, TINY, ".nii")
+    assert written(tmp_path / "made") == sorted(phantom_places(tmp_path / "made", 2, ("MRI", "MRI"), 7, ".nii"))
+    write_phantom_of(ct_case(four).label, tmp_path / "heart", ("CT", "MRI"), grid=TINY)
+    assert written(tmp_path / "heart") == sorted(heart_places(ct_case(four).label, tmp_path / "heart")) and len(written(tmp_path / "heart")) == 4
+    assert len(sample_places(tmp_path)) == 12
+
+
+@pytest.mark.parametrize("name", ["heart.nii", "heart.NII.gz", ".heart.nii.gz", "heart.nrrd", "heart.mha", "heart"])
+def test_a_written_heart_is_called_as_its_file(tmp_path, name):
+    assert [p.name for p in heart_places(name, tmp_path, ("CT",))] == ["heart_label.nii.gz", "heart_image.nii.gz"]
