@@ -6,11 +6,11 @@
 __all__ = ['FORESEEN', 'NO_MEMORY', 'MOST_SEED', 'PHANTOM_WHAT', 'PHANTOM_EXAMPLES', 'LEAST_SHARE', 'TRAIN_WHAT',
            'TRAIN_EXAMPLES', 'BEGUN_WITH', 'OF_A_RUN', 'LOCK', 'FARTHEST', 'TRANSLATE_WHAT', 'TRANSLATE_EXAMPLES',
            'SEGMENT_WHAT', 'SEGMENT_EXAMPLES', 'SWEEP_WHAT', 'SWEEP_EXAMPLES', 'say', 'complain', 'only_our_warnings',
-           'attempt', 'Parser', 'parser', 'unfit', 'number', 'place', 'one_of', 'phantom_parser', 'phantom_files',
+           'attempt', 'Parser', 'parser', 'unfit', 'number', 'place', 'one_of', 'phantom_parser', 'phantom_places_of',
            'make_phantoms', 'phantom_main', 'train_parser', 'BegunWith', 'read_begun', 'refuse_taken', 'choose',
-           'begin', 'go_on', 'volumes_of', 'labels_of', 'said_of', 'run_folder', 'opened', 'train', 'tell',
-           'train_main', 'scan_parser', 'place_for', 'translate_scan', 'translate_main', 'segment_scan', 'segment_main',
-           'sweep_parser', 'sweep_grid', 'sweep_main']
+           'begin', 'go_on', 'said_of', 'run_folder', 'opened', 'train', 'tell', 'train_main', 'scan_parser',
+           'place_for', 'translate_scan', 'translate_main', 'segment_scan', 'segment_main', 'sweep_parser',
+           'sweep_grid', 'sweep_main']
 
 # %% ../nbs/13_cli.ipynb #cell-003
 import argparse, atexit, json, math, os, signal, sys, warnings
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Annotated
 import msgspec
 import cssgan
-from .guard import LONGEST, InputError, InputWarning, brief, free_place, held, make_folder, printable, read_json, regular_file, termination_interrupts, write_whole
+from .guard import (LONGEST, InputError, InputWarning, brief, check_folder, free_place, held, make_folder,
+                          printable, read_json, regular_file, termination_interrupts, write_whole)
 
 # %% ../nbs/13_cli.ipynb #cell-009
 FORESEEN = ValueError, OSError, FloatingPointError, MemoryError # InputError and CheckpointError are ValueErrors
@@ -146,15 +147,13 @@ PHANTOM_EXAMPLES = """  cssgan_phantom --out phantoms --n 4 --grid small
   cssgan_phantom --out heart --labels heart_labels.nii.gz"""
 
 # %% ../nbs/13_cli.ipynb #cell-023
-def phantom_files(args: argparse.Namespace, # from `phantom_parser`
-                  ): # yields paths
+def phantom_places_of(args: argparse.Namespace, # from `phantom_parser`
+                      ) -> list: # of paths
     "Where the phantoms will be."
-    from cssgan.volumes import MODALITIES
-    folder, first, n, ending = (args.samples, 5000, 3, ".nii") if args.samples else (args.out, args.seed, args.n, ".nii.gz")
-    for modality in MODALITIES if args.samples else args.modality:
-        names = (f"phantom_{2 * k + MODALITIES.index(modality):05d}" for k in range(first, first + n))
-        if args.labels and not args.samples: names = [Path(args.labels).name.split(".nii")[0]]
-        for name in names: yield from (Path(folder, modality, f"{name}_{what}{ending}") for what in ("image", "label"))
+    from cssgan.datasets import heart_places, phantom_places, sample_places
+    if args.samples: return sample_places(args.samples)
+    if args.labels: return heart_places(args.labels, args.out, args.modality)
+    return phantom_places(args.out, args.n, args.modality, args.seed)
 
 def make_phantoms(args: argparse.Namespace, # from `phantom_parser`
                  ):
@@ -163,7 +162,7 @@ def make_phantoms(args: argparse.Namespace, # from `phantom_parser`
     from cssgan.files import made_here
     from cssgan.volumes import PAPER_GRID, SMALL_GRID
     grid = {"paper": PAPER_GRID, "small": SMALL_GRID}[args.grid]
-    for path in phantom_files(args):
+    for path in phantom_places_of(args):
         if os.path.lexists(path): free_place(path, made_here, args.force, filter(None, [args.labels]))
     if args.samples: write_samples(args.samples)
     elif args.labels: write_phantom_of(args.labels, args.out, args.modality, args.table, grid, args.seed)
@@ -236,25 +235,30 @@ def refuse_taken(folder: Path, # for a new run
 
 # %% ../nbs/13_cli.ipynb #8e808d61
 def choose(facts: dict, # by the names in `BEGUN_WITH`
-          ) -> list: # of Case
-    "The cases of a new run."
-    from cssgan.cases import find_cases, select, thin, with_splits
+           cache: str|None=None, # where prepared scans are kept
+           progress: bool=False, # show a bar while they are read
+           ) -> list: # of Case
+    "The cases of a new run, all of them read."
+    from cssgan.cases import find_cases, thin, with_splits
+    from cssgan.datasets import unpaired
     from cssgan.schedule import preset
-    preset(facts["preset"])
+    grid = preset(facts["preset"]).grid
     shares = {"CT": facts["fraction_ct"], "MRI": facts["fraction_mri"]}
     cases = thin(with_splits(find_cases(facts["data"]), facts["seed"]), shares, facts["seed"])
-    for modality in shares: select(cases, modality, "valid")
+    unpaired(cases, grid, cache).prepare(progress)
     return cases
 
 def begin(folder: Path, # of the run
           asked: dict, # by the names in `BEGUN_WITH`; None: not typed
           until: ExitStack, # when it is closed, the folder is free again
+          cache: str|None=None, # where prepared scans are kept
+          progress: bool=False, # show a bar while they are read
           ) -> tuple: # what the run is begun with, by the same names; its cases
     "Choose the cases of a new run, and write down what it is begun with."
     from cssgan.cases import write_manifest
-    refuse_taken(folder, asked["data"])
+    refuse_taken(check_folder(folder), asked["data"])
     facts = BEGUN_WITH | {name: value for name, value in asked.items() if value is not None}
-    cases = choose(facts)
+    cases = choose(facts, cache, progress)
     until.enter_context(held(make_folder(folder), name=LOCK))
     refuse_taken(folder, asked["data"]) # somebody may have been quicker
     write_whole(folder / "train.json", json.dumps(facts, indent=1).encode())
@@ -282,36 +286,16 @@ def go_on(folder: Path, # of the run
     return facts, cases
 
 # %% ../nbs/13_cli.ipynb #cell-039
-def volumes_of(label, # (X, Y, Z) 0..5
-               voxel_ml: float, # of a voxel, millilitres
-               ) -> str: # "LV 102 ml, RV …"
-    "How large every region is."
-    if not label.any(): return "no heart was found"
-    import numpy as np
-    from cssgan.volumes import REGIONS
-    ml = np.bincount(label.ravel(), minlength=len(REGIONS)) * voxel_ml
-    return ", ".join(f"{region} {volume:.0f} ml" for region, volume in zip(REGIONS[1:], ml[1:]))
-
-def labels_of(case, # a Case with a label
-             ) -> str: # "NAME: LV 102 ml, RV …"
-    "How a case's labels are read."
-    import numpy as np
-    from cssgan.cases import TABLES, apply_table
-    from cssgan.files import read_label
-    from cssgan.volumes import IGNORE
-    labels, affine = read_label(case.label)
-    read = apply_table(labels, TABLES[case.table] | {IGNORE: IGNORE}, case.label)
-    return f"{Path(case.label).name}: {volumes_of(read, abs(np.linalg.det(affine[:3, :3])) / 1000)}"
-
-def said_of(cases: list, # of Case
+def said_of(data, # UnpairedData
             modality: str, # "CT" or "MRI"
             ) -> str: # one line
-    "How many cases there are, and how their labels are read."
-    own = [c for c in cases if c.modality == modality]
-    train, valid = (sum(c.split == split for c in own) for split in ("train", "valid"))
-    labelled = [c for c in own if c.label]
-    labels = f"the labels of {labels_of(labelled[0])}" if labelled else "all of them drawn" if own[0].image.startswith("phantom:") else "no labels, so nothing can judge it"
-    return f"{modality}: cases to train with: {train}, to validate with: {valid}; {labels}"
+    "How many cases there are, and how the labels of the first are read."
+    from cssgan.datasets import structures_of
+    train, valid = (data.parts()[modality, split].cases for split in ("train", "valid"))
+    count = f"{modality}: cases to train with: {len(train)}, to validate with: {len(valid)}"
+    labelled = [c for c in (*train, *valid) if c.label]
+    if labelled: return f"{count}; the labels of {Path(labelled[0].label).name}: {structures_of(labelled[0])}"
+    return f"{count}; " + ("all of them drawn" if train[0].image.startswith("phantom:") else "no labels, so nothing can judge it")
 
 # %% ../nbs/13_cli.ipynb #b68a464d
 def run_folder(args: argparse.Namespace, # from `train_parser`
@@ -323,11 +307,14 @@ def opened(args: argparse.Namespace, # from `train_parser`
            until: ExitStack, # when it is closed, the folder is free again
            ) -> tuple: # what the run is begun with; its cases; what is said of them; does it go on?
     "The run that was asked for, for this process alone."
+    from cssgan.datasets import unpaired
+    from cssgan.schedule import preset
     folder, asked = run_folder(args), {name: getattr(args, name) for name in BEGUN_WITH}
     goes_on = bool(args.resume) and os.path.lexists(folder / "train.json")
     if not goes_on and not args.data: raise InputError(f"{folder} holds no run that cssgan_train began: name the right folder, or begin with --data and --out")
-    facts, cases = (go_on if goes_on else begin)(folder, asked, until)
-    return facts, cases, [said_of(cases, modality) for modality in ("CT", "MRI")], goes_on
+    facts, cases = go_on(folder, asked, until) if goes_on else begin(folder, asked, until, args.cache, not args.quiet)
+    data = unpaired(cases, preset(facts["preset"]).grid, args.cache)
+    return facts, cases, [said_of(data, modality) for modality in ("CT", "MRI")], goes_on
 
 def train(args: argparse.Namespace, # from `train_parser`
          ):
@@ -426,10 +413,11 @@ def segment_scan(args: argparse.Namespace, # scan, checkpoint, modality, out, ce
     place_for(args)
     from cssgan.inference import segment
     from cssgan.files import write_label
+    from cssgan.plausible import describe_volumes
     found = segment(args.scan, args.checkpoint, args.modality, args.centre)
     place_for(args)
-    write_label(found.label, found.affine, args.out, found.history)
-    say(f"wrote {args.out}: {volumes_of(found.label, found.voxel_ml)}; not for diagnosis")
+    write_label(found.label, found.affine, args.out, found.history, found.forms)
+    say(f"wrote {args.out}: {describe_volumes(found.label, found.voxel_ml)}; not for diagnosis")
 
 # %% ../nbs/13_cli.ipynb #cell-055
 def segment_main(argv: list|None=None, # words after the command; None: what was typed

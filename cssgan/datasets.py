@@ -265,7 +265,7 @@ class BothDomains:
         try_all(jobs, lambda job: look_at(job[1]))
         for folder in {samples.cache for samples, _ in jobs}: remove_orphans(folder)
         scans = [(samples, case) for samples, case in jobs if phantom_seed(case.image) is None]
-        bar = tqdm(scans, "reading scans", unit="scan", disable=not progress or not scans)
+        bar = tqdm(scans, "reading scans", unit="scan", leave=False, disable=not progress or not scans)
         try_all(bar, lambda job: job[0].prepared(job[1]))
 
     def names(self) -> tuple: # two times 16 hexadecimal digits: by content, and by ids alone

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'KINDS', 'NO_LOCKS', 'printable', 'brief', 'InputError', 'InputWarning', 'warn', 'regular_file',
-           'read_bytes', 'gunzip', 'fitted', 'parse_json', 'read_json', 'make_folder', 'remove_orphans', 'sync_folder',
-           'write_whole', 'free_place', 'held', 'termination_interrupts', 'name_the_user']
+           'read_bytes', 'gunzip', 'fitted', 'parse_json', 'read_json', 'make_folder', 'check_folder', 'remove_orphans',
+           'sync_folder', 'write_whole', 'free_place', 'held', 'termination_interrupts', 'name_the_user']
 
 # %% ../nbs/00_guard.ipynb #cell-003
 import errno, json, os, signal, socket, stat, sys, threading, time, warnings, zlib
@@ -149,6 +149,16 @@ def make_folder(
     try: Path(folder).mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as e: raise InputError(f"the folder {folder} cannot be made ({getattr(e, 'strerror', e)}); choose another") from e
     if not os.access(folder, os.W_OK): raise InputError(f"the folder {folder} cannot be written to; choose another")
+    return Path(folder)
+
+def check_folder(
+    folder,  # to be made later, with its parents
+) -> Path:  # the folder
+    "Refuse a folder that could not be made or written to, without making it."
+    there = next(p for p in (Path(folder), *Path(folder).absolute().parents) if os.path.lexists(p))
+    why = "" if os.path.isdir(there) else f"{there} is no folder"
+    if not why and not os.access(there, os.W_OK): why = f"no right to write into {there}"
+    if why: raise InputError(f"the folder {folder} cannot be made ({why}); choose another")
     return Path(folder)
 
 def _part(path: Path) -> tuple:

@@ -785,7 +785,8 @@ def test_a_bit_that_was_lost_is_found(four, where):
 
 
 @pytest.mark.parametrize("change", [{"labels": lambda t: t.fill_(77)}, {"volume": lambda t: t.fill_(float("nan"))}, {"volume": lambda t: t.fill_(3)}, {"volume": lambda t: t[:, :8].contiguous()},
-                                    {"labels": lambda t: t.long()}, {"range": lambda t: t.fill_(float("inf"))}, {"more": None}], ids=str)
+                                    {"labels": lambda t: t.long()}, {"range": lambda t: t.fill_(float("inf"))}, {"more": None}],
+                         ids=["label 77", "nan", "out of range", "another shape", "another type", "infinite range", "one tensor more"])
 def test_what_no_prepared_case_holds_is_made_again_even_with_a_right_checksum(four, change):
     from safetensors.torch import load_file, save_file
     samples, file = kept(four)

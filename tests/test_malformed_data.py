@@ -286,7 +286,8 @@ SCANS = [
 ]
 
 TABLE = NAMES + MANIFESTS + FOLDERS + SCANS
-COMMAND = [bad for bad in NAMES + MANIFESTS[:60] + FOLDERS if bad.name != "no name"] # what is refused before a scan is looked at
+NO_NAMES = "no name", "a long name", "a NUL", "many folders" # the command refuses these as words: test_malformed_commands.py
+COMMAND = [bad for bad in NAMES + MANIFESTS[:60] + FOLDERS if bad.name not in NO_NAMES] # what is refused before a scan is looked at
 
 
 @pytest.mark.filterwarnings("ignore::cssgan.guard.InputWarning")
