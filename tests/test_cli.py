@@ -538,14 +538,14 @@ def test_two_commands_cannot_begin_in_one_folder(fails, data, tmp_path):
 def test_what_is_read_as_what_is_said_before_training(run, data, tmp_path, monkeypatch):
     monkeypatch.setattr("cssgan.training.fit", lambda *_, **__: None)
     monkeypatch.setattr(cli, "tell", lambda *_: None)
-    label = nib.load(data / "CT/phantom_00000_label.nii.gz")
+    label = nib.load(data / "CT/phantom_00002_label.nii.gz")
     ml = (np.asarray(label.dataobj) == 1).sum() * abs(np.linalg.det(label.affine)) / 1000
     table = from_folder(data)
     from cssgan.cases import with_splits, write_manifest
     write_manifest([replace(c, label="") if c.modality == "MRI" else c for c in with_splits(table)], tmp_path / "all.csv")
     status, out, err = run("cssgan_train", "--data", tmp_path / "all.csv", "--out", tmp_path / "run", "--preset", "smoke")
     ct, mri = out.splitlines()
-    assert status == 0 and err.split("\r")[-1].strip() == "" and f"phantom_00000_label.nii.gz: LV {ml:.0f} ml, RV" in ct and "no labels" in mri
+    assert status == 0 and err.split("\r")[-1].strip() == "" and f"phantom_00002_label.nii.gz: LV {ml:.0f} ml, RV" in ct and "no labels" in mri
     assert run("cssgan_train", "--data", tmp_path / "all.csv", "--out", tmp_path / "quiet", "--preset", "smoke", "--quiet")[1] == ""
 
 
