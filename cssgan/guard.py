@@ -82,7 +82,7 @@ def read_bytes(
     "A file's content, if it is not larger than it can be."
     path = regular_file(path, error)
     try:
-        with open(path, "rb") as f: content = f.read(most + 1)
+        with open(path, "rb") as f: content = f.read(min(most, os.fstat(f.fileno()).st_size) + 1)  # no more room than it takes
     except OSError as e: raise error(f"{path} cannot be read ({e.strerror}): copy it again") from e
     if len(content) > most: raise error(f"{path} is larger than {most / 1e6:.4g} MB, which it cannot be: name the right file")
     return content
@@ -164,10 +164,12 @@ def _lives(pid: int) -> bool:
     return True
 
 def remove_orphans(
-    path,  # a place that is written to
+    path,  # a place that is written to, or a folder
 ):
     "Remove what a process of this machine that is gone left half-written there."
-    for part in Path(path).parent.glob(_part(Path(path))[0]):
+    path = Path(path)
+    folder, ours = (path, ".cssgan-*-" + _part(path)[0].split("-", 2)[2]) if path.is_dir() else (path.parent, _part(path)[0])
+    for part in folder.glob(ours):
         with suppress(OSError, ValueError, IndexError):
             if not _lives(int(part.name.split("-")[3])): part.unlink()
 
