@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 import cssgan
 from .volumes import Grid, MODALITIES, REGIONS
+from .files import SPACING_LIMITS
 from .guard import InputError, brief, fitted, make_folder, read_bytes, regular_file, remove_orphans, write_whole
 from .models import Networks
 
@@ -43,7 +44,7 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Number = Annotated[float, Meta(ge=-1e30, le=1e30)] # so that infinity is none
 Share = Annotated[float, Meta(ge=0, le=1e6)]
 Side = Annotated[int, Meta(ge=1, le=1024)] # voxels
-Spacing = Annotated[float, Meta(ge=.05, le=50)] # mm
+Spacing = Annotated[float, Meta(ge=SPACING_LIMITS[0], le=SPACING_LIMITS[1])] # mm
 MOST_VOXELS = 2**24 # of a training grid; the paper's has 2**20
 
 class Sizes(Struct, forbid_unknown_fields=True):

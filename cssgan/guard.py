@@ -240,7 +240,9 @@ def held(
     except Timeout as e: raise error(f"{folder}: another process is at this {what} now: wait until it has ended, or choose another folder") from e
     except OSError as e: raise error(f"{folder} cannot be locked ({e.strerror}): choose another folder") from e
     try: yield
-    finally: lock.release()
+    finally:
+        with suppress(OSError): os.unlink(lock.lock_file)  # while it is ours: who waits for it looks whether it is still there
+        lock.release()
 
 def _lock(path):
     "The system's lock, or where there is none, a file that says whose it is."
