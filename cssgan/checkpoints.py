@@ -244,9 +244,10 @@ def find_checkpoint(folder: str|Path, # a checkpoint's folder, or that of a run
     "Where the checkpoint is."
     if not str(folder): raise CheckpointError("the checkpoint's name is empty: name the folder that cssgan_train wrote (its best/ or last/)")
     folder = Path(folder)
-    try: is_folder = os.path.isdir(folder) or not os.path.lexists(folder)
-    except ValueError as e: raise CheckpointError(f"{folder} is no folder's name ({e}): name the folder that cssgan_train wrote") from e
-    if not is_folder: raise CheckpointError(f"{regular_file(folder, CheckpointError)} is a file; a checkpoint is a folder with checkpoint.json and .safetensors in it")
+    try: os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError): pass
+    except (OSError, ValueError) as e: raise CheckpointError(f"{brief(folder, 120)} cannot be opened ({getattr(e, 'strerror', e)}): name the folder that cssgan_train wrote") from e
+    if os.path.lexists(folder) and not folder.is_dir(): raise CheckpointError(f"{regular_file(folder, CheckpointError)} is a file; a checkpoint is a folder with checkpoint.json and .safetensors in it")
     for place in (folder, folder / "best", folder / "checkpoint", folder / "checkpoint" / "best"):
         if os.path.lexists(place / CHECKPOINT): return place
     refuse_pickles(folder)

@@ -237,7 +237,7 @@ def refuse_other_tensors(run: Run, # at its beginning
                         ):
     "The random state, the judges and the pools must be those of this run."
     group = lambda kind: {name: tensor for name, tensor in tensors.items() if name.split(".")[0] == kind}
-    strange = [name for name in tensors if name.split(".")[0] not in ("rng", "judge", "pool", *vars(run.optimizers))]
+    strange = [name for name in tensors if name != "rng" and not name.startswith(("judge.", "pool.", *(f"{adam}." for adam in vars(run.optimizers))))]
     if strange: raise CheckpointError(f"{folder} holds a tensor {strange[0]!r}, which no run needs; copy it again")
     like_these(group("rng"), {"rng": run.rng.get_state()}, folder)
     judges = {f"judge.{S}.{name}": tensor for S in ("S_A", "S_B") for name, tensor in getattr(run.nets, S).state_dict().items()}

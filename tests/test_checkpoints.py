@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 import cssgan
 from cssgan import checkpoints, datasets
-from cssgan.checkpoints import (CheckpointError, about_networks, find_checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer,
+from cssgan.checkpoints import (CheckpointError, about_networks, checksum_of, fall_back, find_checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer,
                                 save_checkpoint)
 from cssgan.models import Networks
 from cssgan.schedule import preset
@@ -31,9 +31,10 @@ def refused(folder, says="", **how):
 
 
 def rewrite(folder, **facts):
-    "Change what checkpoint.json says."
+    "Change what checkpoint.json says, with a checksum that is right."
     file = folder / "checkpoint.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | facts))
+    said = {name: fact for name, fact in json.loads(file.read_text()).items() if name != "checksum"} | facts
+    file.write_text(json.dumps(said | {"checksum": checksum_of(said)}))
 
 
 def about_of(nets, **more): return about_networks(nets, Grid((8, 8, 8), (2.0, 2.0, 2.0)), {"CT": (-1000, 1000), "MRI": (0, 500)}, **more)
@@ -85,7 +86,7 @@ def test_a_runs_folder_will_do(checkpoint, tmp_path, place):
 
 # ---- whole or not at all
 
-@pytest.mark.parametrize("survives", [0, 1, 2])
+@pytest.mark.parametrize("survives", [0, 1, 2, 3])
 def test_killed_between_two_writes_keeps_the_old_checkpoint(copy, monkeypatch, survives):
     old, writes = load_checkpoint(copy)[0].state_dict(), []
     def write(path, content):
@@ -98,7 +99,8 @@ def test_killed_between_two_writes_keeps_the_old_checkpoint(copy, monkeypatch, s
     assert equal(load_checkpoint(copy, with_training=True)[0].state_dict(), old)
     monkeypatch.undo()
     save_checkpoint(copy, new, about_of(new), {"rng": torch.ones(3)})
-    assert equal(load_checkpoint(copy)[0].state_dict(), new.state_dict()) and len(list(copy.iterdir())) == 3
+    assert equal(load_checkpoint(copy)[0].state_dict(), new.state_dict())
+    assert sorted(p.name.partition("-")[0] for p in copy.iterdir()) == ["checkpoint.json", "previous.json", *2 * ["training"], *2 * ["weights"]]
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(copy, monkeypatch):

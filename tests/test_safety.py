@@ -87,18 +87,31 @@ def whole(server, tmp_path_factory):
     return files(folder), seconds
 
 
+def named(words):
+    "The tensor files that a checkpoint.json names."
+    return {name for group in json.loads(words)["files"].values() for name in group}
+
+
+def current(found):
+    "The newest checkpoints, of all that a run's folder holds; beside them lie nothing but the one before and its tensors."
+    kept = {f"{place}/{name}" for place in ("best", "last") for name in ("checkpoint.json", *named(found[f"{place}/checkpoint.json"]))}
+    before = {f"last/{name}" for name in ("previous.json", *named(found["last/previous.json"]))}
+    assert found.keys() == kept | before, found.keys()
+    return {name: found[name] for name in kept}
+
+
 def ends_like(whole, server, folder, **how):
-    "Go on to the end; is everything as in the run that nobody interrupted, byte for byte, with no other file beside it?"
+    "Go on to the end; are the checkpoints as in the run that nobody interrupted, byte for byte?"
     told = Child(server, folder, **how).end()
     assert told[0] == "finished", told
-    ours = {name: content for name, content in files(folder).items()}
-    return ours.keys() == whole[0].keys() and all(content == whole[0][name] for name, content in ours.items())
+    return current(files(folder)) == current(whole[0])
 
 
 # ---- killed
 
 def test_a_run_holds_two_checkpoints_and_nothing_else(whole):
-    assert sorted(name.partition("-")[0] for name in whole[0]) == ["best/checkpoint.json", "best/weights", "last/checkpoint.json", "last/training", "last/weights"]
+    assert sorted({name.partition("-")[0] for name in whole[0]}) == ["best/checkpoint.json", "best/weights", "last/checkpoint.json", "last/previous.json", "last/training", "last/weights"]
+    assert len(current(whole[0])) == 5 and len(whole[0]) == 8, "and the checkpoint before"
 
 
 def test_twenty_kills_at_random_moments_change_nothing(server, whole, tmp_path):
@@ -120,9 +133,9 @@ def test_twenty_kills_at_random_moments_change_nothing(server, whole, tmp_path):
 
 
 def test_killed_at_every_moment_of_writing_a_checkpoint(server, whole, tmp_path):
-    "Within each of three files, before and after each gets its name, and before old files are removed; always the second checkpoint of an attempt."
+    "Within each of four files, before and after each gets its name, and before old files are removed; always the second checkpoint of an attempt."
     import children
-    for moment in range(9, 18):
+    for moment in range(11, 21):
         before = progress(tmp_path)
         child = Child(server, tmp_path, trouble=partial(children.killed_in_writing, moment))
         assert child.end() == signal.SIGKILL and intact(tmp_path)
@@ -134,18 +147,19 @@ def test_killed_while_the_best_is_written(server, whole, tmp_path):
     import children
     config = replace(children.RUN, phases=(Phase("joint", 3),))
     told = Child(server, tmp_path / "whole", config=config, save_every=1e9).end()
-    for moment in range(1, 6): # two files and their names, before anything else is written
+    for moment in (12, *range(2, 9)): # `last` comes first; then two files and their names, before anything else is written
         child = Child(server, tmp_path / "run", config=config, save_every=1e9, trouble=partial(children.killed_in_writing, moment))
-        assert told[0] == "finished" and child.end() == signal.SIGKILL
-        if moment < 5: assert not (tmp_path / "run" / "best" / "checkpoint.json").exists()
+        assert told[0] == "finished" and child.end() == signal.SIGKILL and intact(tmp_path / "run")
+        if moment < 6 or moment == 12: assert not (tmp_path / "run" / "best" / "checkpoint.json").exists()
     assert ends_like((files(tmp_path / "whole"),), server, tmp_path / "run", config=config, save_every=1e9)
 
 
 def test_what_a_kill_left_of_any_file_is_removed_by_the_next_checkpoint(server, tmp_path):
     import children
     config = replace(children.RUN, phases=(Phase("segmentors", 1),))
-    assert Child(server, tmp_path, config=config, trouble=partial(children.killed_in_writing, 5)).end() == signal.SIGKILL
-    assert [p.name[:16] for p in tmp_path.rglob(".*")] == [".checkpoint.json"], "killed within checkpoint.json"
+    assert Child(server, tmp_path, config=config, trouble=partial(children.killed_in_writing, 9)).end() == signal.SIGKILL
+    assert sorted(p.name[:6] for p in tmp_path.rglob(".*")) == [".cssga", ".first", ".lock"], "killed within checkpoint.json"
+    for name in (".checkpoint.json.1234.part", ".weights-0123456789ab.safetensors.1234.part"): (tmp_path / "last" / name).touch() # as versions before named them
     assert Child(server, tmp_path, config=config).end()[0] == "finished"
     assert not [p for p in tmp_path.rglob(".*")]
 
@@ -153,9 +167,9 @@ def test_what_a_kill_left_of_any_file_is_removed_by_the_next_checkpoint(server, 
 # ---- no room, no folder, no data
 
 def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_when_there_is_room(server, whole, tmp_path):
-    "Whether the weights, the tensors of training or the words find no room."
+    "Whether the weights, the tensors of training, the words of before or those of now find no room."
     import children
-    for attempt, moment in enumerate((4, 5, 6), 1):
+    for attempt, moment in enumerate((6, 6, 7, 8), 1):
         name, says = Child(server, tmp_path, trouble=partial(children.disk_is_full, moment)).end()
         assert name in ("InputError", "CheckpointError", "OSError") and "No space left" in says and str(tmp_path) in says and "\n" not in says
         assert intact(tmp_path) and (0, attempt) <= progress(tmp_path) < (2, 0) and not list(tmp_path.rglob(".*"))
