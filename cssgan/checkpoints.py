@@ -7,11 +7,12 @@ __all__ = ['Text', 'Count', 'Number', 'Share', 'Side', 'Spacing', 'MOST_VOXELS',
            'OURS', 'MOST_JSON', 'DAMAGED', 'HEADER', 'MEMORY', 'CheckpointError', 'about_networks', 'Sizes', 'Box',
            'Stretch', 'Settings', 'beside', 'FileNames', 'About', 'plain', 'checksum_of', 'read_about', 'write_tensors',
            'keep_previous', 'names_in', 'save_checkpoint', 'clean_up', 'refuse_pickles', 'find_checkpoint',
-           'read_tensors', 'like_these', 'bytes_of', 'read_checkpoint', 'load_checkpoint', 'version', 'fall_back',
-           'optimizer_tensors', 'restore_optimizer']
+           'read_tensors', 'like_these', 'bytes_of', 'expected_weights', 'read_checkpoint', 'load_checkpoint',
+           'version', 'fall_back', 'optimizer_tensors', 'restore_optimizer']
 
 # %% ../nbs/07_checkpoints.ipynb #cell-003
 import hashlib, json, math, os, re
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 import msgspec, torch
@@ -291,6 +292,12 @@ def bytes_of(tensors: dict, # name → tensor
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 # %% ../nbs/07_checkpoints.ipynb #cell-032
+@lru_cache(maxsize=8)
+def expected_weights(**sizes # of `Networks`
+                    ) -> dict: # name → tensor without memory
+    "The weights that networks of these sizes have."
+    with torch.device("meta"): return Networks(**sizes).state_dict()
+
 def read_checkpoint(folder: Path, # a checkpoint's folder
                     with_training: bool, # also read what training needs to go on?
                     words: str=CHECKPOINT, # or the one before
@@ -298,7 +305,7 @@ def read_checkpoint(folder: Path, # a checkpoint's folder
     "Read a checkpoint, or the one before it, as it lies there."
     about = read_about(folder, words)
     if with_training and "training" not in about["files"]: raise CheckpointError(f"{folder} holds weights only, a run cannot go on from it; name a run's last/")
-    with torch.device("meta"): expected = Networks(**about["networks"]).state_dict()
+    expected = expected_weights(**about["networks"])
     most = bytes_of(expected)
     weights = like_these(read_tensors(folder, about["files"]["weights"], most), expected, folder)
     pools = 8 * about["config"]["pool_size"] * math.prod(about["grid"]["shape"]) if "config" in about else 0

@@ -254,6 +254,7 @@ def _lock(path):
         if getattr(e, "errno", None) not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, None): raise
         print(f"{brief(path.parent, 120)}: {NO_LOCKS} ({brief(e, 60)}): a file {path.name}-soft takes its place; "
               "remove it if a machine vanished", file=sys.stderr)
+        with suppress(OSError): os.unlink(path)  # it locks nothing
         return SoftFileLock(path.with_name(f"{path.name}-soft"))
     return FileLock(path)
 

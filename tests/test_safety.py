@@ -2,6 +2,7 @@
 import json, multiprocessing, os, random, shutil, signal, threading, time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from cssgan.checkpoints import CheckpointError, load_checkpoint
 from cssgan.datasets import unpaired, write_phantoms
 from cssgan.schedule import Phase
 from cssgan.training import StopButton, Stopped, fit
-from cssgan.guard import InputError
+from cssgan.guard import InputError, InputWarning
 from conftest import ROOT
 from tiny import SHORT, TINY, noise
 
@@ -329,3 +330,120 @@ def test_a_run_that_goes_on_otherwise_is_told_every_difference_in_one_line(tmp_p
     fit(noise(), config, tmp_path, progress=False)
     with pytest.raises(CheckpointError) as e: fit(noise(), replace(config, lr=5e-4, batch_size=2), tmp_path, go_on=True, progress=False)
     assert "lr is 0.0005, was 0.001" in str(e.value) and "batch_size is 2, was 1" in str(e.value) and "\n" not in str(e.value)
+
+
+# ---- damage, and what is missing
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    "A run in this process, and one that was stopped near its end, with the checkpoint before."
+    folder = tmp_path_factory.mktemp("undisturbed")
+    fit(noise(), SHORT, folder / "whole", progress=False, save_every=0)
+    def near_the_end(run, keep): keep.button.pressed = len(run.history) == 3 and run.seen == 2
+    with pytest.raises(Stopped): fit(noise(), SHORT, folder / "stopped", progress=False, save_every=0, watch=near_the_end)
+    return folder
+
+
+def zeros_at_the_end(file):
+    size = file.stat().st_size
+    os.truncate(file, max(0, size - 700))
+    os.truncate(file, size)
+
+
+DAMAGES = {"zeros at the end": zeros_at_the_end, "cut": lambda file: os.truncate(file, file.stat().st_size // 2), "empty": lambda file: os.truncate(file, 0), "gone": Path.unlink}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", ["checkpoint.json", "weights", "training"])
+def test_a_damaged_checkpoint_costs_what_was_done_since_the_one_before(undisturbed, tmp_path, kind, damage):
+    run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
+    words = json.loads((run / "last" / "checkpoint.json").read_text())
+    DAMAGES[damage](run / "last" / (next(iter(words["files"][kind])) if kind in words["files"] else kind))
+    with pytest.warns(InputWarning, match="goes on from the checkpoint before, after 1 pair of epoch 2 of 2") as said: fit(noise(), SHORT, run, go_on=True, progress=False, save_every=0)
+    assert len(said) == 1 and str(run / "last") in str(said[0].message) and str(said[0].message).isprintable()
+    assert current(files(run)) == current(files(undisturbed / "whole"))
+
+
+@pytest.mark.parametrize("name", ["previous.json", "weights", "training"])
+def test_damage_of_the_checkpoint_before_is_nobodys_concern(undisturbed, tmp_path, name):
+    run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
+    words = json.loads((run / "last" / "previous.json").read_text())
+    zeros_at_the_end(run / "last" / (next(iter(words["files"][name])) if name in words["files"] else name))
+    fit(noise(), SHORT, run, go_on=True, progress=False, save_every=0)
+    assert current(files(run)) == current(files(undisturbed / "whole"))
+
+
+@pytest.mark.parametrize("lost", [["last/checkpoint.json", "last/previous.json"], ["last"], ["last", "train.json"]], ids=str)
+@pytest.mark.parametrize("go_on", [True, False])
+def test_a_run_never_begins_again_over_results(undisturbed, tmp_path, monkeypatch, lost, go_on):
+    run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
+    (run / "train.json").write_text("{}")
+    for name in lost: shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
+    monkeypatch.setattr(training, "step", lambda *_: pytest.fail("trained"))
+    before = files(run)
+    with pytest.raises(CheckpointError, match="choose another folder") as e: fit(noise(), SHORT, run, go_on=go_on, progress=False)
+    assert str(run) in str(e.value) and "\n" not in str(e.value) and files(run) == before
+
+
+def test_tensors_without_words_are_no_beginning(undisturbed, tmp_path):
+    "Best is not there yet, and both checkpoint.json are lost."
+    run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
+    for name in ("last/checkpoint.json", "last/previous.json"): (run / name).unlink()
+    shutil.rmtree(run / "best")
+    with pytest.raises(CheckpointError, match="no checkpoint.json"): fit(noise(), SHORT, run, go_on=True, progress=False)
+
+
+def test_a_lost_best_is_said_before_training(undisturbed, tmp_path, monkeypatch):
+    run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
+    next((run / "best").glob("weights-*")).unlink()
+    monkeypatch.setattr(training, "step", lambda *_: pytest.fail("trained"))
+    with pytest.raises(CheckpointError, match="best"): fit(noise(), SHORT, run, go_on=True, progress=False)
+
+
+def test_a_run_of_an_older_version_goes_on(undisturbed, tmp_path):
+    from test_checkpoints import old_style
+    run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
+    for place in ("best", "last"): old_style(run / place)
+    kept = {p.name for p in (run / "last").iterdir()}
+    fit(noise(), SHORT, run, go_on=True, progress=False, save_every=0)
+    assert "previous.json" not in kept and current(files(run)) == current(files(undisturbed / "whole"))
+
+
+def test_a_run_behind_a_link_goes_on(undisturbed, tmp_path):
+    shutil.copytree(undisturbed / "stopped", tmp_path / "disk" / "deep" / "run")
+    (tmp_path / "runs").symlink_to(tmp_path / "disk" / "deep")
+    (tmp_path / "run").symlink_to(tmp_path / "runs" / "run")
+    fit(noise(), SHORT, tmp_path / "run", go_on=True, progress=False, save_every=0)
+    assert current(files(tmp_path / "disk" / "deep" / "run")) == current(files(undisturbed / "whole"))
+
+
+# ---- two at once
+
+def test_a_second_run_in_the_folder_is_refused_while_the_first_lives(server, tmp_path):
+    import children
+    first = Child(server, tmp_path, save_every=1e9, trouble=partial(children.slow, 0.3))
+    assert not first.begin()
+    before = files(tmp_path)
+    for go_on in (True, False):
+        with pytest.raises(CheckpointError, match="another process") as e: fit(noise(), SHORT, tmp_path, go_on=go_on, progress=False)
+        assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
+    assert files(tmp_path) == before and first.process.is_alive()
+    first.kill()
+    assert first.end() == signal.SIGKILL
+    assert fit(noise(), SHORT, tmp_path, progress=False).phase == 3, "killed before its first checkpoint, it holds nothing"
+
+
+def test_a_crowd_in_one_folder_leaves_one_run(server, whole, tmp_path):
+    crowd = [Child(server, tmp_path) for _ in range(4)]
+    told = sorted(child.end() for child in crowd)
+    assert [name for name, _ in told].count("finished") >= 1
+    assert all(name == "finished" or name == "CheckpointError" and "another process" in says for name, says in told), told
+    assert current(files(tmp_path)) == current(whole[0])
+
+
+def test_without_locks_the_run_says_so_and_trains(tmp_path, monkeypatch, capsys):
+    import fcntl
+    def none(*_): raise OSError(37, "No locks available")
+    monkeypatch.setattr(fcntl, "flock", none)
+    assert fit(noise(), replace(SHORT, phases=(Phase("joint", 1),)), tmp_path, progress=False).phase == 1
+    assert "no locks" in capsys.readouterr().err and not list(tmp_path.glob(".*"))
