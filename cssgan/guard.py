@@ -82,7 +82,7 @@ def read_bytes(
     "A file's content, if it is not larger than it can be."
     path = regular_file(path, error)
     try:
-        with open(path, "rb") as f: content = f.read(min(most, os.fstat(f.fileno()).st_size) + 1)  # no more room than it takes
+        with open(path, "rb") as f: content = f.read(min(most, os.fstat(f.fileno()).st_size) + 1)  # and no more room
     except OSError as e: raise error(f"{path} cannot be read ({e.strerror}): copy it again") from e
     if len(content) > most: raise error(f"{path} is larger than {most / 1e6:.4g} MB, which it cannot be: name the right file")
     return content
@@ -164,12 +164,12 @@ def _lives(pid: int) -> bool:
     return True
 
 def remove_orphans(
-    path,  # a place that is written to, or a folder
+    path,  # a place that is written to, or a folder of such places
 ):
     "Remove what a process of this machine that is gone left half-written there."
-    path = Path(path)
-    folder, ours = (path, ".cssgan-*-" + _part(path)[0].split("-", 2)[2]) if path.is_dir() else (path.parent, _part(path)[0])
-    for part in folder.glob(ours):
+    place, parts = Path(path), _part(Path(path))[0]
+    everywhere = f".cssgan-*-{parts.split('-', 2)[2]}"
+    for part in place.glob(everywhere) if place.is_dir() else place.parent.glob(parts):
         with suppress(OSError, ValueError, IndexError):
             if not _lives(int(part.name.split("-")[3])): part.unlink()
 
@@ -241,7 +241,7 @@ def held(
     except OSError as e: raise error(f"{folder} cannot be locked ({e.strerror}): choose another folder") from e
     try: yield
     finally:
-        with suppress(OSError): os.unlink(lock.lock_file)  # while it is ours: who waits for it looks whether it is still there
+        with suppress(OSError): os.unlink(lock.lock_file)  # while it is ours; who waits for it sees that it is gone
         lock.release()
 
 def _lock(path):

@@ -24,7 +24,7 @@ class Phase:
     def __post_init__(self):
         if self.name not in PHASES: raise InputError(f"unknown phase {self.name!r}; known are {', '.join(PHASES)}")
         fitted(asdict(self), Stretch, f"the phase {self.name}", "change it")
-        if self.epochs + self.decay < 1: raise InputError(f"the phase {self.name} has {self.epochs} + {self.decay} epochs; leave it out, or give it 1 or more")
+        if self.epochs + self.decay < 1: raise InputError(f"the phase {self.name} has no epochs; leave it out")
 
 PHASES = "segmentors", "generators", "joint"
 
@@ -56,7 +56,8 @@ class Config:
 
     def __post_init__(self):
         try: said = json.loads(json.dumps(asdict(self))) # as a checkpoint would keep it
-        except (TypeError, ValueError, RecursionError) as e: raise InputError(f"the configuration cannot be kept ({e}): use plain numbers") from e
+        except (TypeError, ValueError, RecursionError) as e:
+            raise InputError(f"the configuration cannot be kept ({e}): use plain numbers") from e
         fitted(said, Settings, "the configuration", "change it")
 
 # %% ../nbs/08_schedule.ipynb #cell-018

@@ -19,14 +19,14 @@ from statistics import mean
 import torch
 from torch import nn
 from tqdm import tqdm
-from .guard import InputError, held, make_folder, termination_interrupts, warn
+from .guard import InputError, brief, held, make_folder, termination_interrupts, warn
 from .volumes import CT_WINDOW, IGNORE
 from .datasets import Batch, UnpairedData
 from .models import Networks, mixed_precision
 from .losses import shape_loss
 from .metrics import dice_scores, s_score
-from .checkpoints import (CHECKPOINT, FIRST, OURS, PREVIOUS, CheckpointError, about_networks, fall_back, like_these, load_checkpoint,
-                                optimizer_tensors, restore_optimizer, save_checkpoint)
+from .checkpoints import (CHECKPOINT, FIRST, OURS, PREVIOUS, CheckpointError, about_networks, fall_back, like_these,
+                                load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint)
 from .parallel import agree, average, from_first, gather, join, one_core_between, own_share, processes, rank, several
 from .schedule import Config, rate
 from .joint import (Optimizers, Pool, make_optimizers, update_discriminators, update_generators, update_generators_and_segmentors, update_segmentors)
@@ -63,7 +63,8 @@ def start(config: Config, # what is decided
     nets = (deepcopy(nets) if nets else Networks(config.width, config.patch_layers, resnet=config.resnet, seed=config.seed)).to(device)
     given, judges = bool(judges), (deepcopy(judges) if judges else nn.ModuleDict()).to(device)
     rng, pools = torch.Generator().manual_seed(config.seed), {side: Pool(config.pool_size) for side in "AB"}
-    return Run(config, nets, make_optimizers(nets, config.lr), pools, rng, judges, ranges or {"CT": CT_WINDOW, "MRI": (0., 1000.)}, judges_given=given)
+    ranges = ranges or {"CT": CT_WINDOW, "MRI": (0., 1000.)}
+    return Run(config, nets, make_optimizers(nets, config.lr), pools, rng, judges, ranges, judges_given=given)
 
 # %% ../nbs/08_training.ipynb #cell-011
 def step(run: Run, # networks and optimizers
@@ -113,9 +114,10 @@ def validate(run: Run, # networks and judges
         losses = [loss for dice, loss in ((dice_CT, loss_A), (dice_MRI, loss_B)) if not math.isnan(dice)]
         scores = {"dice_CT": dice_CT, "dice_MRI": dice_MRI, "valid_loss": sum(losses) / len(losses) if losses else None}
     if phase != "segmentors":
+        scores |= {"s_ct_to_mri": None, "s_mri_to_ct": None}
         learned = lambda samples: run.judges_given or is_labelled(samples)
-        scores["s_ct_to_mri"] = s_score(nets.G_B, judge_B, data.valid_A).nanmean().item() if learned(data.train_B) else None
-        scores["s_mri_to_ct"] = s_score(nets.G_A, judge_A, data.valid_B).nanmean().item() if learned(data.train_A) else None
+        if learned(data.train_B): scores["s_ct_to_mri"] = s_score(nets.G_B, judge_B, data.valid_A).nanmean().item()
+        if learned(data.train_A): scores["s_mri_to_ct"] = s_score(nets.G_A, judge_A, data.valid_B).nanmean().item()
     run.nets.train()
     return {name: None if score is None or math.isnan(score) else score for name, score in scores.items()}
 
@@ -225,10 +227,11 @@ def refuse_other_data(data: UnpairedData, # what the user gives
                       folder: Path, # for the error
                      ):
     "A run goes on with the cases that it began with, or not at all."
-    names = [data.name()] + ([data.old_name()] if hasattr(data, "old_name") else []) # older versions named cases otherwise
+    names = data.names() if hasattr(data, "names") else (data.name(),) # by content, and as older versions named them
     if about["data"] not in (None, *names):
-        raise CheckpointError(f"{folder} was started with other cases, or these have changed; go on with those, or choose another folder")
-    if about["seen"] > data.length() + 1024 * about["config"]["batch_size"]: raise CheckpointError(f"{folder} has seen more pairs than an epoch has; copy it again")
+        raise CheckpointError(f"{folder} was started with other cases, or these have changed; choose another folder")
+    if about["seen"] > data.length() + 1024 * about["config"]["batch_size"]:
+        raise CheckpointError(f"{folder} has seen more pairs than an epoch has; copy it again")
 
 def refuse_other_tensors(run: Run, # at its beginning
                          tensors: dict, # of a checkpoint
@@ -237,10 +240,11 @@ def refuse_other_tensors(run: Run, # at its beginning
                         ):
     "The random state, the judges and the pools must be those of this run."
     group = lambda kind: {name: tensor for name, tensor in tensors.items() if name.split(".")[0] == kind}
-    strange = [name for name in tensors if name != "rng" and not name.startswith(("judge.", "pool.", *(f"{adam}." for adam in vars(run.optimizers))))]
+    known = "judge.", "pool.", *(f"{adam}." for adam in vars(run.optimizers))
+    strange = [name for name in tensors if name != "rng" and not name.startswith(known)]
     if strange: raise CheckpointError(f"{folder} holds a tensor {strange[0]!r}, which no run needs; copy it again")
     like_these(group("rng"), {"rng": run.rng.get_state()}, folder)
-    judges = {f"judge.{S}.{name}": tensor for S in ("S_A", "S_B") for name, tensor in getattr(run.nets, S).state_dict().items()}
+    judges = {f"judge.{S}.{name}": t for S in ("S_A", "S_B") for name, t in getattr(run.nets, S).state_dict().items()}
     if group("judge"): like_these(group("judge"), judges, folder)
     for name, pool in group("pool").items(): refuse_other_pool(name, pool, run.config, data, folder)
     try: torch.Generator().set_state(tensors["rng"])
@@ -249,8 +253,9 @@ def refuse_other_tensors(run: Run, # at its beginning
 def refuse_other_pool(name, pool, config, data, folder): # as for `refuse_other_tensors`
     "Past translations have the shape of the volumes, and are no more than there is room for."
     shape = tuple(data.train_A[0][0].shape) if data else tuple(pool.shape[1:])
-    if name not in ("pool.A", "pool.B") or pool.ndim != 5 or not pool.is_floating_point() or tuple(pool.shape[1:]) != shape or not 1 <= len(pool) <= config.pool_size:
-        raise CheckpointError(f"{folder}: {name} is {tuple(pool.shape)} of {str(pool.dtype)[6:]}, no pool of at most {config.pool_size} volumes of this run; copy it again")
+    fits = pool.ndim == 5 and tuple(pool.shape[1:]) == shape and 1 <= len(pool) <= config.pool_size
+    if name not in ("pool.A", "pool.B") or not fits or not pool.is_floating_point():
+        raise CheckpointError(f"{folder}: {brief(name)} is no pool of 1 to {config.pool_size} volumes of this run; copy it again")
     if not torch.isfinite(pool).all(): raise CheckpointError(f"{folder}: {name} holds NaN or infinity; copy it again")
 
 # %% ../nbs/08_training.ipynb #cell-033
@@ -280,7 +285,9 @@ class StopButton:
 
     def __enter__(self):
         main = threading.current_thread() is threading.main_thread() # Python's rule: only there
-        self.before = {s: signal.signal(s, self.press) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)} if main else {}
+        deaf = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN # `nohup`: the run outlives its terminal
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[:2 if deaf else 3] if main else ()
+        self.before = {s: signal.signal(s, self.press) for s in signals}
         return self
 
     def __exit__(self, *_):
@@ -331,7 +338,7 @@ def advance(run: Run, # where we are
     except (OSError, InputError): # a scan that is gone, say, spoils none of the steps that are done
         if run.seen or run.history: keep.save(run)
         raise
-    if not (keep.folder / CHECKPOINT).exists(): keep.save(run) # `best` is never there alone: a run that has one can go on
+    if not (keep.folder / CHECKPOINT).exists(): keep.save(run) # a run that has a `best` can go on
     scores = from_first(lambda: validate(run, data, phase.name))
     run.history.append({"phase": run.phase, "name": phase.name, "epoch": run.epoch, **losses, **scores})
     run.epoch, run.seen, run.losses = run.epoch + 1, 0, {}
@@ -355,8 +362,10 @@ def holds_run(folder: Path, # of the run
     last = folder / "last"
     if any((last / words).exists() for words in (CHECKPOINT, PREVIOUS)): return True
     cure = "get its last/checkpoint.json back, or choose another folder"
-    if (folder / "best" / CHECKPOINT).exists(): raise CheckpointError(f"{folder} holds the best weights of a run, and no last/ to go on from: {cure}")
-    if any(OURS.fullmatch(file.name) for file in last.glob("*.safetensors")) and not (last / FIRST).exists(): # left by a kill, it says so
+    if (folder / "best" / CHECKPOINT).exists():
+        raise CheckpointError(f"{folder} holds the best weights of a run, and no last/ to go on from: {cure}")
+    killed = (last / FIRST).exists() # within its first checkpoint
+    if not killed and any(OURS.fullmatch(file.name) for file in last.glob("*.safetensors")):
         raise CheckpointError(f"{last} holds the tensors of a run, and no checkpoint.json: {cure}")
     return False
 
@@ -368,7 +377,8 @@ def get_ready(folder: Path, # of the run
              ) -> bool: # is there a run to go on with?
     "Everything that can be known before the first step."
     begun = holds_run(folder)
-    if begun and not go_on: raise CheckpointError(f"{folder} already holds a run; go on with it, or choose another folder")
+    if begun and not go_on:
+        raise CheckpointError(f"{folder} already holds a run; go on with it, or choose another folder")
     for place in (folder / "best", folder / "last"):
         if os.path.lexists(place): make_folder(place) # is a folder, and can be written
     if hasattr(data, "prepare"): data.prepare(progress)
@@ -376,7 +386,8 @@ def get_ready(folder: Path, # of the run
     damage = fall_back(folder / "last")
     run = resume(config, folder / "last", data)
     if damage: warn(f"{damage}: the run goes on from the checkpoint before, after {where(run)}")
-    if any(h["phase"] == len(config.phases) - 1 for h in run.history): load_checkpoint(folder / "best") # it would be missed at the end
+    has_best = any(h["phase"] == len(config.phases) - 1 for h in run.history)
+    if has_best: load_checkpoint(folder / "best") # it would be missed at the end
     return True
 
 @contextmanager
@@ -423,8 +434,9 @@ def check_devices(devices: int, # processes to start on this machine
     "Refuse more than the machine has, or none."
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     most = gpus or max(2, os.cpu_count() or 1)
-    if not 1 <= devices <= most: raise InputError(f"{devices} devices are asked for: this machine has {f'{gpus} GPUs' if gpus else f'room for 1 to {most} processes'}")
-    if devices > 1 and processes() > 1: raise InputError(f"{processes()} processes have been started already; leave devices at 1")
+    if not 1 <= devices <= most: raise InputError(f"{devices} devices are asked for: there is room for 1 to {most}")
+    if devices > 1 and processes() > 1:
+        raise InputError(f"{processes()} processes have been started already; leave devices at 1")
 
 # %% ../nbs/08_training.ipynb #cell-045
 def finished(run: Run, # that is over
