@@ -82,7 +82,7 @@ def read_bytes(
     "A file's content, if it is not larger than it can be."
     path = regular_file(path, error)
     try:
-        with open(path, "rb") as f: content = f.read(most + 1)
+        with open(path, "rb") as f: content = f.read(min(most, os.fstat(f.fileno()).st_size) + 1)  # and no more room
     except OSError as e: raise error(f"{path} cannot be read ({e.strerror}): copy it again") from e
     if len(content) > most: raise error(f"{path} is larger than {most / 1e6:.4g} MB, which it cannot be: name the right file")
     return content
@@ -251,7 +251,9 @@ def held(
     except Timeout as e: raise error(f"{folder}: another process is at this {what} now: wait until it has ended, or choose another folder") from e
     except OSError as e: raise error(f"{folder} cannot be locked ({e.strerror}): choose another folder") from e
     try: yield
-    finally: lock.release()
+    finally:
+        with suppress(OSError): os.unlink(lock.lock_file)  # while it is ours; who waits for it sees that it is gone
+        lock.release()
 
 def _lock(path):
     "The system's lock, or where there is none, a file that says whose it is."
@@ -263,6 +265,7 @@ def _lock(path):
         if getattr(e, "errno", None) not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, None): raise
         print(f"{brief(path.parent, 120)}: {NO_LOCKS} ({brief(e, 60)}): a file {path.name}-soft takes its place; "
               "remove it if a machine vanished", file=sys.stderr)
+        with suppress(OSError): os.unlink(path)  # it locks nothing
         return SoftFileLock(path.with_name(f"{path.name}-soft"))
     return FileLock(path)
 

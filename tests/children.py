@@ -1,5 +1,5 @@
 "What the tests of safety do in processes of their own, so that these can be killed; imported once, by the server that forks them."
-import errno, os, resource, signal, time
+import errno, os, resource, signal, stat, time
 from dataclasses import replace
 
 import lightning_fabric, monai.metrics # here, and not in every child
@@ -35,10 +35,11 @@ def train(say, folder, trouble=None, config=RUN, save_every=0.0, data=None):
 # ---- troubles; the child that has one ends with it, so that nothing needs to be put right again
 
 def before_each(names, happens):
-    "Call `happens(name, its arguments)` before each call of these functions of `os`."
+    "Call `happens(name, its arguments)` before each call of these functions of `os` that concerns a file that is there."
     for name in names:
         def instead(*args, name=name, original=getattr(os, name), **how):
-            happens(name, args)
+            there = stat.S_ISREG(os.fstat(args[0]).st_mode) if name == "fsync" else os.path.lexists(args[0])
+            if there: happens(name, args)
             return original(*args, **how)
         setattr(os, name, instead)
 

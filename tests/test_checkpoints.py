@@ -1,5 +1,5 @@
 "Checkpoints: whole or not at all, complete, and never run as code."
-import hashlib, json, os, pickle, shutil
+import hashlib, itertools, json, os, pickle, shutil, threading
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 import cssgan
 from cssgan import checkpoints, datasets
-from cssgan.checkpoints import (CheckpointError, about_networks, find_checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer,
+from cssgan.checkpoints import (CheckpointError, about_networks, checksum_of, fall_back, find_checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer,
                                 save_checkpoint)
 from cssgan.models import Networks
 from cssgan.schedule import preset
@@ -31,9 +31,10 @@ def refused(folder, says="", **how):
 
 
 def rewrite(folder, **facts):
-    "Change what checkpoint.json says."
+    "Change what checkpoint.json says, with a checksum that is right."
     file = folder / "checkpoint.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | facts))
+    said = {name: fact for name, fact in json.loads(file.read_text()).items() if name != "checksum"} | facts
+    file.write_text(json.dumps(said | {"checksum": checksum_of(said)}))
 
 
 def about_of(nets, **more): return about_networks(nets, Grid((8, 8, 8), (2.0, 2.0, 2.0)), {"CT": (-1000, 1000), "MRI": (0, 500)}, **more)
@@ -85,7 +86,7 @@ def test_a_runs_folder_will_do(checkpoint, tmp_path, place):
 
 # ---- whole or not at all
 
-@pytest.mark.parametrize("survives", [0, 1, 2])
+@pytest.mark.parametrize("survives", [0, 1, 2, 3])
 def test_killed_between_two_writes_keeps_the_old_checkpoint(copy, monkeypatch, survives):
     old, writes = load_checkpoint(copy)[0].state_dict(), []
     def write(path, content):
@@ -98,7 +99,8 @@ def test_killed_between_two_writes_keeps_the_old_checkpoint(copy, monkeypatch, s
     assert equal(load_checkpoint(copy, with_training=True)[0].state_dict(), old)
     monkeypatch.undo()
     save_checkpoint(copy, new, about_of(new), {"rng": torch.ones(3)})
-    assert equal(load_checkpoint(copy)[0].state_dict(), new.state_dict()) and len(list(copy.iterdir())) == 3
+    assert equal(load_checkpoint(copy)[0].state_dict(), new.state_dict())
+    assert sorted(p.name.partition("-")[0] for p in copy.iterdir()) == ["checkpoint.json", "previous.json", *2 * ["training"], *2 * ["weights"]]
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(copy, monkeypatch):
@@ -122,6 +124,108 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     nets = Networks(4, 1)
     with pytest.raises(InputError, match="cannot be written"): save_checkpoint(tmp_path, nets, about_of(nets))
     tmp_path.chmod(0o755)
+
+
+def rng(n): return {"rng": torch.full((3,), float(n))}
+
+
+def saved(folder, *seeds):
+    "One checkpoint after the other, with training."
+    for seed in seeds: save_checkpoint(folder, Networks(4, 1, seed=seed), about_of(Networks(4, 1)), rng(seed))
+
+
+def test_the_checkpoint_before_is_kept_and_fallen_back_to(tmp_path):
+    saved(tmp_path, 1, 2, 3)
+    now = json.loads((tmp_path / "checkpoint.json").read_text())["files"]
+    assert fall_back(tmp_path) == "" and len(list(tmp_path.iterdir())) == 6
+    (tmp_path / next(iter(now["training"]))).write_bytes(b"")
+    assert "is damaged" in fall_back(tmp_path) and next(iter(now["training"])) not in (tmp_path / "checkpoint.json").read_text()
+    assert load_checkpoint(tmp_path, with_training=True)[2]["rng"].tolist() == [2, 2, 2] and fall_back(tmp_path) == ""
+    saved(tmp_path, 3)
+    assert load_checkpoint(tmp_path, with_training=True)[2]["rng"].tolist() == [3, 3, 3]
+
+
+def test_the_checkpoint_before_shares_no_file_with_the_one_now(tmp_path):
+    "Otherwise one damaged file would take both."
+    saved(tmp_path, 1, 2)
+    save_checkpoint(tmp_path, Networks(4, 1, seed=2), about_of(Networks(4, 1), more=1), rng(7))
+    before = json.loads((tmp_path / "previous.json").read_text())["files"]
+    now = json.loads((tmp_path / "checkpoint.json").read_text())["files"]
+    assert before["weights"].keys().isdisjoint(now["weights"]) and before["training"].keys().isdisjoint(now["training"])
+
+
+def test_a_damaged_checkpoint_never_takes_the_place_of_the_one_before(tmp_path):
+    saved(tmp_path, 1, 2)
+    before = (tmp_path / "previous.json").read_bytes()
+    (tmp_path / "checkpoint.json").write_text("{")
+    saved(tmp_path, 3)
+    assert (tmp_path / "previous.json").read_bytes() == before
+
+
+def test_without_a_checkpoint_before_the_damage_is_said(tmp_path):
+    saved(tmp_path, 1)
+    next(tmp_path.glob("training-*")).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is damaged"): fall_back(tmp_path)
+
+
+def test_files_of_others_stay(tmp_path):
+    (tmp_path / "mine.safetensors").touch(), (tmp_path / "weights-final.safetensors").touch()
+    saved(tmp_path, 1, 2, 3)
+    assert (tmp_path / "mine.safetensors").exists() and (tmp_path / "weights-final.safetensors").exists()
+
+
+def test_words_have_a_checksum_and_no_nan(tmp_path):
+    nets = Networks(4, 1)
+    save_checkpoint(tmp_path, nets, about_of(nets, note=[float("nan"), float("inf"), 1.5]))
+    words = (tmp_path / "checkpoint.json").read_text()
+    assert "NaN" not in words and "Infinity" not in words and load_checkpoint(tmp_path)[1]["note"] == [None, None, 1.5]
+    (tmp_path / "checkpoint.json").write_text(words.replace("1.5", "2.5"))
+    refused(tmp_path, "checksum is wrong")
+
+
+def old_style(folder):
+    "As versions before wrote it: no checksum, NaN where there is no number, nothing of judges."
+    file = folder / "checkpoint.json"
+    said = {name: fact for name, fact in json.loads(file.read_text()).items() if name not in ("checksum", "judges_given")}
+    for row in said.get("history", []): row.update(dict.fromkeys([name for name, value in row.items() if value is None], float("nan")))
+    file.write_text(json.dumps(said, indent=1))
+    (folder / "previous.json").unlink(missing_ok=True)
+
+
+def test_a_checkpoint_of_an_older_version_loads(tmp_path):
+    nets = Networks(4, 1)
+    save_checkpoint(tmp_path, nets, about_of(nets, history=[{"phase": 0, "name": "joint", "epoch": 0, "gan": 0.5, "dice_MRI": None}], data=None), {"rng": torch.ones(3)})
+    old_style(tmp_path)
+    assert "NaN" in (tmp_path / "checkpoint.json").read_text()
+    again, about, _ = load_checkpoint(tmp_path, with_training=True)
+    assert equal(again.state_dict(), nets.state_dict()) and about["history"] == [{"phase": 0, "name": "joint", "epoch": 0, "gan": 0.5, "dice_MRI": None}]
+    save_checkpoint(tmp_path, Networks(4, 1, seed=3), about, {"rng": torch.zeros(3)})
+    assert fall_back(tmp_path) == "" and len(list(tmp_path.iterdir())) == 6, "and is the one before"
+
+
+def test_reading_while_a_run_writes(tmp_path):
+    states, done = [Networks(4, 1, seed=seed) for seed in range(3)], threading.Event()
+    def writes():
+        for i in itertools.count():
+            save_checkpoint(tmp_path, states[i % 3], about_of(states[0]))
+            if done.is_set(): return
+    save_checkpoint(tmp_path, states[2], about_of(states[0]))
+    writer = threading.Thread(target=writes)
+    writer.start()
+    try:
+        for _ in range(8): load_checkpoint(tmp_path)
+    finally:
+        done.set()
+        writer.join()
+
+
+@pytest.mark.parametrize("wrong", [{"0.exp_avg": torch.zeros(9, 9)}, {"0.exp_avg": torch.zeros(())}, {"0.exp_avg": torch.full((3, 3), float("nan"))}, {"7.step": torch.ones(())}, {"0.exp_avg_sq": -torch.ones(3, 3)}, {"0.step": torch.zeros(())}], ids=str)
+def test_an_optimizers_memory_must_fit_its_parameters(wrong):
+    layer = torch.nn.Linear(3, 3)
+    adam = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(1, 3)).sum().backward()
+    adam.step()
+    with pytest.raises(CheckpointError): restore_optimizer(adam, optimizer_tensors(adam, "G") | {f"G.{name}": tensor for name, tensor in wrong.items()}, "G")
 
 
 # ---- strangers

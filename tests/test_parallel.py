@@ -2,6 +2,7 @@
 import json, os, signal, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 import workers
 from cssgan import parallel, training
 from cssgan.checkpoints import load_checkpoint
+from cssgan.guard import InputError
 from cssgan.parallel import ProcessError, several
 from cssgan.training import Stopped, fit
 from conftest import ROOT
@@ -259,6 +261,72 @@ def test_a_process_that_is_killed_is_told_in_one_line(tmp_path):
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(ProcessError, match="ended without a word") as e: several(2, workers.fails, 1, None, tmp_path)
     assert "\n" not in str(e.value) and [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_workers_end_when_the_one_that_started_them_is_killed(tmp_path):
+    "Wherever they are: `nobody_left_behind` looks for them."
+    (tmp_path / "train.py").write_text(script(tmp_path / "run", 100_000))
+    parent = subprocess.Popen([sys.executable, tmp_path / "train.py"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not (tmp_path / "run/last/checkpoint.json").exists() and parent.poll() is None and time.monotonic() < deadline: time.sleep(0.1)
+        assert parent.poll() is None and len(descendants(os.environ["CSSGAN_TEST"])) >= 3
+    finally: parent.kill()
+    parent.wait(PATIENCE)
+
+
+def test_a_worker_that_is_stopped_does_not_keep_the_others(tmp_path):
+    "One sleeps for ever, the other waits for it within a message; the parent is killed."
+    code = f"if __name__ == '__main__':\n import workers\n from cssgan.parallel import several\n several(2, workers.sleeps, {str(tmp_path)!r})\n"
+    (tmp_path / "sleep.py").write_text(code)
+    parent = subprocess.Popen([sys.executable, tmp_path / "sleep.py"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while len(list(tmp_path.glob("*.here"))) < 2 and parent.poll() is None and time.monotonic() < deadline: time.sleep(0.1)
+        assert parent.poll() is None
+        time.sleep(0.5)
+    finally: parent.kill()
+    parent.wait(PATIENCE)
+
+
+# ---- a cluster's environment
+
+HALF_SET = [
+    ({"LOCAL_WORLD_SIZE": "2"}, "WORLD_SIZE"), ({"WORLD_SIZE": "2"}, "LOCAL_WORLD_SIZE"), ({"WORLD_SIZE": "two"}, "LOCAL_WORLD_SIZE"), ({"LOCAL_WORLD_SIZE": "0", "WORLD_SIZE": "2"}, "LOCAL_WORLD_SIZE"),
+    ({"LOCAL_WORLD_SIZE": "-1", "WORLD_SIZE": "2"}, "LOCAL_WORLD_SIZE"), ({"LOCAL_WORLD_SIZE": "x", "WORLD_SIZE": "2"}, "LOCAL_WORLD_SIZE"), ({"LOCAL_WORLD_SIZE": "", "WORLD_SIZE": "2"}, "LOCAL_WORLD_SIZE"),
+    ({"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "nan"}, "WORLD_SIZE"), ({"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "1"}, "WORLD_SIZE"), ({"LOCAL_WORLD_SIZE": "9" * 400, "WORLD_SIZE": "2"}, "LOCAL_WORLD_SIZE"),
+    ({"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, "3 processes"), ({"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}, "MASTER_PORT"),
+    ({"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "MASTER_PORT": "29500"}, "MASTER_ADDR"), ({"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "MASTER_PORT": "99999", "MASTER_ADDR": "localhost"}, "MASTER_PORT"),
+    ({"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "MASTER_PORT": "29500", "MASTER_ADDR": "localhost"}, "RANK"), ({"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "MASTER_PORT": "29500", "MASTER_ADDR": "localhost", "RANK": "2"}, "RANK"),
+    ({"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "MASTER_PORT": "29500", "MASTER_ADDR": "localhost", "RANK": "1"}, "LOCAL_RANK"), ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_TASKS_PER_NODE"), ({"SLURM_STEP_NUM_TASKS": "many"}, "SLURM_STEP_NUM_TASKS"),
+    ({"SLURM_STEP_TASKS_PER_NODE": "2"}, "SLURM_STEP_NUM_TASKS"), ({"SLURM_STEP_NUM_TASKS": "5", "SLURM_STEP_TASKS_PER_NODE": "3,2"}, "SLURM_STEP_TASKS_PER_NODE"), ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "0"}, "SLURM_STEP_TASKS_PER_NODE"),
+    ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"}, "SLURM_NTASKS"), ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_NTASKS": "2"}, "SLURM_PROCID")]
+
+
+@pytest.mark.parametrize("variables, names", HALF_SET, ids=[" ".join(f"{n}={v[:9]}" for n, v in variables.items()) for variables, _ in HALF_SET])
+def test_an_environment_that_is_half_set_is_named(monkeypatch, variables, names):
+    for name, value in variables.items(): monkeypatch.setenv(name, value)
+    with pytest.raises(InputError) as e: parallel.join()
+    assert names in str(e.value) and len(str(e.value)) <= 300 and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("variables", [{}, {"WORLD_SIZE": "1"}, {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}, {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_TASKS_PER_NODE": "1"}], ids=str)
+def test_an_environment_of_one_is_alone(monkeypatch, variables):
+    for name, value in variables.items(): monkeypatch.setenv(name, value)
+    assert parallel.join().type == "cpu" and parallel.team() == (1, 1)
+
+
+@pytest.mark.parametrize("n", [0, -1, 10**6])
+def test_devices_that_cannot_be(tmp_path, n):
+    with pytest.raises(InputError, match="devices are asked for"): fit(workers.pairs(), workers.JOINT, tmp_path / "run", devices=n)
+    assert not (tmp_path / "run").exists()
+
+
+def test_words_of_a_process_are_those_that_say_something():
+    def ended(*messages): return parallel.first_words(SimpleNamespace(failures={i: SimpleNamespace(timestamp=i, message={"message": m}) for i, m in enumerate(messages)}))
+    assert ended("RuntimeError: [gloo/transport/tcp/pair.cc] Connection closed by peer", "InputError: /data/Signal/gloo.nii is damaged") == "/data/Signal/gloo.nii is damaged"
+    assert ended("OSError: [Errno 37] No locks available") == "[Errno 37] No locks available" and ended("KeyboardInterrupt: ") == "KeyboardInterrupt:"
+    assert "ended without a word" in ended("Signal 9 (SIGKILL) received by PID 5")
 
 
 def test_torchrun_starts_the_same_training(one, tmp_path):

@@ -2,6 +2,7 @@
 import json, multiprocessing, os, random, shutil, signal, threading, time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from cssgan.checkpoints import CheckpointError, load_checkpoint
 from cssgan.datasets import unpaired, write_phantoms
 from cssgan.schedule import Phase
 from cssgan.training import StopButton, Stopped, fit
-from cssgan.guard import InputError
+from cssgan.guard import InputError, InputWarning
 from conftest import ROOT
 from tiny import SHORT, TINY, noise
 
@@ -87,18 +88,31 @@ def whole(server, tmp_path_factory):
     return files(folder), seconds
 
 
+def named(words):
+    "The tensor files that a checkpoint.json names."
+    return {name for group in json.loads(words)["files"].values() for name in group}
+
+
+def current(found):
+    "The newest checkpoints, of all that a run's folder holds; beside them lie nothing but the one before and its tensors."
+    kept = {f"{place}/{name}" for place in ("best", "last") for name in ("checkpoint.json", *named(found[f"{place}/checkpoint.json"]))}
+    before = {f"last/{name}" for name in ("previous.json", *named(found["last/previous.json"]))}
+    assert found.keys() == kept | before, found.keys()
+    return {name: found[name] for name in kept}
+
+
 def ends_like(whole, server, folder, **how):
-    "Go on to the end; is everything as in the run that nobody interrupted, byte for byte, with no other file beside it?"
+    "Go on to the end; are the checkpoints as in the run that nobody interrupted, byte for byte?"
     told = Child(server, folder, **how).end()
     assert told[0] == "finished", told
-    ours = {name: content for name, content in files(folder).items()}
-    return ours.keys() == whole[0].keys() and all(content == whole[0][name] for name, content in ours.items())
+    return current(files(folder)) == current(whole[0])
 
 
 # ---- killed
 
 def test_a_run_holds_two_checkpoints_and_nothing_else(whole):
-    assert sorted(name.partition("-")[0] for name in whole[0]) == ["best/checkpoint.json", "best/weights", "last/checkpoint.json", "last/training", "last/weights"]
+    assert sorted({name.partition("-")[0] for name in whole[0]}) == ["best/checkpoint.json", "best/weights", "last/checkpoint.json", "last/previous.json", "last/training", "last/weights"]
+    assert len(current(whole[0])) == 5 and len(whole[0]) == 8, "and the checkpoint before"
 
 
 def test_twenty_kills_at_random_moments_change_nothing(server, whole, tmp_path):
@@ -120,9 +134,9 @@ def test_twenty_kills_at_random_moments_change_nothing(server, whole, tmp_path):
 
 
 def test_killed_at_every_moment_of_writing_a_checkpoint(server, whole, tmp_path):
-    "Within each of three files, before and after each gets its name, and before old files are removed; always the second checkpoint of an attempt."
+    "Within each of four files, before and after each gets its name, and before old files are removed; always the second checkpoint of an attempt."
     import children
-    for moment in range(9, 18):
+    for moment in range(11, 21):
         before = progress(tmp_path)
         child = Child(server, tmp_path, trouble=partial(children.killed_in_writing, moment))
         assert child.end() == signal.SIGKILL and intact(tmp_path)
@@ -134,18 +148,19 @@ def test_killed_while_the_best_is_written(server, whole, tmp_path):
     import children
     config = replace(children.RUN, phases=(Phase("joint", 3),))
     told = Child(server, tmp_path / "whole", config=config, save_every=1e9).end()
-    for moment in range(1, 6): # two files and their names, before anything else is written
+    for moment in (12, *range(2, 9)): # `last` comes first; then two files and their names, before anything else is written
         child = Child(server, tmp_path / "run", config=config, save_every=1e9, trouble=partial(children.killed_in_writing, moment))
-        assert told[0] == "finished" and child.end() == signal.SIGKILL
-        if moment < 5: assert not (tmp_path / "run" / "best" / "checkpoint.json").exists()
+        assert told[0] == "finished" and child.end() == signal.SIGKILL and intact(tmp_path / "run")
+        if moment < 6 or moment == 12: assert not (tmp_path / "run" / "best" / "checkpoint.json").exists()
     assert ends_like((files(tmp_path / "whole"),), server, tmp_path / "run", config=config, save_every=1e9)
 
 
 def test_what_a_kill_left_of_any_file_is_removed_by_the_next_checkpoint(server, tmp_path):
     import children
     config = replace(children.RUN, phases=(Phase("segmentors", 1),))
-    assert Child(server, tmp_path, config=config, trouble=partial(children.killed_in_writing, 5)).end() == signal.SIGKILL
-    assert [p.name[:16] for p in tmp_path.rglob(".*")] == [".checkpoint.json"], "killed within checkpoint.json"
+    assert Child(server, tmp_path, config=config, trouble=partial(children.killed_in_writing, 9)).end() == signal.SIGKILL
+    assert sorted(p.name[:6] for p in tmp_path.rglob(".*")) == [".cssga", ".first", ".lock"], "killed within checkpoint.json"
+    for name in (".checkpoint.json.1234.part", ".weights-0123456789ab.safetensors.1234.part"): (tmp_path / "last" / name).touch() # as versions before named them
     assert Child(server, tmp_path, config=config).end()[0] == "finished"
     assert not [p for p in tmp_path.rglob(".*")]
 
@@ -153,9 +168,9 @@ def test_what_a_kill_left_of_any_file_is_removed_by_the_next_checkpoint(server, 
 # ---- no room, no folder, no data
 
 def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_when_there_is_room(server, whole, tmp_path):
-    "Whether the weights, the tensors of training or the words find no room."
+    "Whether the weights, the tensors of training, the words of before or those of now find no room."
     import children
-    for attempt, moment in enumerate((4, 5, 6), 1):
+    for attempt, moment in enumerate((6, 6, 7, 8), 1):
         name, says = Child(server, tmp_path, trouble=partial(children.disk_is_full, moment)).end()
         assert name in ("InputError", "CheckpointError", "OSError") and "No space left" in says and str(tmp_path) in says and "\n" not in says
         assert intact(tmp_path) and (0, attempt) <= progress(tmp_path) < (2, 0) and not list(tmp_path.rglob(".*"))
@@ -315,3 +330,120 @@ def test_a_run_that_goes_on_otherwise_is_told_every_difference_in_one_line(tmp_p
     fit(noise(), config, tmp_path, progress=False)
     with pytest.raises(CheckpointError) as e: fit(noise(), replace(config, lr=5e-4, batch_size=2), tmp_path, go_on=True, progress=False)
     assert "lr is 0.0005, was 0.001" in str(e.value) and "batch_size is 2, was 1" in str(e.value) and "\n" not in str(e.value)
+
+
+# ---- damage, and what is missing
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    "A run in this process, and one that was stopped near its end, with the checkpoint before."
+    folder = tmp_path_factory.mktemp("undisturbed")
+    fit(noise(), SHORT, folder / "whole", progress=False, save_every=0)
+    def near_the_end(run, keep): keep.button.pressed = len(run.history) == 3 and run.seen == 2
+    with pytest.raises(Stopped): fit(noise(), SHORT, folder / "stopped", progress=False, save_every=0, watch=near_the_end)
+    return folder
+
+
+def zeros_at_the_end(file):
+    size = file.stat().st_size
+    os.truncate(file, max(0, size - 700))
+    os.truncate(file, size)
+
+
+DAMAGES = {"zeros at the end": zeros_at_the_end, "cut": lambda file: os.truncate(file, file.stat().st_size // 2), "empty": lambda file: os.truncate(file, 0), "gone": Path.unlink}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", ["checkpoint.json", "weights", "training"])
+def test_a_damaged_checkpoint_costs_what_was_done_since_the_one_before(undisturbed, tmp_path, kind, damage):
+    run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
+    words = json.loads((run / "last" / "checkpoint.json").read_text())
+    DAMAGES[damage](run / "last" / (next(iter(words["files"][kind])) if kind in words["files"] else kind))
+    with pytest.warns(InputWarning, match="goes on from the checkpoint before, after 1 pair of epoch 2 of 2") as said: fit(noise(), SHORT, run, go_on=True, progress=False, save_every=0)
+    assert len(said) == 1 and str(run / "last") in str(said[0].message) and str(said[0].message).isprintable()
+    assert current(files(run)) == current(files(undisturbed / "whole"))
+
+
+@pytest.mark.parametrize("name", ["previous.json", "weights", "training"])
+def test_damage_of_the_checkpoint_before_is_nobodys_concern(undisturbed, tmp_path, name):
+    run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
+    words = json.loads((run / "last" / "previous.json").read_text())
+    zeros_at_the_end(run / "last" / (next(iter(words["files"][name])) if name in words["files"] else name))
+    fit(noise(), SHORT, run, go_on=True, progress=False, save_every=0)
+    assert current(files(run)) == current(files(undisturbed / "whole"))
+
+
+@pytest.mark.parametrize("lost", [["last/checkpoint.json", "last/previous.json"], ["last"], ["last", "train.json"]], ids=str)
+@pytest.mark.parametrize("go_on", [True, False])
+def test_a_run_never_begins_again_over_results(undisturbed, tmp_path, monkeypatch, lost, go_on):
+    run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
+    (run / "train.json").write_text("{}")
+    for name in lost: shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
+    monkeypatch.setattr(training, "step", lambda *_: pytest.fail("trained"))
+    before = files(run)
+    with pytest.raises(CheckpointError, match="choose another folder") as e: fit(noise(), SHORT, run, go_on=go_on, progress=False)
+    assert str(run) in str(e.value) and "\n" not in str(e.value) and files(run) == before
+
+
+def test_tensors_without_words_are_no_beginning(undisturbed, tmp_path):
+    "Best is not there yet, and both checkpoint.json are lost."
+    run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
+    for name in ("last/checkpoint.json", "last/previous.json"): (run / name).unlink()
+    shutil.rmtree(run / "best")
+    with pytest.raises(CheckpointError, match="no checkpoint.json"): fit(noise(), SHORT, run, go_on=True, progress=False)
+
+
+def test_a_lost_best_is_said_before_training(undisturbed, tmp_path, monkeypatch):
+    run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
+    next((run / "best").glob("weights-*")).unlink()
+    monkeypatch.setattr(training, "step", lambda *_: pytest.fail("trained"))
+    with pytest.raises(CheckpointError, match="best"): fit(noise(), SHORT, run, go_on=True, progress=False)
+
+
+def test_a_run_of_an_older_version_goes_on(undisturbed, tmp_path):
+    from test_checkpoints import old_style
+    run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
+    for place in ("best", "last"): old_style(run / place)
+    kept = {p.name for p in (run / "last").iterdir()}
+    fit(noise(), SHORT, run, go_on=True, progress=False, save_every=0)
+    assert "previous.json" not in kept and current(files(run)) == current(files(undisturbed / "whole"))
+
+
+def test_a_run_behind_a_link_goes_on(undisturbed, tmp_path):
+    shutil.copytree(undisturbed / "stopped", tmp_path / "disk" / "deep" / "run")
+    (tmp_path / "runs").symlink_to(tmp_path / "disk" / "deep")
+    (tmp_path / "run").symlink_to(tmp_path / "runs" / "run")
+    fit(noise(), SHORT, tmp_path / "run", go_on=True, progress=False, save_every=0)
+    assert current(files(tmp_path / "disk" / "deep" / "run")) == current(files(undisturbed / "whole"))
+
+
+# ---- two at once
+
+def test_a_second_run_in_the_folder_is_refused_while_the_first_lives(server, tmp_path):
+    import children
+    first = Child(server, tmp_path, save_every=1e9, trouble=partial(children.slow, 0.3))
+    assert not first.begin()
+    before = files(tmp_path)
+    for go_on in (True, False):
+        with pytest.raises(CheckpointError, match="another process") as e: fit(noise(), SHORT, tmp_path, go_on=go_on, progress=False)
+        assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
+    assert files(tmp_path) == before and first.process.is_alive()
+    first.kill()
+    assert first.end() == signal.SIGKILL
+    assert fit(noise(), SHORT, tmp_path, progress=False).phase == 3, "killed before its first checkpoint, it holds nothing"
+
+
+def test_a_crowd_in_one_folder_leaves_one_run(server, whole, tmp_path):
+    crowd = [Child(server, tmp_path) for _ in range(4)]
+    told = sorted(child.end() for child in crowd)
+    assert [name for name, _ in told].count("finished") >= 1
+    assert all(name == "finished" or name == "CheckpointError" and "another process" in says for name, says in told), told
+    assert current(files(tmp_path)) == current(whole[0])
+
+
+def test_without_locks_the_run_says_so_and_trains(tmp_path, monkeypatch, capsys):
+    import fcntl
+    def none(*_): raise OSError(37, "No locks available")
+    monkeypatch.setattr(fcntl, "flock", none)
+    assert fit(noise(), replace(SHORT, phases=(Phase("joint", 1),)), tmp_path, progress=False).phase == 1
+    assert "no locks" in capsys.readouterr().err and not list(tmp_path.glob(".*"))

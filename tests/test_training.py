@@ -1,5 +1,5 @@
 "Runs: their phases and rates, when they stop, what is best, and that an interruption changes nothing."
-import json, shutil
+import json, os, shutil, signal, time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +10,16 @@ from cssgan import training
 from cssgan.cases import phantom_cases
 from cssgan.checkpoints import CheckpointError, load_checkpoint
 from cssgan.datasets import UnpairedData, unpaired
+from cssgan.guard import InputError
 from cssgan.joint import make_optimizers
 from cssgan.models import Networks
 from cssgan.schedule import PAPER_PHASES, Phase, preset, rate
-from cssgan.training import Keeper, StopButton, advance, fit, is_best, resume, save_run, stalled, start, step, training_tensors
+from cssgan.training import Keeper, StopButton, Stopped, advance, fit, is_best, resume, save_run, stalled, start, step, training_tensors
 from cssgan.volumes import Grid
 from tiny import SHORT, TINY, Random, changed, frozen, noise, same, state
+
+
+JOINT = replace(SHORT, phases=(Phase("joint", 1),))
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +243,123 @@ def test_phantoms_train_from_end_to_end(tmp_path):
 def test_training_tensors_are_all_of_the_memory(whole):
     names = {n.split(".")[0] for n in training_tensors(whole[0])}
     assert names == {"rng", "judge", "pool", "G", "D", "S"}
+
+
+# ---- before the first step
+
+class Prepared(UnpairedData):
+    "Data that can be prepared, and whose name follows its content."
+    calls, content, trouble = (), "one", None
+    def name(self): return f"{super().name()[:8]}-{self.content}"
+    def prepare(self, progress):
+        self.calls += (progress,)
+        if self.trouble: raise self.trouble
+
+
+def prepared(**facts):
+    d = noise()
+    made = Prepared(d.train_A, d.train_B, d.valid_A, d.valid_B)
+    for name, fact in facts.items(): setattr(made, name, fact)
+    return made
+
+
+@pytest.fixture
+def untrained(monkeypatch): monkeypatch.setattr(training, "step", lambda *_: pytest.fail("trained"))
+
+
+def test_every_case_is_prepared_before_the_first_step(tmp_path, untrained):
+    data = prepared(trouble=InputError("the validation scan V7.nii is not there"))
+    with pytest.raises(InputError, match="V7"): fit(data, SHORT, tmp_path, progress=False)
+    assert data.calls == (False,) and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_which_nothing_was_trained_is_free(tmp_path):
+    with pytest.raises(InputError): fit(prepared(trouble=InputError("V7")), JOINT, tmp_path, progress=False)
+    assert fit(prepared(), JOINT, tmp_path, progress=False).phase == 1
+
+
+def test_a_case_that_fails_in_the_first_step_leaves_the_folder_free(tmp_path, monkeypatch):
+    def fails(*_): raise InputError("spoilt")
+    monkeypatch.setattr(training, "step", fails)
+    with pytest.raises(InputError, match="spoilt"): fit(noise(), JOINT, tmp_path, progress=False)
+    monkeypatch.undo()
+    assert fit(noise(), JOINT, tmp_path, progress=False).phase == 1
+
+
+def test_scans_that_were_exchanged_under_the_same_names_are_noticed(tmp_path, untrained):
+    data, last = prepared(), tmp_path / "last"
+    save_run(start(JOINT), last, True, data)
+    with pytest.raises(CheckpointError, match="have changed"): resume(JOINT, last, prepared(content="two"))
+    assert resume(JOINT, last, data).phase == 0
+    save_run(start(JOINT), last, True, noise())  # as a version before named its cases
+    data.names = lambda: (data.name(), noise().name())
+    assert resume(JOINT, last, data).phase == 0
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_while_cases_are_prepared_interrupts(tmp_path, untrained, signal_):
+    class Slow(Prepared):
+        def prepare(self, progress):
+            os.kill(os.getpid(), signal_)
+            time.sleep(5)
+    d = noise()
+    with pytest.raises(KeyboardInterrupt): fit(Slow(d.train_A, d.train_B, d.valid_A, d.valid_B), SHORT, tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == [] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_while_a_run_validates_stops_it_after(tmp_path, monkeypatch):
+    validate = training.validate
+    def asked(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*args)
+    monkeypatch.setattr(training, "validate", asked)
+    with pytest.raises(Stopped, match="epoch 2"): fit(noise(), replace(JOINT, phases=(Phase("joint", 2),)), tmp_path, progress=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "last"] and len(load_checkpoint(tmp_path / "last")[1]["history"]) == 1
+
+
+@pytest.mark.parametrize("place", ["best", "last"])
+def test_a_place_for_checkpoints_that_is_none_is_said_before_training(tmp_path, untrained, place):
+    (tmp_path / place).touch()
+    with pytest.raises(InputError, match=place): fit(noise(), SHORT, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": 2**32}, {"seed": 2**64}, {"seed": 0.5}, {"lr": 0}, {"lr": float("nan")}, {"lr": -1e-3}, {"lr": float("inf")}, {"batch_size": 0}, {"batch_size": 10**9}, {"pool_size": -1},
+    {"width": 0}, {"width": 2**70}, {"patch_layers": 99}, {"lambda_cyc": float("nan")}, {"gamma_shape": -1}, {"phases": ()}, {"phases": (1,)}, {"grid": Grid((24, 24), (7, 7))}, {"grid": Grid((24, 24, 0), (7, 7, 8))}, {"grid": Grid((24, 24, 16), (7, 7, 1e-300))}, {"grid": None}], ids=str)
+def test_a_configuration_that_cannot_be_is_refused_at_once(wrong):
+    with pytest.raises(InputError) as e: replace(SHORT, **wrong)
+    assert next(iter(wrong)) in str(e.value) and "\n" not in str(e.value) and len(str(e.value)) <= 300
+
+
+@pytest.mark.parametrize("epochs", [(10**9,), (1, 10**9), (0.5,), ("5",), (True,), (1, 0, 0), (1, 0, -1)], ids=str)
+def test_a_phase_of_numbers_that_cannot_be(epochs):
+    with pytest.raises(InputError, match="phase joint"): Phase("joint", *epochs)
+
+
+# ---- numbers that mean something
+
+def test_a_domain_without_labels_has_no_scores(tmp_path):
+    data = noise()
+    for samples in (data.train_B, data.valid_B):
+        for _, labels, _ in samples.made: labels.fill_(255)
+    run = fit(data, replace(SHORT, phases=(Phase("segmentors", 1, patience=1), Phase("joint", 3, patience=1))), tmp_path, progress=False)
+    last = run.history[-1]
+    assert last["dice_MRI"] is None and last["s_ct_to_mri"] is None and last["s_mri_to_ct"] is None and last["dice_CT"] >= 0 and last["valid_loss"] > 0
+    assert "NaN" not in (tmp_path / "best" / "checkpoint.json").read_text() and load_checkpoint(tmp_path)[1]["history"]
+    assert fit(None, run.config, tmp_path, go_on=True, progress=False).history == run.history
+
+
+def test_judges_that_were_given_may_judge_a_domain_without_labels(tmp_path):
+    data = noise()
+    for _, labels, _ in data.train_B.made: labels.fill_(255)
+    judges = torch.nn.ModuleDict({"S_A": Networks(4, 1, seed=5).S_A, "S_B": Networks(4, 1, seed=5).S_B})
+    def stop(run, keep): keep.button.pressed = run.seen == 2
+    with pytest.raises(Stopped): fit(data, JOINT, tmp_path, judges=judges, progress=False, watch=stop)
+    assert fit(data, JOINT, tmp_path, go_on=True, progress=False).history[-1]["s_ct_to_mri"] is not None
+
+
+def test_no_labels_at_all_train_and_end(tmp_path):
+    data = noise(missing=0)
+    for samples in (data.train_A, data.train_B, data.valid_A, data.valid_B):
+        for _, labels, _ in samples.made: labels.fill_(255)
+    run = fit(data, replace(JOINT, phases=(Phase("joint", 2, patience=1),)), tmp_path, progress=False)
+    assert run.phase == 1 and all(h["valid_loss"] is None and h["dice_CT"] is None for h in run.history)

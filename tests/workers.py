@@ -1,6 +1,7 @@
 "What the tests of several processes do in each of them."
-import json, os, sys
+import json, os, signal, sys, time
 from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import torch
@@ -66,6 +67,15 @@ def fails(rank, message, folder):
         return step(*args)
     training.step = breaks
     work(pairs(), JOINT, folder, None, None, False, False, 1e9)
+
+
+def sleeps(folder):
+    "One process waits for the other, which never comes; neither listens to signals."
+    parallel.join()
+    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(how, signal.SIG_IGN)
+    Path(folder, f"{parallel.rank()}.here").touch()
+    if parallel.rank() == 0: parallel.agree(True)
+    else: time.sleep(1e6)
 
 
 if __name__ == "__main__": # for torchrun
