@@ -250,7 +250,7 @@ def test_training_tensors_are_all_of_the_memory(whole):
 class Prepared(UnpairedData):
     "Data that can be prepared, and whose name follows its content."
     calls, content, trouble = (), "one", None
-    def name(self): return f"{super().name()[:8]}-{self.content}"
+    def names(self): return f"{super().names()[0][:8]}-{self.content}", super().names()[1]
     def prepare(self, progress):
         self.calls += (progress,)
         if self.trouble: raise self.trouble
@@ -294,7 +294,6 @@ def test_scans_that_were_exchanged_under_the_same_names_are_noticed(tmp_path, un
     old = noise()
     old.name = lambda: old.names()[1]  # as a version before named its cases
     save_run(start(JOINT), last, True, old)
-    data.names = lambda: (data.name(), noise().names()[1])
     assert resume(JOINT, last, data).phase == 0
 
 
