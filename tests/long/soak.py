@@ -114,7 +114,7 @@ def sweeps_killed(top, want, rng):
     def rows(place):
         os.chdir(place)
         try: return [{k: v for k, v in row.items() if k not in ("cssgan", "commit")} for row in cssgan.sweeps.collect("runs/grid").to_dict("records")]
-        finally: os.chdir(top)
+        finally: os.chdir(HERE)
     grid(top / "sweep-whole")
     begun = time.monotonic()
     status, said = sweep(top / "sweep-whole", PATIENCE)
