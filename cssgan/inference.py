@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NEAR', 'AGREED', 'prepare', 'slide', 'as_scan', 'as_centre', 'load_networks', 'one_heart', 'look', 'box_around',
-           'agreement', 'Finding', 'settle', 'places', 'find_heart', 'doubtful', 'segment', 'heart_for_range',
-           'translate']
+           'agreement', 'Finding', 'settle', 'places', 'elsewhere_in', 'find_heart', 'doubtful', 'segment',
+           'heart_for_range', 'translate']
 
 # %% ../nbs/10_inference.ipynb #cell-002
 from dataclasses import replace
@@ -122,7 +122,7 @@ def box_around(found: Volume, # with labels of one heart
     extents = [np.ptp(np.flatnonzero(found.label.any(axis=others))) + 1 for others in ((1, 2), (0, 2), (0, 1))]
     return Grid(tuple(max(n, int(e) + 2 * margin) for n, e in zip(grid.shape, extents)), grid.spacing)
 
-# %% ../nbs/10_inference.ipynb #3866b378
+# %% ../nbs/10_inference.ipynb #f30ba20b
 def agreement(one: Volume, # with labels
               other: Volume, # with labels
               ) -> float: # mean Dice of the regions that either has, 0 to 1
@@ -131,7 +131,7 @@ def agreement(one: Volume, # with labels
     both = [(a == k, b == k) for k in np.union1d(a, b) if k]
     return float(np.mean([2 * (x & y).sum() / (x.sum() + y.sum()) for x, y in both])) if both else 0.
 
-# %% ../nbs/10_inference.ipynb #6989f6ac
+# %% ../nbs/10_inference.ipynb #145f6f7a
 AGREED = .75, .55 # Dice of two looks: with the first they need not look again, below the second they contradict each other
 
 class Finding(NamedTuple):
@@ -149,7 +149,7 @@ class Finding(NamedTuple):
         certain = any(d.certain for d in doubts(self.seen.label, self.seen.voxel_ml))
         return self.agreed + float(np.nan_to_num(rim_of_lv(self.seen.label))) - len(self.doubts) / 4 - certain
 
-# %% ../nbs/10_inference.ipynb #457636d5
+# %% ../nbs/10_inference.ipynb #825e7c19
 def settle(segmentor: torch.nn.Module, # S_A or S_B
            scan: Volume, # in its own grid and unit
            grid: Grid, # the training grid
@@ -160,12 +160,15 @@ def settle(segmentor: torch.nn.Module, # S_A or S_B
     "Look, and look again around what was found, until two looks agree."
     found, agreed = look(segmentor, scan, grid, window, centre, grid), 0.
     for _ in range(looks - 1):
-        if not found.label.any() or agreed >= AGREED[0]: break
+        if not found.label.any(): break
         again = look(segmentor, scan, grid, window, heart_centre(found), box_around(found, grid))
-        found, agreed = again, agreement(found, again)
+        if not again.label.any(): return Finding(found, 0.)
+        agreed, moved = agreement(found, again), np.abs(heart_centre(again) - heart_centre(found)) / grid.spacing
+        found = again
+        if agreed >= AGREED[0] or moved.max() < 2 or any(d.certain for d in doubts(found.label, found.voxel_ml)): break
     return Finding(found, agreed)
 
-# %% ../nbs/10_inference.ipynb #88810740
+# %% ../nbs/10_inference.ipynb #04153c00
 def places(scan: Volume, # in its own grid and unit
            grid: Grid, # the training grid
            ) -> list: # world points (x, y, z), mm; none in a scan that is hardly longer than a box
@@ -179,7 +182,17 @@ def places(scan: Volume, # in its own grid and unit
         points.append(np.array((*heart_centre(to_grid(scan, part, here))[:2], here[2])))
     return points
 
-# %% ../nbs/10_inference.ipynb #70ded496
+# %% ../nbs/10_inference.ipynb #588d31f3
+def elsewhere_in(segmentor: torch.nn.Module, # S_A or S_B
+                 scan: Volume, # in its own grid and unit
+                 grid: Grid, # the training grid
+                 window: tuple, # the checkpoint's (low, high) in HU for CT
+                 ) -> list: # of Finding
+    "What is found at other places, on the training grid's spacing."
+    coarse = to_grid(scan, *whole_scan_grid(scan, grid.spacing))
+    tried = [settle(segmentor, coarse, grid, window, place, looks=3) for place in places(coarse, grid)]
+    return [t for t in tried if t.seen.label.any()]
+
 def find_heart(segmentor: torch.nn.Module, # S_A or S_B
                scan: Volume, # in its own grid and unit, without a label
                grid: Grid, # the training grid
@@ -187,15 +200,16 @@ def find_heart(segmentor: torch.nn.Module, # S_A or S_B
                centre=None, # world point (x, y, z), mm, if somebody knows it
                ) -> Finding: # the most plausible
     "Look where the heart presumably is, and elsewhere if that is doubtful."
-    first = settle(segmentor, scan, grid, window, heart_centre(scan) if centre is None else centre)
-    if centre is not None or not first.doubts: return first
-    coarse = to_grid(scan, *whole_scan_grid(scan, grid.spacing))
-    tried = [settle(segmentor, coarse, grid, window, place, looks=3) for place in places(coarse, grid)]
-    tried = [t for t in tried if t.seen.label.any()]
-    if not tried or (best := max(tried, key=lambda t: t.score)).score <= first.score: return first
+    presumed = heart_centre(scan) if centre is None else centre
+    first = settle(segmentor, scan, grid, window, presumed)
+    if not first.doubts: return first
+    tried = [] if centre is not None else elsewhere_in(segmentor, scan, grid, window)
+    if not tried and not first.seen.label.any(): tried = [Finding(look(segmentor, scan, grid, window, presumed), 0.)]
+    best = max([first, *tried], key=lambda t: t.score)
+    if best is first: return first
     return max(first, settle(segmentor, scan, grid, window, heart_centre(best.seen)), key=lambda t: t.score)
 
-# %% ../nbs/10_inference.ipynb #eb27d2a0
+# %% ../nbs/10_inference.ipynb #9ae7806c
 def doubtful(found: Finding, # what a segmentor found
              ) -> str: # one line; empty if there is no doubt
     "Why a finding may not be the heart."
@@ -221,7 +235,7 @@ def _name(scan) -> str:
     "What to call a scan in a message."
     return "the volume" if isinstance(scan, Volume) else brief(scan, 100)
 
-# %% ../nbs/10_inference.ipynb #3ae74c0d
+# %% ../nbs/10_inference.ipynb #0b00cdb0
 def heart_for_range(scan: Volume, # in its own grid and unit, without a label
                     segmentor: torch.nn.Module, # S_B
                     grid: Grid, # the training grid
@@ -238,7 +252,7 @@ def heart_for_range(scan: Volume, # in its own grid and unit, without a label
         else: point, how = heart_centre(found.seen), "where the heart was found"
     return point, (f"intensities taken around ({', '.join(f'{c:.0f}' for c in point)}) mm, {how}",)
 
-# %% ../nbs/10_inference.ipynb #e409b61f
+# %% ../nbs/10_inference.ipynb #00f0913f
 def translate(scan: str|Path|Volume, # CT or MRI: a NIfTI file, a folder of DICOM slices, or a volume
               checkpoint: str|Path, # a checkpoint's folder
               to: str, # "MRI" for a CT scan, "CT" for an MRI scan

@@ -6,12 +6,12 @@
 __all__ = ['USUAL', 'MOST', 'LEAST', 'FINEST', 'ENCLOSED', 'ATRIA', 'SLICE', 'marked', 'around', 'beside', 'rim_of_lv',
            'volumes_ml', 'cut_off', 'in_one_piece', 'Doubt', 'doubts', 'describe_volumes']
 
-# %% ../nbs/03_plausible.ipynb #4b6568ee
+# %% ../nbs/03_plausible.ipynb #ba481a4e
 from typing import NamedTuple
 import numpy as np
 from .volumes import IGNORE, REGIONS
 
-# %% ../nbs/03_plausible.ipynb #848249b6
+# %% ../nbs/03_plausible.ipynb #670bc4d2
 def marked(label: np.ndarray, # (X, Y, Z) uint8: an index of REGIONS, or IGNORE
            ) -> np.ndarray: # bool: where some region of the heart is
     "Everything that is called heart."
@@ -27,7 +27,7 @@ def around(label: np.ndarray, # (X, Y, Z)
     if not found[0].size: return label[:0]
     return label[tuple(slice(max(0, f[0] - margin), f[-1] + 1 + margin) for f in found)]
 
-# %% ../nbs/03_plausible.ipynb #f00e0bf9
+# %% ../nbs/03_plausible.ipynb #af6d01cd
 def beside(label: np.ndarray, # (X, Y, Z)
            region: str, # one of REGIONS
            ) -> dict|None: # region → share of the rim, 0 to 1; None if the region is not there, or nothing known beside it
@@ -45,27 +45,27 @@ def rim_of_lv(label: np.ndarray, # (X, Y, Z)
     "The share of the LV's rim that is myocardium."
     return float((beside(label, "LV") or {}).get("myocardium", np.nan))
 
-# %% ../nbs/03_plausible.ipynb #9acaaf48
+# %% ../nbs/03_plausible.ipynb #bebb838d
 def volumes_ml(label: np.ndarray, # (X, Y, Z)
                voxel_ml: float, # the volume of a voxel, ml
                ) -> dict: # region → ml
     "How large every region is."
     return {region: float(np.count_nonzero(label == k) * voxel_ml) for k, region in enumerate(REGIONS) if k}
 
-# %% ../nbs/03_plausible.ipynb #9a356051
+# %% ../nbs/03_plausible.ipynb #028d426a
 USUAL = {"LV": (15, 450), "RV": (15, 450), "LA": (8, 400), "RA": (8, 400), "myocardium": (20, 400)} # ml: low, high
 MOST = {"LV": 1500, "RV": 1500, "LA": 2500, "RA": 2500, "myocardium": 1200} # ml: more than any that was described
 LEAST = 1. # ml of everything that is marked
 FINEST = 1e-6 # ml: a voxel of 0.1 mm
 
-# %% ../nbs/03_plausible.ipynb #e8727d6c
+# %% ../nbs/03_plausible.ipynb #f4a8288f
 def cut_off(label: np.ndarray, # (X, Y, Z)
             ) -> list: # names of regions
     "The regions that reach the border of the scan."
     faces = [np.unique(label.take(end, axis)) for axis in range(3) for end in (0, -1)]
     return [region for k, region in enumerate(REGIONS) if k and any(k in face for face in faces)]
 
-# %% ../nbs/03_plausible.ipynb #52dbfde9
+# %% ../nbs/03_plausible.ipynb #10667c3b
 def in_one_piece(label: np.ndarray, # (X, Y, Z)
                  gap: int=2, # voxels that two pieces may lie apart
                  ) -> float: # 0 to 1; NaN if nothing is marked
@@ -77,14 +77,14 @@ def in_one_piece(label: np.ndarray, # (X, Y, Z)
     pieces, _ = ndimage.label(wide)
     return float(np.bincount(pieces[heart])[1:].max() / heart.sum())
 
-# %% ../nbs/03_plausible.ipynb #74f10665
+# %% ../nbs/03_plausible.ipynb #fb20a501
 class Doubt(NamedTuple):
     "Something about labels that is unlikely for a heart, or impossible."
     text: str # in words, to follow the name of what is doubted and a colon
     certain: bool = False # True: no heart is like that
     def __str__(self): return self.text
 
-# %% ../nbs/03_plausible.ipynb #62592066
+# %% ../nbs/03_plausible.ipynb #40647402
 ENCLOSED = .25, .4 # share of the LV's rim that is myocardium: below the first it cannot be, below the second it is unlikely
 
 def _muscle(label, # (X, Y, Z)
@@ -99,7 +99,7 @@ def _muscle(label, # (X, Y, Z)
     if rims[most] > .5: return [Doubt(f"myocardium surrounds the {most} ({rims[most]:.0%} of its rim), and not the LV ({lv:.0%})", True)]
     return [Doubt(f"only {lv:.0%} of the LV's rim is myocardium", lv < ENCLOSED[0])]
 
-# %% ../nbs/03_plausible.ipynb #9ba53142
+# %% ../nbs/03_plausible.ipynb #ddadf38a
 ATRIA = Doubt("the LA lies at the RV, or the RA at the LV")
 
 def _order(label, # (X, Y, Z)
@@ -117,7 +117,7 @@ def _order(label, # (X, Y, Z)
     right, wrong = (sum(np.count_nonzero(near[k] & (heart == v)) for k, v in pairs) for pairs in (((3, 1), (4, 2)), ((3, 2), (4, 1))))
     return [ATRIA] if wrong > max(10, 2 * right) else []
 
-# %% ../nbs/03_plausible.ipynb #a9ef1fec
+# %% ../nbs/03_plausible.ipynb #6ea46953
 def _sizes(label, # (X, Y, Z)
            voxel_ml: float, # ml
            ) -> list: # of Doubt
@@ -131,7 +131,7 @@ def _sizes(label, # (X, Y, Z)
     odd = [f"{r} {v:.0f} ml" for r, v in ml.items() if v and not ((USUAL[r][0] <= v or r in cut) and v <= USUAL[r][1])]
     return [Doubt(f"there is no {', '.join(missing)}")] * bool(missing) + [Doubt(f"unusual volumes ({', '.join(odd)})")] * bool(odd)
 
-# %% ../nbs/03_plausible.ipynb #d1654519
+# %% ../nbs/03_plausible.ipynb #4a019a77
 SLICE = 30. # ml in view of a region that is cut off: the rim of less says little
 
 def _places(label, # (X, Y, Z)
@@ -149,11 +149,12 @@ def doubts(label: np.ndarray, # (X, Y, Z) uint8: an index of REGIONS, or IGNORE
     "Why labels might not be a heart."
     if not marked(label).any(): return [Doubt("nothing is marked", not bool((label == IGNORE).any()))]
     if len(np.unique(label)) == 1: return [Doubt(f"every voxel is {REGIONS[label.flat[0]]}", True)]
+    if (sizes := _sizes(label, voxel_ml)) and sizes[0].certain: return sizes
     apart = 0. if cut_off(label) else 1 - in_one_piece(label)
-    found = [*_places(label, voxel_ml), *_sizes(label, voxel_ml), *[Doubt(f"{apart:.0%} of it lies apart from the rest")] * (apart > .1)]
+    found = [*_places(label, voxel_ml), *sizes, *[Doubt(f"{apart:.0%} of it lies apart from the rest")] * (apart > .1)]
     return sorted(found, key=lambda d: not d.certain)
 
-# %% ../nbs/03_plausible.ipynb #505619ac
+# %% ../nbs/03_plausible.ipynb #12a962da
 def describe_volumes(label: np.ndarray, # (X, Y, Z)
                      voxel_ml: float, # the volume of a voxel, ml: `Volume.voxel_ml`
                      ) -> str: # "LV 102 ml, RV …"
