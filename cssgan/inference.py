@@ -49,7 +49,8 @@ def slide(network: torch.nn.Module, # G or S
     x = torch.from_numpy(np.ascontiguousarray(volume.voxels, np.float32))[None, None].to(device)
     if volume.shape == grid.shape: out = predict(x) # nothing to blend
     else: out = sliding_window_inference(x, grid.shape, 1, predict, overlap=0.5, mode="gaussian", cval=-1.)
-    if not torch.isfinite(out).all(): raise InputError("the network answers NaN or infinity, its weights are damaged: use another checkpoint")
+    if not torch.isfinite(out).all():
+        raise InputError("the network answers NaN or infinity, its weights are damaged: use another checkpoint")
     return out[0].cpu()
 
 # %% ../nbs/10_inference.ipynb #cell-018
@@ -58,7 +59,8 @@ def as_scan(scan: str|Path|Volume, # a NIfTI file, a folder of DICOM slices, or 
             ) -> Volume:
     "The scan, read if need be, and of the modality that is needed."
     if isinstance(scan, (str, PathLike)): return read_volume(scan, modality)
-    if not isinstance(scan, Volume): raise InputError(f"the scan is {_kind(scan)}: give a file, a folder of DICOM slices, or a cssgan Volume")
+    if not isinstance(scan, Volume):
+        raise InputError(f"the scan is {_kind(scan)}: give a file, a folder of DICOM slices, or a cssgan Volume")
     if scan.modality != modality: raise InputError(f"the volume is {scan.modality}, and {modality} is needed; name the other direction")
     return scan
 
@@ -73,14 +75,16 @@ def as_centre(centre, # what the user said
               ) -> np.ndarray: # world point (x, y, z), mm
     "A centre that can be one."
     try: point = np.asarray(centre, float)
-    except (TypeError, ValueError): point = np.empty(0)
+    except (TypeError, ValueError, OverflowError): point = np.empty(0)
     cure = "give three numbers in mm of the scan's world (RAS), as a viewer shows them"
-    if point.shape != (3,) or not np.isfinite(point).all(): raise InputError(f"the centre {brief(centre)} is no point: {cure}")
+    if point.shape != (3,) or not np.isfinite(point).all():
+        raise InputError(f"the centre {brief(centre)} is no point: {cure}")
     grid, middle = whole_scan_grid(scan, (1., 1., 1.))
     low, high = middle - grid.extent / 2, middle + grid.extent / 2
     if ((point < low - NEAR) | (point > high + NEAR)).any():
         reach = ", ".join(f"{a:.0f} to {b:.0f}" for a, b in zip(low, high))
-        raise InputError(f"the centre {brief(tuple(point.tolist()))} lies outside the scan, which reaches from {reach} mm: {cure}")
+        where = brief(tuple(point.tolist()))
+        raise InputError(f"the centre {where} lies outside the scan, which reaches from {reach} mm: {cure}")
     return point
 
 # %% ../nbs/10_inference.ipynb #cell-019
@@ -122,7 +126,7 @@ def box_around(found: Volume, # with labels of one heart
     extents = [np.ptp(np.flatnonzero(found.label.any(axis=others))) + 1 for others in ((1, 2), (0, 2), (0, 1))]
     return Grid(tuple(max(n, int(e) + 2 * margin) for n, e in zip(grid.shape, extents)), grid.spacing)
 
-# %% ../nbs/10_inference.ipynb #f30ba20b
+# %% ../nbs/10_inference.ipynb #43178b4b
 def agreement(one: Volume, # with labels
               other: Volume, # with labels
               ) -> float: # mean Dice of the regions that either has, 0 to 1
@@ -131,8 +135,8 @@ def agreement(one: Volume, # with labels
     both = [(a == k, b == k) for k in np.union1d(a, b) if k]
     return float(np.mean([2 * (x & y).sum() / (x.sum() + y.sum()) for x, y in both])) if both else 0.
 
-# %% ../nbs/10_inference.ipynb #145f6f7a
-AGREED = .75, .55 # Dice of two looks: with the first they need not look again, below the second they contradict each other
+# %% ../nbs/10_inference.ipynb #291ab855
+AGREED = .75, .55 # Dice of two looks: from the first on they are one, below the second they contradict each other
 
 class Finding(NamedTuple):
     "What a segmentor found, and what speaks against it."
@@ -141,15 +145,16 @@ class Finding(NamedTuple):
 
     @property
     def doubts(self): # a list of texts
-        found = [str(d) for d in doubts(self.seen.label, self.seen.voxel_ml) if d != ATRIA] # weak networks mix them up, in the right place
-        return found + ["looking again, the network found something else"] * bool(self.seen.label.any() and self.agreed < AGREED[1])
+        found = [str(d) for d in doubts(self.seen.label, self.seen.voxel_ml) if d != ATRIA] # weak networks do that
+        differs = self.seen.label.any() and self.agreed < AGREED[1]
+        return found + ["looking again, the network found something else"] * bool(differs)
 
     @property
     def score(self): # the most plausible of several findings has the highest
         certain = any(d.certain for d in doubts(self.seen.label, self.seen.voxel_ml))
         return self.agreed + float(np.nan_to_num(rim_of_lv(self.seen.label))) - len(self.doubts) / 4 - certain
 
-# %% ../nbs/10_inference.ipynb #825e7c19
+# %% ../nbs/10_inference.ipynb #fd46c91b
 def settle(segmentor: torch.nn.Module, # S_A or S_B
            scan: Volume, # in its own grid and unit
            grid: Grid, # the training grid
@@ -165,10 +170,11 @@ def settle(segmentor: torch.nn.Module, # S_A or S_B
         if not again.label.any(): return Finding(found, 0.)
         agreed, moved = agreement(found, again), np.abs(heart_centre(again) - heart_centre(found)) / grid.spacing
         found = again
-        if agreed >= AGREED[0] or moved.max() < 2 or any(d.certain for d in doubts(found.label, found.voxel_ml)): break
+        if agreed >= AGREED[0] or moved.max() < 2: break
+        if any(d.certain for d in doubts(found.label, found.voxel_ml)): break
     return Finding(found, agreed)
 
-# %% ../nbs/10_inference.ipynb #04153c00
+# %% ../nbs/10_inference.ipynb #d538298f
 def places(scan: Volume, # in its own grid and unit
            grid: Grid, # the training grid
            ) -> list: # world points (x, y, z), mm; none in a scan that is hardly longer than a box
@@ -182,7 +188,7 @@ def places(scan: Volume, # in its own grid and unit
         points.append(np.array((*heart_centre(to_grid(scan, part, here))[:2], here[2])))
     return points
 
-# %% ../nbs/10_inference.ipynb #588d31f3
+# %% ../nbs/10_inference.ipynb #0afe73a8
 def elsewhere_in(segmentor: torch.nn.Module, # S_A or S_B
                  scan: Volume, # in its own grid and unit
                  grid: Grid, # the training grid
@@ -209,7 +215,7 @@ def find_heart(segmentor: torch.nn.Module, # S_A or S_B
     if best is first: return first
     return max(first, settle(segmentor, scan, grid, window, heart_centre(best.seen)), key=lambda t: t.score)
 
-# %% ../nbs/10_inference.ipynb #9ae7806c
+# %% ../nbs/10_inference.ipynb #a15492bf
 def doubtful(found: Finding, # what a segmentor found
              ) -> str: # one line; empty if there is no doubt
     "Why a finding may not be the heart."
@@ -226,7 +232,8 @@ def segment(scan: str|Path|Volume, # CT or MRI: a NIfTI file, a folder of DICOM 
     centre = None if centre is None else as_centre(centre, scan)
     nets, grid, ranges = load_networks(checkpoint)
     found = find_heart(nets.S_A if modality == "CT" else nets.S_B, scan, grid, ranges["CT"], centre)
-    if doubt := doubtful(found): warn(f"{name}: {doubt}. Look at the result, or say where the heart is with --centre X Y Z")
+    if doubt := doubtful(found):
+        warn(f"{name}: {doubt}. Look at the result, or say where the heart is with --centre X Y Z")
     line = f"segmented by a network (cssgan {cssgan.__version__}): not for diagnosis"
     labelled = with_label(scan, label_to_scan(found.seen.label, found.seen.affine, scan), scan.affine)
     return replace(labelled, history=(*scan.history, line, *filter(None, [doubt])))
@@ -235,7 +242,7 @@ def _name(scan) -> str:
     "What to call a scan in a message."
     return "the volume" if isinstance(scan, Volume) else brief(scan, 100)
 
-# %% ../nbs/10_inference.ipynb #0b00cdb0
+# %% ../nbs/10_inference.ipynb #22d40635
 def heart_for_range(scan: Volume, # in its own grid and unit, without a label
                     segmentor: torch.nn.Module, # S_B
                     grid: Grid, # the training grid
@@ -248,18 +255,21 @@ def heart_for_range(scan: Volume, # in its own grid and unit, without a label
     point, how = (heart_centre(scan), "presumed from the body") if centre is None else (centre, "as given")
     if centre is None and len(places(scan, grid)) > 0:
         found = find_heart(segmentor, scan, grid, ranges["CT"])
-        if found.doubts: warn(f"{name}: {doubtful(found)}; its intensities are taken around a place that is {how}. Say where the heart is with --centre X Y Z")
+        if found.doubts:
+            warn(f"{name}: {doubtful(found)}; its intensities are taken around a place {how}. "
+                 "Say where the heart is with --centre X Y Z")
         else: point, how = heart_centre(found.seen), "where the heart was found"
     return point, (f"intensities taken around ({', '.join(f'{c:.0f}' for c in point)}) mm, {how}",)
 
-# %% ../nbs/10_inference.ipynb #00f0913f
+# %% ../nbs/10_inference.ipynb #a85aa968
 def translate(scan: str|Path|Volume, # CT or MRI: a NIfTI file, a folder of DICOM slices, or a volume
               checkpoint: str|Path, # a checkpoint's folder
               to: str, # "MRI" for a CT scan, "CT" for an MRI scan
               centre=None, # world point (x, y, z) of the heart, mm; None: presumed from the body
               ) -> Volume: # synthetic, in the scan's grid; CT in HU
     "Translate a scan of any size into the other modality."
-    name, scan = _name(scan), replace(as_scan(scan, MODALITIES[1 - MODALITIES.index(check_modality(to))]), label=None)
+    name, modality = _name(scan), MODALITIES[1 - MODALITIES.index(check_modality(to))]
+    scan = replace(as_scan(scan, modality), label=None)
     centre = None if centre is None else as_centre(centre, scan)
     nets, grid, ranges = load_networks(checkpoint)
     where, how = heart_for_range(scan, nets.S_B, grid, ranges, centre, name)
