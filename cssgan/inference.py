@@ -13,7 +13,7 @@ import cssgan
 from .volumes import (MODALITIES, Grid, Volume, back_to_scan, check_modality, denormalise, heart_centre, label_to_scan,
                             normalise, to_grid, whole_scan_grid, with_label)
 from .files import read_volume
-from .models import mixed_precision
+from .fast.networks import accelerate
 from .checkpoints import load_checkpoint
 from .guard import InputError
 
@@ -39,8 +39,7 @@ def slide(network: torch.nn.Module, # G or S
     "Apply a network window by window, and blend; to a volume that one window covers, at once."
     from monai.inferers import sliding_window_inference
     device = next(network.parameters()).device
-    def predict(window):
-        with mixed_precision(device): return network(window).float()
+    def predict(window): return network(window).float()
     x = torch.from_numpy(np.ascontiguousarray(volume.voxels, np.float32))[None, None].to(device)
     if volume.shape == grid.shape: return predict(x)[0].cpu() # nothing to blend
     return sliding_window_inference(x, grid.shape, 1, predict, overlap=0.5, mode="gaussian", cval=-1.)[0].cpu()
@@ -60,7 +59,7 @@ def load_networks(checkpoint: str|Path, # a checkpoint's folder
     "What inference needs of a checkpoint."
     nets, about, _ = load_checkpoint(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return nets.to(device), Grid(*(tuple(about["grid"][key]) for key in ("shape", "spacing"))), about["ranges"]
+    return accelerate(nets.to(device)), Grid(*(tuple(about["grid"][key]) for key in ("shape", "spacing"))), about["ranges"]
 
 # %% ../nbs/10_inference.ipynb #cell-021
 def translate(scan: str|Path|Volume, # CT or MRI: a NIfTI file, a folder of DICOM slices, or a volume
