@@ -6,7 +6,7 @@
 __all__ = ['Passes', 'there_and_back', 'Optimizers', 'make_optimizers', 'minimize', 'freeze_all_but', 'generator_losses',
            'discriminator_losses', 'segmentor_losses', 'Pool', 'joint_step', 'segmentor_step', 'generator_step']
 
-# %% ../nbs/08_joint.ipynb #e90ab19e
+# %% ../nbs/08_joint.ipynb #f40fef1b
 from dataclasses import dataclass, field
 from typing import NamedTuple
 import torch
@@ -14,7 +14,7 @@ from .datasets import Batch
 from .models import Networks
 from .losses import adversarial_loss, cycle_loss, discriminator_loss, shape_loss
 
-# %% ../nbs/08_joint.ipynb #78d924d5
+# %% ../nbs/08_joint.ipynb #fe363d7e
 class Passes(NamedTuple):
     "What the generators make of a batch, [N, 1, X, Y, Z] each."
     fake_A: torch.Tensor # G_A(real_B): a synthetic CT
@@ -30,7 +30,7 @@ def there_and_back(nets: Networks, # the six networks
     fake_A, fake_B = nets.G_A(real_B), nets.G_B(real_A)
     return Passes(fake_A, fake_B, nets.G_A(fake_B), nets.G_B(fake_A))
 
-# %% ../nbs/08_joint.ipynb #d5a8fe51
+# %% ../nbs/08_joint.ipynb #1d0ec3f3
 @dataclass
 class Optimizers:
     "One Adam for each pair that learns together."
@@ -54,14 +54,14 @@ def minimize(loss: torch.Tensor, # scalar
     loss.backward()
     optimizer.step()
 
-# %% ../nbs/08_joint.ipynb #c7559e48
+# %% ../nbs/08_joint.ipynb #aa8f7f5e
 def freeze_all_but(nets: Networks, # the six networks
                    *names: str, # those that learn now, e.g. "G_A", "G_B"
                    ):
     "Fix every network but these."
     for name, net in nets.named_children(): net.requires_grad_(name in names)
 
-# %% ../nbs/08_joint.ipynb #f2a0dbc7
+# %% ../nbs/08_joint.ipynb #e1ba2ab1
 def generator_losses(nets: Networks, # the six networks
                      batch: Batch, # real volumes and their labels
                      passes: Passes, # what the generators made of them
@@ -75,7 +75,7 @@ def generator_losses(nets: Networks, # the six networks
     if ask_segmentors: losses["shape"] = shape_loss(nets.S_A(fake_A), y_B) + shape_loss(nets.S_B(fake_B), y_A)
     return losses
 
-# %% ../nbs/08_joint.ipynb #31788af4
+# %% ../nbs/08_joint.ipynb #20301367
 def discriminator_losses(nets: Networks, # the six networks
                          batch: Batch, # real volumes
                          fake_A: torch.Tensor, # synthetic CT, of now or of earlier [N, 1, X, Y, Z]
@@ -85,7 +85,7 @@ def discriminator_losses(nets: Networks, # the six networks
     return {"D_A": discriminator_loss(nets.D_A(batch.real_A), nets.D_A(fake_A)),
             "D_B": discriminator_loss(nets.D_B(batch.real_B), nets.D_B(fake_B))}
 
-# %% ../nbs/08_joint.ipynb #1d1fa9c2
+# %% ../nbs/08_joint.ipynb #33d8563e
 def segmentor_losses(nets: Networks, # the six networks
                      batch: Batch, # real volumes and their labels
                      passes: Passes|None=None, # what the generators made; None: real volumes alone
@@ -99,7 +99,7 @@ def segmentor_losses(nets: Networks, # the six networks
     def mean(S, seen): return sum(shape_loss(S(x), y) for x, y in seen) / len(seen)
     return {"S_A": mean(nets.S_A, seen_A), "S_B": mean(nets.S_B, seen_B)}
 
-# %% ../nbs/08_joint.ipynb #351175b3
+# %% ../nbs/08_joint.ipynb #725aa83c
 @dataclass
 class Pool:
     "Up to `size` past translations."
@@ -122,7 +122,7 @@ class Pool:
         older, self.volumes[i] = self.volumes[i], fake.clone()
         return older
 
-# %% ../nbs/08_joint.ipynb #73f7a1bc
+# %% ../nbs/08_joint.ipynb #d2f0650a
 def joint_step(nets: Networks, # the six networks
                optimizers: Optimizers, # all three take a step
                batch: Batch, # real volumes and their labels
@@ -148,7 +148,7 @@ def joint_step(nets: Networks, # the six networks
     minimize(losses["D_A"] + losses["D_B"], optimizers.D)
     return {name: loss.detach() for name, loss in losses.items()}
 
-# %% ../nbs/08_joint.ipynb #b8badf90
+# %% ../nbs/08_joint.ipynb #64f6b7b0
 def segmentor_step(nets: Networks, # the six networks
                    optimizers: Optimizers, # that of S takes a step
                    batch: Batch, # real volumes and their labels

@@ -23,7 +23,7 @@ def tree(tmp_path_factory):
 
 def differences(a, b, folder, pattern):
     "Names of the files in `folder` that only one of two trees has, or that differ."
-    names = {p.relative_to(top) for top in (a, b) for p in (top / folder).rglob(pattern) if "__pycache__" not in p.parts}
+    names = {p.relative_to(top) for top in (a, b) for p in (top / folder).rglob(pattern) if p.is_file() and "__pycache__" not in p.parts}
     content = lambda p: p.read_bytes() if p.exists() else None
     return sorted(str(n) for n in names if content(a / n) != content(b / n))
 
