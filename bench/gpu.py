@@ -26,10 +26,9 @@ def events_ms(action, count):
 
 def action_of(variant, size, width):
     "A function that does one joint step on the GPU."
-    from cssgan.joint import Pool
+    from cssgan.joint import Pool, joint_step, make_optimizers
     from cssgan.models import Networks
     from cssgan.training import start, step
-    from plain import plain_networks, plain_optimizers, plain_step
     device = torch.device("cuda")
     pair = batch(GRIDS[size], device)
     if variant.startswith("ours"):
@@ -37,10 +36,12 @@ def action_of(variant, size, width):
         if variant == "ours compiled":
             for net in run.nets.children(): net.compile()
         return lambda: step(run, "joint", pair)
-    nets = plain_networks(Networks(width, PATCH_LAYERS[size]).to(device))
+    nets = Networks(width, PATCH_LAYERS[size]).to(device)
     precision = partial(torch.autocast, "cuda", torch.bfloat16) if variant == "plain bfloat16" else nullcontext
-    optimizers, pools, rng = plain_optimizers(nets), {"A": Pool(), "B": Pool()}, torch.Generator().manual_seed(0)
-    return lambda: plain_step(nets, optimizers, pools, rng, pair, precision=precision)
+    optimizers, pools, rng = make_optimizers(nets), {"A": Pool(), "B": Pool()}, torch.Generator().manual_seed(0)
+    def plain():
+        with precision(): joint_step(nets, optimizers, pair, pools, rng)
+    return plain
 
 
 def measure(variant, size, width, count=20):

@@ -14,18 +14,18 @@ def measure(kind, # "Generator" or "Segmentor"
             size="paper", rounds=5):
     "Times and seams of one network in this process."
     import cssgan.models
+    from cssgan.fast.networks import accelerate
     from cssgan.inference import slide
     from cssgan.phantom import phantom
     from cssgan.training import keep_freed_memory
     from cssgan.volumes import Grid, PAPER_GRID, normalise
     keep_freed_memory()
     torch.manual_seed(0)
-    network = getattr(cssgan.models, kind)(8).eval().to(memory_format=torch.channels_last_3d)
+    network = accelerate(getattr(cssgan.models, kind)(8).eval())
     grid = PAPER_GRID if size == "paper" else Grid(GRIDS[size], (7., 7., 8.))
     volume = normalise(phantom(0, "CT", grid))
     x = torch.from_numpy(np.ascontiguousarray(volume.voxels, np.float32))[None, None]
-    def predict(window):
-        with cssgan.models.mixed_precision(window.device): return network(window).float()
+    def predict(window): return network(window)
     def monai(roi):
         inferer = SlidingWindowInferer(roi, 1, overlap=.5, mode="gaussian", cval=-1.)
         return lambda: inferer(x, predict)

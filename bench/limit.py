@@ -23,7 +23,7 @@ GROUPS = { # words → pattern of the operation's name; the first that fits
     "Adam": r"adam|_foreach",
     "kernels of the doubling": r"aten::mm$|aten::matmul|aten::bmm",
     "filling with zeros": r"aten::fill_|aten::zero",
-    "Python, views and bookkeeping between them": r"^(Folded|Doubling|Join)|autograd::|Backward\d*$|view|as_strided|permute|movedim|flatten|transpose|unfold|expand|squeeze|detach|diagonal|alias|result_type",
+    "Python, views and bookkeeping between them": r"^(Folded|Doubling|Concatenate)|autograd::|Backward\d*$|view|as_strided|permute|movedim|flatten|transpose|unfold|expand|squeeze|detach|diagonal|alias|result_type",
 }
 
 
@@ -78,7 +78,7 @@ def one_core():
 
 
 def convolutions(action):
-    "The convolutions of one step: for each turn those of its halves, and whether the halves are computed at once."
+    "The convolutions of one step: for each turn those of its two directions, and whether these are computed at once."
     turns = []
     def noting(function, items, at_once, device):
         noted, found = [Convolutions() for _ in items], []
@@ -86,7 +86,7 @@ def convolutions(action):
             with half: found.append(function(item))
         turns.append(([half.calls for half in noted], at_once))
         return found
-    with one_core(), patch("cssgan.joint.for_both", noting): action()
+    with one_core(), patch("cssgan.fast.step.for_both", noting): action()
     return turns
 
 
@@ -115,7 +115,7 @@ def replay(calls):
 
 def matrix_product(size):
     "A large matrix product in the step's precision, as a function, and its operations."
-    from cssgan.models import has_fast_bfloat16
+    from cssgan.fast.networks import has_fast_bfloat16
     dtype = torch.bfloat16 if has_fast_bfloat16(torch.device("cpu")) else torch.float32
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     return (lambda: a @ b), 2 * size**3
@@ -146,7 +146,7 @@ def measure(size, # "toy", "small" or "paper"
     action = lambda: step(run, "joint", pair)
     action()
     noted = convolutions(action)
-    with patch("cssgan.layers.in_registers", lambda x: False): # the zeros that fill registers are no work
+    with patch("cssgan.fast.layers.in_cpu_autocast", lambda x: False): # the zeros that fill registers are no work
         with one_core(): total = flops(action)
         needed = convolutions(action)
     alone, (matmul, matmul_flops) = replay_turns(noted), matrix_product(product)

@@ -10,10 +10,11 @@ import argparse, json
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
-import cssgan.models
+from cssgan.fast import networks
 from cssgan.baselines import in_place_of_joint
-from cssgan.cases import phantom_cases, select, thin, write_whole
+from cssgan.cases import phantom_cases, select, thin
 from cssgan.datasets import Samples, unpaired
+from cssgan.guard import write_whole
 from cssgan.metrics import dice_of_segmentor
 from cssgan.schedule import preset
 from cssgan.training import fit
@@ -47,11 +48,11 @@ def main(out, seeds):
     "All arms, and what they differ by."
     out, file = Path(out), Path(out) / "precision.json"
     results = json.loads(file.read_text()) if file.exists() else {}
-    native = cssgan.models.has_fast_bfloat16
+    native = networks.has_fast_bfloat16
     for seed in seeds:
         for precision in ("bfloat16", "float32"):
             if f"{precision} {seed}" in results: continue
-            cssgan.models.has_fast_bfloat16 = native if precision == "bfloat16" else lambda device: False
+            networks.has_fast_bfloat16 = native if precision == "bfloat16" else lambda device: False
             results[f"{precision} {seed}"] = arms(seed, out / f"{precision}-{seed}")
             out.mkdir(parents=True, exist_ok=True)
             write_whole(file, json.dumps(results, indent=1).encode())

@@ -1,11 +1,11 @@
-"""The joint step against the plain one:  python bench/step.py [--sizes small paper] [--rounds 5]
+"""The fast joint step (`cssgan.fast`) against the plain one (`cssgan.joint`):  python bench/step.py [--sizes small paper] [--rounds 5]
 
 Five variants, each in fresh processes, in turn:
-  plain     float32, contiguous, every pass on its own, ordinary layers (bench/plain.py)
-  unshared  the same, in the precision and layout of ours
-  otherwise ours, but the two halves of the work one after the other where ours has them side by side (small), side by side where ours has them in turn (paper)
+  plain     `cssgan.joint`: float32, contiguous, every pass on its own, PyTorch's own layers
+  unshared  the same step with the quick networks, in the precision and layout of ours
+  otherwise ours, but the two directions one after the other where ours has them side by side (small), side by side where ours has them in turn (paper)
   returning ours, but freed memory goes back to the system at once, as the C library has it
-  ours      the toolkit's step, with its reuse of passes, halves, doubling and memory habit"""
+  ours      the toolkit's step, with its reuse of passes, directions, quick layers and memory habit"""
 from statistics import median
 from unittest.mock import patch
 from common import NAMES, PATCH_LAYERS, GRIDS, batch, fresh, memory_peak, ms, options, row, seconds, start_ours, times
@@ -15,30 +15,29 @@ STEPS = {"toy": (1, 2), "small": (2, 7), "paper": (1, 3)} # that do not count, t
 GOALS = {"small": (12, 1.25, None, None), "paper": (6, 1.25, None, None)} # times as fast as plain, unshared, otherwise, returning
 
 
-def plain_run(size, same_precision):
+def plain_run(size, quick_networks):
     "A function that does one plain step."
     import torch
-    from functools import partial
-    from cssgan.joint import Pool
-    from cssgan.models import Networks, mixed_precision
-    from plain import plain_networks, plain_optimizers, plain_step
-    nets = plain_networks(Networks(8, PATCH_LAYERS[size]), torch.channels_last_3d if same_precision else torch.contiguous_format)
+    from cssgan.fast.networks import accelerate
+    from cssgan.joint import Pool, joint_step, make_optimizers
+    from cssgan.models import Networks
+    nets = Networks(8, PATCH_LAYERS[size])
+    if quick_networks: accelerate(nets)
     pools, rng, pair = {"A": Pool(), "B": Pool()}, torch.Generator().manual_seed(0), batch(GRIDS[size])
-    how = {"precision": partial(mixed_precision, torch.device("cpu"))} if same_precision else {}
-    optimizers = plain_optimizers(nets)
-    return lambda: plain_step(nets, optimizers, pools, rng, pair, **how)
+    optimizers = make_optimizers(nets)
+    return lambda: joint_step(nets, optimizers, pair, pools, rng)
 
 
 def our_run(size, variant):
     "A function that does one step of the toolkit, keeping freed memory or not, side by side or not."
-    from cssgan.joint import small
+    from cssgan.fast.step import side_by_side_pays
     from cssgan.training import step
     run, pair = start_ours(size, keep=variant != "returning")
     if variant != "otherwise": return lambda: step(run, "joint", pair)
-    ours = small(pair)
+    ours = side_by_side_pays(pair)
     opposite = lambda batch: not ours
     def action():
-        with patch("cssgan.joint.small", opposite): step(run, "joint", pair)
+        with patch("cssgan.fast.step.side_by_side_pays", opposite): step(run, "joint", pair)
     return action
 
 

@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file, save
 from .guard import make_folder, write_whole
 from .datasets import Batch, Samples, UnpairedData
-from .joint import there_and_back
 from .schedule import Config, Phase
-from .models import Networks, mixed_precision
+from .models import Networks
 
 # %% ../nbs/09_baselines.ipynb #cell-005
 def in_place_of_joint(config: Config, # of a joint run
@@ -62,9 +61,8 @@ def translate_offline(nets: Networks, # trained generators
     sides = ((data.train_A, nets.G_B, nets.G_A, "B", "A"), (data.train_B, nets.G_A, nets.G_B, "A", "B"))
     for samples, there, back, other, own in sides:
         for volume, labels, name in (samples[i] for i in range(len(samples))):
-            with mixed_precision(device):
-                fake = there(volume[None].to(device))
-                rec = back(fake)
+            fake = there(volume[None].to(device))
+            rec = back(fake)
             files[other].append(keep(folder, f"fake_{other}_of_{name}", fake, labels))
             files[own].append(keep(folder, f"rec_{own}_of_{name}", rec, labels))
     return SyntheticSamples(files["A"]), SyntheticSamples(files["B"])

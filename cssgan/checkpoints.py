@@ -86,6 +86,7 @@ class Settings(Struct, forbid_unknown_fields=True):
     pool_size: Annotated[int, Meta(ge=0, le=100_000)]
     seed: Annotated[int, Meta(ge=0, lt=2**32)]
     spare_memory: bool = False
+    engine: Literal["fast", "reference"] = "fast"
 
 # %% ../nbs/07_checkpoints.ipynb #f4ed999e
 Checksum = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]

@@ -17,7 +17,7 @@ import cssgan
 from .volumes import (MODALITIES, Grid, Volume, back_to_scan, check_modality, denormalise, heart_centre, label_to_scan,
                             normalise, to_grid, whole_scan_grid, with_label)
 from .files import read_volume
-from .models import mixed_precision
+from .fast.networks import accelerate
 from .plausible import ATRIA, doubts, rim_of_lv
 from .checkpoints import load_checkpoint
 from .guard import InputError, brief, warn
@@ -44,8 +44,7 @@ def slide(network: torch.nn.Module, # G or S
     "Apply a network window by window, and blend; to a volume that one window covers, at once."
     from monai.inferers import sliding_window_inference
     device = next(network.parameters()).device
-    def predict(window):
-        with mixed_precision(device): return network(window).float()
+    def predict(window): return network(window).float()
     x = torch.from_numpy(np.ascontiguousarray(volume.voxels, np.float32))[None, None].to(device)
     if volume.shape == grid.shape: out = predict(x) # nothing to blend
     else: out = sliding_window_inference(x, grid.shape, 1, predict, overlap=0.5, mode="gaussian", cval=-1.)
@@ -93,7 +92,7 @@ def load_networks(checkpoint: str|Path, # a checkpoint's folder
     "What inference needs of a checkpoint."
     nets, about, _ = load_checkpoint(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return nets.to(device), Grid(*(tuple(about["grid"][key]) for key in ("shape", "spacing"))), about["ranges"]
+    return accelerate(nets.to(device)), Grid(*(tuple(about["grid"][key]) for key in ("shape", "spacing"))), about["ranges"]
 
 # %% ../nbs/10_inference.ipynb #cell-026
 def one_heart(labels: np.ndarray, # integers (X, Y, Z)

@@ -10,7 +10,7 @@ __all__ = ['one_hot', 'dice_scores', 'surface_distances', 'predict_labels', 'dic
 import torch
 import torch.nn.functional as F
 from .volumes import IGNORE, REGIONS
-from .models import Segmentor, mixed_precision
+from .models import Segmentor
 
 # %% ../nbs/06_metrics.ipynb #cell-008
 def one_hot(labels: torch.Tensor, # integers [N, X, Y, Z]
@@ -45,7 +45,7 @@ def predict_labels(segmentor: Segmentor, # S_A or S_B
                    volumes: torch.Tensor, # [N, 1, X, Y, Z] in [-1, 1]
                    ) -> torch.Tensor: # integers [N, X, Y, Z]
     "The likeliest class of every voxel."
-    with mixed_precision(volumes.device): return segmentor(volumes).argmax(1)
+    return segmentor(volumes).argmax(1)
 
 # %% ../nbs/06_metrics.ipynb #cell-024
 def dice_of_segmentor(segmentor: Segmentor, # S_A or S_B
@@ -65,9 +65,7 @@ def s_score(generator, # G_B for A → B: volumes in, volumes out
             samples, # (volume [1, X, Y, Z], labels [X, Y, Z], ...) of the source modality
             ) -> torch.Tensor: # percent [regions]
     "Dice of a real-data segmentor on translations, against the labels of their sources."
-    def translate(volumes):
-        with mixed_precision(volumes.device): return generator(volumes).float()
-    return dice_of_segmentor(judge, samples, translate)
+    return dice_of_segmentor(judge, samples, translate=generator)
 
 # %% ../nbs/06_metrics.ipynb #cell-032
 def translation_error(fake: torch.Tensor, # translations [N, 1, X, Y, Z] in [-1, 1]

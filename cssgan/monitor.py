@@ -11,7 +11,6 @@ from contextlib import contextmanager
 import numpy as np, torch
 from .volumes import Grid, Volume
 from .view import Picture, _index
-from .models import mixed_precision
 from .metrics import predict_labels
 from .training import Keeper, Run, where
 from .canvas import STYLE, VIEW, Painting, in_browser, missing, paint, png, row
@@ -24,7 +23,7 @@ def looking(
     "Networks as they are used, without gradients; afterwards as they were."
     was = nets.training
     try:
-        with torch.no_grad(), mixed_precision(next(nets.parameters()).device): yield nets.eval()
+        with torch.no_grad(): yield nets.eval()
     finally: nets.train(was)
 
 def cycle(
@@ -37,7 +36,7 @@ def cycle(
     there, back = (nets.G_B, nets.G_A) if side == "A" else (nets.G_A, nets.G_B)
     judge = (run.judges if run.judges else dict(nets.named_children()))["S_B" if side == "A" else "S_A"]
     with looking(nets):
-        fake = there(volume[None].to(run.device)).float()
+        fake = there(volume[None].to(run.device))
         return tuple(t.float().cpu().numpy() for t in (fake[0, 0], back(fake)[0, 0], predict_labels(judge, fake)[0]))
 
 def frame(

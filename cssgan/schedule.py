@@ -53,6 +53,7 @@ class Config:
     pool_size: int = 50 # past translations that the discriminators may see again
     spare_memory: bool = False # when generators learn, compute their activations twice instead of keeping them, and one half after the other
     seed: int = 0 # of the initial weights, of the order of cases, of the pools
+    engine: str = "fast" # or "reference": the plain update of `cssgan.joint`, to read, change and compare with
 
     def __post_init__(self):
         try: said = json.loads(json.dumps(asdict(self))) # as a checkpoint would keep it

@@ -17,13 +17,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Annotated
 import msgspec, torch
-import cssgan.baselines, cssgan.joint, cssgan.layers, cssgan.losses, cssgan.models, cssgan.schedule, cssgan.training
+import cssgan.baselines, cssgan.fast.layers, cssgan.fast.networks, cssgan.fast.step
+import cssgan.joint, cssgan.losses, cssgan.models, cssgan.schedule, cssgan.training
 from .guard import InputError, held, make_folder, read_json, write_whole
 from .volumes import CT_WINDOW, MODALITIES, REGIONS, Volume, normalise
 from .phantom import phantom
 from .cases import Case, find_cases, select, thin, with_splits
 from .datasets import Samples, UnpairedData, fingerprint, unpaired
-from .models import Networks, mixed_precision
+from .models import Networks
+from .fast.networks import accelerate
 from .metrics import dice_of_segmentor, distortion, s_score, translation_error
 from .checkpoints import load_checkpoint
 from .schedule import Config, preset
@@ -50,7 +52,8 @@ def count_updates(history: list, # of a run
     return {name: before[name] + per_epoch * sum(name in LEARNERS[epoch["name"]] for epoch in history) for name in "SG"}
 
 # %% ../nbs/12_studies.ipynb #cell-011
-TRAINERS = cssgan.layers, cssgan.models, cssgan.losses, cssgan.joint, cssgan.schedule, cssgan.training, cssgan.baselines # the modules that decide what a stage becomes
+TRAINERS = (cssgan.models, cssgan.losses, cssgan.joint, cssgan.fast.layers, cssgan.fast.networks, cssgan.fast.step,
+            cssgan.schedule, cssgan.training, cssgan.baselines) # the modules that decide what a stage becomes
 
 @lru_cache
 def trainers() -> str: # hexadecimal digits
@@ -194,7 +197,7 @@ def train_ada(study: Study, # the study
     config = in_place_of_joint(course(study, "joint"), "segmentors")
     def half_and_half(place):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        synthetic_A, synthetic_B = translate_offline(translators.nets.to(device), data, place / "synthetic")
+        synthetic_A, synthetic_B = translate_offline(accelerate(translators.nets.to(device)), data, place / "synthetic")
         return HalfAndHalf(data.train_A, data.train_B, data.valid_A, data.valid_B, synthetic_A, synthetic_B)
     return train_once(study.folder, stage_key(config, data, start, translators), half_and_half, config, start)
 
@@ -219,7 +222,7 @@ def segmentation_record(study: Study, # whose test cases
 def on_device(stage: Stage, # whose networks
               ) -> Networks: # for judging
     "The networks, ready for use."
-    return stage.nets.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return accelerate(stage.nets.eval().to("cuda" if torch.cuda.is_available() else "cpu"))
 
 # %% ../nbs/12_studies.ipynb #cell-046
 def train_ceiling(study: Study, # the study
@@ -254,7 +257,7 @@ def translated(stage: Stage, # whose generator
     "One volume, translated."
     generator = generator_from(stage, modality)
     device = next(generator.parameters()).device
-    with mixed_precision(device): return generator(volume[None].to(device)).float().cpu()
+    return generator(volume[None].to(device)).cpu()
 
 def translated_volume(stage: Stage, # whose generator
                       real: Volume, # on the training grid, in [-1, 1]

@@ -10,7 +10,7 @@ from cssgan.baselines import HalfAndHalf, SyntheticSamples, in_place_of_joint, t
 from cssgan.datasets import UnpairedData
 from cssgan.schedule import Config, Phase
 from cssgan.training import fit
-from cssgan.models import Networks, mixed_precision
+from cssgan.models import Networks
 from cssgan.volumes import Grid
 
 CONFIG = Config(Grid((24, 16, 16), (7.0, 7.0, 8.0)), 4, 1, phases=(Phase("joint", 1, 1),), lr=1e-3)
@@ -53,7 +53,7 @@ def test_synthetic_data_are_translated_and_reconstructed(offline):
 def test_synthetic_volumes_are_the_generators_and_have_their_sources_labels(nets, data, offline):
     by_name = {s[i][2]: s[i] for s in offline for i in range(len(s))}
     real, labels, _ = data.train_A[1]
-    with torch.no_grad(), mixed_precision(real.device):
+    with torch.no_grad():
         fake = nets.G_B(real[None])
         rec = nets.G_A(fake)
     for name, made in (("fake_B_of_a1", fake), ("rec_A_of_a1", rec)):

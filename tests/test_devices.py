@@ -2,10 +2,12 @@
 import pytest
 import torch
 
+from cssgan import joint
 from cssgan.checkpoints import load_checkpoint
+from cssgan.fast import step as fast
 from cssgan.models import Networks
 from cssgan.training import resume, save_run, start, step, to_device, training_tensors
-from test_joint import doubled, fast_steps, plain_networks, plain_steps
+from test_joint import doubled, quick, steps
 from tiny import SHORT, noise
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -18,10 +20,10 @@ def batches(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_three_fast_steps_are_three_plain_steps(device):
-    nets, three = Networks(4, 1, seed=3).to(device, torch.float64), [doubled(batch) for batch in batches(device)]
-    plain = plain_networks(nets)
-    for fast, literal in zip(fast_steps(nets, three), plain_steps(plain, three), strict=True):
-        for name in literal: assert fast[name].item() == pytest.approx(literal[name].item(), rel=1e-9), name
+    nets, plain = (make(4, 1, seed=3).to(device, torch.float64) for make in (quick, Networks))
+    three = [doubled(batch) for batch in batches(device)]
+    for ours, literal in zip(steps(fast, nets, three), steps(joint, plain, three), strict=True):
+        for name in literal: assert ours[name].item() == pytest.approx(literal[name].item(), rel=1e-9), name
     weights = plain.state_dict()
     for name, weight in nets.state_dict().items(): assert torch.allclose(weight, weights[name], rtol=1e-9, atol=1e-9 * weights[name].abs().max().item()), name
 

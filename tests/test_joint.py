@@ -1,24 +1,24 @@
 "The joint loop: who learns when, what the shape loss reaches, and that the fast step is the plain one."
-import math, sys, threading
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from cssgan import joint, models
+from cssgan import joint
 from cssgan.datasets import Batch
-from cssgan.joint import (Pool, make_optimizers, there_and_back, update_discriminators, update_generators,
-                          update_generators_and_segmentors, update_segmentors)
+from cssgan.fast import networks, step as fast
+from cssgan.fast.networks import accelerate
+from cssgan.joint import (Passes, Pool, discriminator_losses, freeze_all_but, generator_losses, joint_step,
+                          make_optimizers, minimize, segmentor_losses, there_and_back)
 from cssgan.losses import shape_loss
 from cssgan.models import Networks
 from cssgan.schedule import preset
 from cssgan.training import start, step
 from cssgan.volumes import IGNORE
-from conftest import ROOT
 from tiny import changed, frozen, noise, same
 
-sys.path.append(str(ROOT / "bench"))
-from plain import plain_networks, plain_optimizers, plain_step
+NAMES = {"gan", "cyc", "shape", "S_A", "S_B", "D_A", "D_B"}
 
 
 @pytest.fixture(scope="module")
@@ -27,47 +27,56 @@ def batch(): return next(noise().epoch(0, 0))
 
 @pytest.fixture(params=[1, 2], ids=["one core", "two cores"])
 def cores(request):
-    "Both halves in turn; both at once."
+    "Both directions in turn; both at once."
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
 
 
+def pools(size=2): return {"A": Pool(size), "B": Pool(size)}
+def rng(seed=5): return torch.Generator().manual_seed(seed)
+def quick(*args, **kwargs): return accelerate(Networks(*args, **kwargs))
+ENGINES = pytest.mark.parametrize("engine, make", [(joint, Networks), (fast, quick)], ids=["reference", "fast"])
+
+
 # ---- one update
 
-def test_generators_learn_alone(batch):
-    nets = Networks(4, 1)
+@ENGINES
+@pytest.mark.parametrize("phase, learn", [("segmentor", {"S"}), ("generator", {"G", "D"}), ("joint", {"G", "S", "D"})])
+def test_each_step_moves_the_networks_of_its_phase_and_no_others(batch, engine, make, phase, learn):
+    nets = make(4, 1)
     before, optimizers = {n: frozen(net) for n, net in nets.named_children()}, make_optimizers(nets, 1e-3)
-    passes, losses = update_generators(nets, optimizers.G, batch)
-    assert {n for n, net in nets.named_children() if changed(net, before[n])} == {"G_A", "G_B"}
-    assert set(losses) == {"gan", "cyc", "shape"} and not any(p.requires_grad for p in passes)
+    more = () if phase == "segmentor" else (pools(), rng())
+    losses = getattr(engine, f"{phase}_step")(nets, optimizers, batch, *more)
+    assert {n for n, net in nets.named_children() if changed(net, before[n])} == {f"{n}_{d}" for n in learn for d in "AB"}
+    assert set(losses) == {"segmentor": {"S_A", "S_B"}, "generator": {"gan", "cyc", "D_A", "D_B"}, "joint": NAMES}[phase]
+    assert not any(loss.requires_grad for loss in losses.values())
 
 
-@pytest.mark.parametrize("kind", ["S", "D"])
-def test_segmentors_and_discriminators_leave_the_generators_alone(batch, kind):
-    nets = Networks(4, 1)
-    optimizers, passes = make_optimizers(nets, 1e-3), there_and_back(nets, batch.real_A, batch.real_B)
-    before = {n: frozen(net) for n, net in nets.named_children()}
-    if kind == "S": update_segmentors(nets, optimizers.S, batch, type(passes)(*(p.detach() for p in passes)))
-    else: update_discriminators(nets, optimizers.D, batch, passes.fake_A.detach(), passes.fake_B.detach())
-    assert {n for n, net in nets.named_children() if changed(net, before[n])} == {f"{kind}_A", f"{kind}_B"}
-
-
-def test_an_update_leaves_no_gradient_behind_that_the_next_one_uses(batch):
-    "The same generator step, whether or not the others learned before with their own optimizers and were put back."
+@ENGINES
+def test_a_step_leaves_no_gradient_behind_that_the_next_one_uses(batch, engine, make):
+    "The same generators, whether or not the others learned before with their own optimizers and were put back."
     results = []
     for others_first in (False, True):
-        nets = Networks(4, 1)
+        nets = make(4, 1)
         optimizers = make_optimizers(nets, 1e-3)
         if others_first:
-            before = frozen(nets)
-            update_segmentors(nets, optimizers.S, batch)
-            update_discriminators(nets, optimizers.D, batch, batch.real_A, batch.real_B)
+            before, fresh = frozen(nets), make_optimizers(nets, 1e-3)
+            engine.joint_step(nets, fresh, batch, pools(), rng())
             nets.load_state_dict(before)
-        update_generators(nets, optimizers.G, batch)
-        results.append(frozen(nets.G_B))
+        engine.joint_step(nets, optimizers, batch, pools(), rng())
+        results.append(frozen(nets))
     assert same(*results)
+
+
+def test_freezing_keeps_gradients_out_of_a_networks_weights_only(batch):
+    nets = Networks(4, 1)
+    freeze_all_but(nets, "G_A", "G_B")
+    losses = generator_losses(nets, batch, there_and_back(nets, batch.real_A, batch.real_B))
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for G in (nets.G_A, nets.G_B) for p in G.parameters())
+    assert all(p.grad is None for other in (nets.S_A, nets.S_B, nets.D_A, nets.D_B) for p in other.parameters())
 
 
 def test_shape_loss_reaches_the_generators_through_the_segmentors(batch):
@@ -78,26 +87,40 @@ def test_shape_loss_reaches_the_generators_through_the_segmentors(batch):
     assert any((p.grad != 0).any() for p in nets.G_B.parameters()) and all(p.grad is None for p in [*nets.G_A.parameters(), *nets.S_B.parameters()])
 
 
-def test_gamma_changes_what_the_generators_learn(batch):
+@ENGINES
+def test_gamma_changes_what_the_generators_learn(batch, engine, make):
     learned = []
     for gamma in (0.0, 1.0):
-        nets = Networks(4, 1)
-        _, losses = update_generators(nets, make_optimizers(nets, 1e-3).G, batch, gamma_shape=gamma)
-        learned.append((frozen(nets.G_B), "shape" in losses))
-    assert not same(learned[0][0], learned[1][0]) and [named for _, named in learned] == [False, True]
+        nets = make(4, 1)
+        engine.joint_step(nets, make_optimizers(nets, 1e-3), batch, pools(), rng(), gamma_shape=gamma)
+        learned.append(frozen(nets.G_B))
+    assert not same(*learned)
 
 
-def test_segmentors_see_real_fake_and_reconstructed_volumes_with_the_right_labels(cores, monkeypatch, batch):
-    seen = {}
+def test_segmentors_are_not_asked_before_they_know_anything(batch):
     nets = Networks(4, 1)
-    for name in ("S_A", "S_B"): getattr(nets, name).register_forward_pre_hook(lambda net, args, name=name: seen.__setitem__(name, args[0]))
-    passes = joint.Passes(*(torch.full_like(batch.real_A, v) for v in (0.1, 0.2, 0.3, 0.4)))
-    labels, of_thread = {}, threading.local() # the two may come at once, in any order
-    for name in ("S_A", "S_B"): getattr(nets, name).register_forward_pre_hook(lambda net, args, name=name: setattr(of_thread, "name", name))
-    monkeypatch.setattr(joint, "shape_loss", lambda logits, y: (labels.__setitem__(of_thread.name, y), shape_loss(logits, y))[1])
-    update_segmentors(nets, make_optimizers(nets).S, batch, passes)
-    assert torch.equal(seen["S_A"], torch.cat([batch.real_A, passes.fake_A, passes.rec_A])) and torch.equal(labels["S_A"], torch.cat([batch.y_A, batch.y_B, batch.y_A]))
-    assert torch.equal(seen["S_B"], torch.cat([batch.real_B, passes.fake_B, passes.rec_B])) and torch.equal(labels["S_B"], torch.cat([batch.y_B, batch.y_A, batch.y_B]))
+    for S in (nets.S_A, nets.S_B): S.register_forward_pre_hook(lambda *_: pytest.fail("a segmentor was asked"))
+    for engine in (joint, fast): engine.generator_step(nets, make_optimizers(nets), batch, pools(), rng())
+
+
+def test_segmentors_see_real_fake_and_reconstructed_volumes_with_the_right_labels(batch):
+    passes = Passes(*(torch.full_like(batch.real_A, v) for v in (0.1, 0.2, 0.3, 0.4)))
+    nets = Networks(4, 1)
+    with torch.no_grad():
+        losses = segmentor_losses(nets, batch, passes)
+        of_A = [(batch.real_A, batch.y_A), (passes.fake_A, batch.y_B), (passes.rec_A, batch.y_A)]
+        of_B = [(batch.real_B, batch.y_B), (passes.fake_B, batch.y_A), (passes.rec_B, batch.y_B)]
+        for name, seen in (("S_A", of_A), ("S_B", of_B)):
+            by_hand = torch.stack([shape_loss(getattr(nets, name)(x), y) for x, y in seen]).mean()
+            assert losses[name] == pytest.approx(by_hand.item(), rel=1e-6)
+
+
+def test_discriminators_see_the_real_and_what_the_pool_gives_back(batch):
+    nets, older = Networks(4, 1), torch.full_like(batch.real_A, 0.5)
+    with torch.no_grad():
+        losses = discriminator_losses(nets, batch, older, -older)
+        by_hand = 0.5 * (nets.D_A(batch.real_A) - 1).square().mean() + 0.5 * nets.D_A(older).square().mean()
+    assert losses["D_A"] == pytest.approx(by_hand.item(), rel=1e-6) and losses["D_A"] != losses["D_B"]
 
 
 def test_fakes_and_reconstructions_go_the_right_way(batch):
@@ -108,11 +131,19 @@ def test_fakes_and_reconstructions_go_the_right_way(batch):
         assert torch.equal(passes.fake_A, nets.G_A(batch.real_B)) and torch.equal(passes.rec_B, nets.G_B(passes.fake_A))
 
 
-def test_learning_lowers_the_losses(batch):
-    nets = Networks(4, 1)
+def test_minimizing_is_one_step_down_this_gradient_alone():
+    weight = torch.nn.Parameter(torch.tensor(1.))
+    weight.grad = torch.tensor(100.) # somebody's
+    minimize(3 * weight, torch.optim.SGD([weight], lr=.1))
+    assert weight.item() == pytest.approx(.7)
+
+
+@ENGINES
+def test_learning_lowers_the_losses(batch, engine, make):
+    nets = make(4, 1)
     optimizers = make_optimizers(nets, 2e-3)
-    segmentors = [update_segmentors(nets, optimizers.S, batch)["S_A"].item() for _ in range(8)]
-    cycles = [update_generators(nets, optimizers.G, batch)[1]["cyc"].item() for _ in range(8)]
+    segmentors = [engine.segmentor_step(nets, optimizers, batch)["S_A"].item() for _ in range(8)]
+    cycles = [engine.generator_step(nets, optimizers, batch, pools(), rng())["cyc"].item() for _ in range(8)]
     assert segmentors[-1] < segmentors[0] and cycles[-1] < cycles[0]
 
 
@@ -143,20 +174,10 @@ def test_a_pool_keeps_what_it_was_given_even_if_that_changes_afterwards():
 def doubled(batch): return Batch(*(part.double() if torch.is_tensor(part) and part.is_floating_point() else part for part in batch))
 
 
-def fast_steps(nets, batches, pool_size=2, spare_memory=False, lr=1e-3, gamma=1.0):
+def steps(engine, nets, batches, pool_size=2, lr=1e-3, gamma=1.0, **more):
     "Joint steps as a run makes them: the networks change, the losses are returned."
-    optimizers, pools, rng, losses = make_optimizers(nets, lr), (Pool(pool_size), Pool(pool_size)), torch.Generator().manual_seed(5), []
-    for batch in batches:
-        passes, of_step = update_generators_and_segmentors(nets, optimizers, batch, 10.0, gamma, spare_memory)
-        fake_A, fake_B = pools[0].exchange(passes.fake_A, rng), pools[1].exchange(passes.fake_B, rng)
-        losses.append(of_step | update_discriminators(nets, optimizers.D, batch, fake_A, fake_B))
-    return losses
-
-
-def plain_steps(nets, batches, pool_size=2, lr=1e-3, gamma=1.0):
-    "The same with every network asked about every volume on its own, in PyTorch's own layers."
-    optimizers, pools, rng = plain_optimizers(nets, lr), {side: Pool(pool_size) for side in "AB"}, torch.Generator().manual_seed(5)
-    return [plain_step(nets, optimizers, pools, rng, batch, 10.0, gamma) for batch in batches]
+    optimizers, past, random = make_optimizers(nets, lr), pools(pool_size), rng()
+    return [engine.joint_step(nets, optimizers, batch, past, random, 10.0, gamma, **more) for batch in batches]
 
 
 @pytest.mark.parametrize("batch_size, missing, pool_size, gamma", [(1, 0.0, 1, 1.0), (2, 0.9, 2, 1.0), (2, 0.5, 0, 0.3)])
@@ -166,12 +187,14 @@ def test_the_fast_step_is_the_plain_step_in_losses_and_in_weights(cores, batch_s
     batches = [doubled(b) for b in data.epoch(0, 0, batch_size)]
     assert len(batches) == 3 and all(len(b.real_A) == batch_size and b.real_A.dtype == torch.float64 for b in batches)
     assert missing == 0 or len({(y == IGNORE).sum().item() for b in batches for y in b.y_A}) > 1
-    nets = Networks(4, 1, seed=3).double()
-    plain, before = plain_networks(nets), frozen(nets)
-    fast_losses, plain_losses = fast_steps(nets, batches, pool_size, gamma=gamma), plain_steps(plain, batches, pool_size, gamma=gamma)
-    for fast, literal in zip(fast_losses, plain_losses, strict=True):
-        assert fast.keys() == literal.keys() == {"gan", "cyc", "shape", "S_A", "S_B", "D_A", "D_B"}
-        for name in fast: assert math.isclose(fast[name].item(), literal[name].item(), rel_tol=1e-12), name
+    plain, nets = Networks(4, 1, seed=3).double(), quick(4, 1, seed=3).double()
+    before = frozen(nets)
+    fast_losses = steps(fast, nets, batches, pool_size, gamma=gamma)
+    torch.set_num_threads(1)
+    plain_losses = steps(joint, plain, batches, pool_size, gamma=gamma)
+    for ours, literal in zip(fast_losses, plain_losses, strict=True):
+        assert ours.keys() == literal.keys() == NAMES
+        for name in ours: assert math.isclose(ours[name].item(), literal[name].item(), rel_tol=1e-12), name
     weights = dict(plain.named_parameters())
     assert weights.keys() == dict(nets.named_parameters()).keys()
     for name, weight in nets.named_parameters():
@@ -179,27 +202,58 @@ def test_the_fast_step_is_the_plain_step_in_losses_and_in_weights(cores, batch_s
         assert learned.norm() > 0 and apart.norm() <= 1e-9 * learned.norm() and apart.abs().max() <= 1e-9 * weights[name].abs().max(), name
 
 
-def test_the_fast_step_is_the_one_of_three_updates_in_single_precision_too(batch):
-    "`update_generators`, then `update_segmentors`, with nothing shared between them: all but the rounding is the same."
+@pytest.mark.parametrize("phase", ["segmentor", "generator"])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_the_steps_before_the_joint_phase_are_equal_too(phase, batch_size):
     ends = []
-    for fast in (True, False):
-        nets = Networks(4, 1)
-        optimizers = make_optimizers(nets, 1e-3)
-        if fast: _, losses = update_generators_and_segmentors(nets, optimizers, batch)
-        else:
-            passes, losses = update_generators(nets, optimizers.G, batch)
-            losses |= update_segmentors(nets, optimizers.S, batch, passes)
-        ends.append({name: loss.item() for name, loss in losses.items()})
-    assert ends[0] == pytest.approx(ends[1], rel=2e-2 if models.has_fast_bfloat16(batch.real_A.device) else 1e-5)
+    for engine, make in ((joint, Networks), (fast, quick)):
+        nets = make(4, 1, seed=3).double()
+        optimizers, more = make_optimizers(nets, 1e-3), () if phase == "segmentor" else (pools(), rng())
+        batches = [doubled(b) for b in noise(3 * batch_size, 2 * batch_size, 0.5).epoch(0, 0, batch_size)]
+        losses = [getattr(engine, f"{phase}_step")(nets, optimizers, b, *more) for b in batches]
+        ends.append((losses, frozen(nets)))
+    for plain, ours in zip(ends[0][0], ends[1][0], strict=True):
+        assert plain.keys() == ours.keys() and all(math.isclose(plain[n].item(), ours[n].item(), rel_tol=1e-12) for n in plain)
+    for name, weight in ends[0][1].items(): assert torch.allclose(weight, ends[1][1][name], rtol=0, atol=1e-9 * weight.abs().max().item()), name
+
+
+def test_the_quick_layers_and_the_quick_step_are_right_alone_too(batch):
+    "Either may be taken without the other."
+    three, ends = [doubled(b) for b in noise().epoch(0, 0)], []
+    for engine, make in ((joint, Networks), (joint, quick), (fast, Networks)):
+        nets = make(4, 1, seed=3).double()
+        steps(engine, nets, three)
+        ends.append(frozen(nets))
+    for others in ends[1:]:
+        for name, weight in ends[0].items(): assert torch.allclose(weight, others[name], rtol=0, atol=1e-9 * weight.abs().max().item()), name
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_fast_step_is_the_plain_one_in_single_precision_too(monkeypatch, batch, bfloat16):
+    "All but the rounding is the same."
+    monkeypatch.setattr(networks, "has_fast_bfloat16", lambda device: bfloat16)
+    plain, ours = (steps(engine, make(4, 1), [batch])[0] for engine, make in ((joint, Networks), (fast, quick)))
+    for name in NAMES: assert ours[name].item() == pytest.approx(plain[name].item(), rel=5e-2 if bfloat16 else 1e-4), name
+
+
+def test_a_run_trains_with_either_engine():
+    ends = []
+    for engine in ("reference", "fast"):
+        run = start(replace(preset("smoke"), engine=engine, lr=1e-3))
+        for phase in ("segmentors", "generators", "joint"): losses = step(run, phase, next(noise().epoch(0, 0)))
+        ends.append(losses)
+    assert ends[0].keys() == ends[1].keys() == NAMES
+    for name in NAMES: assert ends[1][name].item() == pytest.approx(ends[0][name].item(), rel=0.1, abs=0.02), name
+    with pytest.raises(ValueError, match="unknown engine"): replace(preset("smoke"), engine="slow")
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_sparing_memory_changes_no_bit(monkeypatch, bfloat16):
-    monkeypatch.setattr(models, "has_fast_bfloat16", lambda device: bfloat16)
+    monkeypatch.setattr(networks, "has_fast_bfloat16", lambda device: bfloat16)
     ends, losses = [], []
     for spare_memory in (False, True):
-        nets = Networks(4, 1)
-        losses.append(fast_steps(nets, list(noise().epoch(0, 0, 2)), spare_memory=spare_memory))
+        nets = quick(4, 1)
+        losses.append(steps(fast, nets, list(noise().epoch(0, 0, 2)), spare_memory=spare_memory))
         ends.append(frozen(nets))
     assert same(*ends) and all(same(*step) for step in zip(*losses))
 
@@ -207,8 +261,8 @@ def test_sparing_memory_changes_no_bit(monkeypatch, bfloat16):
 def test_sparing_memory_changes_no_bit_of_the_generators_phase(batch):
     ends = []
     for spare_memory in (False, True):
-        nets = Networks(4, 1)
-        update_generators(nets, make_optimizers(nets, 1e-3).G, batch, gamma_shape=0.0, spare_memory=spare_memory)
+        nets = quick(4, 1)
+        fast.update_generators(nets, make_optimizers(nets, 1e-3).G, batch, spare_memory=spare_memory)
         ends.append(frozen(nets))
     assert same(*ends)
 
@@ -230,12 +284,12 @@ def test_every_pair_of_a_batch_pulls_alike(cores, update):
     data, found = noise(2, 2, missing=0.95), []
     both = doubled(next(data.epoch(0, 0, 2)))
     for part in (slice(0, 2), slice(0, 1), slice(1, 2)):
-        nets, batch = Networks(4, 1).double(), Batch(*(x[part] for x in both))
+        nets, batch = quick(4, 1).double(), Batch(*(x[part] for x in both))
         optimizers = make_optimizers(nets)
-        if update == "generators": losses = update_generators(nets, optimizers.G, batch)[1]
-        elif update == "segmentors": losses = update_segmentors(nets, optimizers.S, batch)
-        elif update == "discriminators": losses = update_discriminators(nets, optimizers.D, batch, batch.real_B, batch.real_A)
-        else: losses = update_generators_and_segmentors(nets, optimizers, batch)[1]
+        if update == "generators": losses = fast.update_generators(nets, optimizers.G, batch)[1]
+        elif update == "segmentors": losses = fast.update_segmentors(nets, optimizers.S, batch)
+        elif update == "discriminators": losses = fast.update_discriminators(nets, optimizers.D, batch, batch.real_B, batch.real_A)
+        else: losses = fast.update_generators_and_segmentors(nets, optimizers, batch)[1]
         found.append([*losses.values(), *(p.grad for p in nets.parameters() if p.grad is not None)])
     for whole, one, other in zip(*found, strict=True): assert torch.allclose(whole, (one + other) / 2, rtol=1e-12, atol=0)
 
@@ -246,27 +300,27 @@ def test_side_by_side_or_one_after_the_other_changes_no_bit():
     try:
         for n in (1, 2, 2, 2, 2): # several times: two threads are never as quick as each other twice
             torch.set_num_threads(n)
-            nets = Networks(4, 1)
-            ends.append([frozen(nets), *fast_steps(nets, list(noise(6, 4).epoch(0, 0, 2))), frozen(nets)])
+            nets = quick(4, 1)
+            ends.append([frozen(nets), *steps(fast, nets, list(noise(6, 4).epoch(0, 0, 2))), frozen(nets)])
     finally: torch.set_num_threads(cores)
     for others in ends[1:]: assert all(same(*pair) for pair in zip(ends[0], others, strict=True))
 
 
 @pytest.mark.parametrize("side, spare_memory, at_once", [(80, False, True), (81, False, False), (80, True, False)])
-def test_large_volumes_and_little_memory_have_one_half_after_the_other(monkeypatch, side, spare_memory, at_once):
+def test_large_volumes_and_little_memory_have_one_direction_after_the_other(monkeypatch, side, spare_memory, at_once):
     asked, pair = [], torch.empty(1, 1, side, side, side)
-    monkeypatch.setattr(joint, "descend", lambda optimizers, learn, pairs, at_once: asked.append(at_once))
-    monkeypatch.setattr(joint, "sum_up", lambda found: None)
+    monkeypatch.setattr(fast, "accumulate_and_step", lambda optimizers, learn, pairs, at_once: asked.append(at_once))
+    monkeypatch.setattr(fast, "collect", lambda found: None)
     labels = torch.empty(1, side, side, side)
-    update_generators(Networks(4, 1), None, Batch(pair, labels, pair, labels, ()), spare_memory=spare_memory)
+    fast.update_generators(quick(4, 1), None, Batch(pair, labels, pair, labels, ()), spare_memory=spare_memory)
     assert asked == [at_once]
 
 
 @pytest.mark.parametrize("spare_memory, of_each", [(False, 1), (True, 2)])
-def test_both_halves_have_all_cores_together_or_each(monkeypatch, spare_memory, of_each):
+def test_both_directions_have_all_cores_together_or_each(monkeypatch, spare_memory, of_each):
     "At once half of them each; to spare memory one after the other, all of them each."
-    used, cores, loss = [], torch.get_num_threads(), joint.cycle_loss
-    monkeypatch.setattr(joint, "cycle_loss", lambda *volumes: used.append(torch.get_num_threads()) or loss(*volumes))
+    used, cores, loss = [], torch.get_num_threads(), fast.cycle_loss
+    monkeypatch.setattr(fast, "cycle_loss", lambda *volumes: used.append(torch.get_num_threads()) or loss(*volumes))
     run = start(replace(preset("smoke"), spare_memory=spare_memory))
     try:
         torch.set_num_threads(2)
@@ -276,17 +330,17 @@ def test_both_halves_have_all_cores_together_or_each(monkeypatch, spare_memory, 
 
 
 def test_a_batch_is_stacked_in_its_order():
-    nets, two = Networks(4, 1).double(), doubled(next(noise().epoch(0, 0, 2)))
+    nets, two = quick(4, 1).double(), doubled(next(noise().epoch(0, 0, 2)))
     with torch.no_grad(): alone = [there_and_back(nets, two.real_A[i:i + 1], two.real_B[i:i + 1]) for i in range(2)]
-    passes, _ = update_generators(nets, make_optimizers(nets).G, two)
+    passes, _ = fast.update_generators(nets, make_optimizers(nets).G, two)
     for stack, first, second in zip(passes, *alone): assert torch.allclose(stack, torch.cat([first, second]), rtol=0, atol=1e-12) and not torch.allclose(first, second, rtol=0, atol=1e-3) # the last digit depends on the number of cores
 
 
 def test_the_two_who_teach_the_generators_are_left_as_they_were(batch):
     "A discriminator that is asked gets no gradient; a segmentor gets that of its own loss."
-    nets = Networks(4, 1)
+    nets = quick(4, 1)
     optimizers = make_optimizers(nets, 1e-3)
     before = {n: frozen(net) for n, net in nets.named_children()}
-    update_generators_and_segmentors(nets, optimizers, batch)
+    fast.update_generators_and_segmentors(nets, optimizers, batch)
     assert all(p.grad is None for D in (nets.D_A, nets.D_B) for p in D.parameters())
     assert {n for n, net in nets.named_children() if changed(net, before[n])} == {"G_A", "G_B", "S_A", "S_B"}

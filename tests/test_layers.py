@@ -1,16 +1,18 @@
-"The bricks: what fills the processor's registers computes what PyTorch's own layers compute."
+"The quick layers: what fills the processor's registers computes what PyTorch's own layers compute."
 import pytest
 import torch
 from torch import nn
 
-from cssgan.layers import Conv3x3, Doubling, FoldedConv, FoldedNorm, InstanceNorm, UpConv3d, conv_block
+from cssgan.fast.layers import Conv3x3, Doubling, FoldedConv, FoldedNorm, InstanceNorm, UpConv3d
+from cssgan.fast.networks import accelerate
+from cssgan.models import conv_block
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("size", [(1, 1, 1), (3, 2, 5)])
 def test_upconv_is_nearest_doubling_and_a_convolution(bias, size):
     torch.manual_seed(0)
-    layer, x = UpConv3d(3, 2, bias).double(), torch.randn(2, 3, *size).double().requires_grad_()
+    layer, x = UpConv3d(3, 2, 3, padding=1, bias=bias).double(), torch.randn(2, 3, *size).double().requires_grad_()
     plain = torch.nn.functional.conv3d(torch.nn.functional.interpolate(x, scale_factor=2, mode="nearest"), layer.weight, layer.bias, padding=1)
     pull = torch.randn_like(plain)
     for ours, theirs in zip(torch.autograd.grad(layer(x), [x, *layer.parameters()], pull), torch.autograd.grad(plain, [x, *layer.parameters()], pull)):
@@ -28,7 +30,7 @@ def gradients(y, of, pull):
 @pytest.mark.parametrize("c_in, c_out", [(1, 8), (8, 8), (16, 8), (8, 16), (4, 4), (2, 5), (3, 20)])
 def test_folded_convolution_is_the_plain_one(c_in, c_out, depth, bias):
     torch.manual_seed(0)
-    layer, x = Conv3x3(c_in, c_out, bias).double(), torch.randn(2, c_in, 3, 5, depth).double().requires_grad_()
+    layer, x = Conv3x3(c_in, c_out, 3, padding=1, bias=bias).double(), torch.randn(2, c_in, 3, 5, depth).double().requires_grad_()
     folded, plain = FoldedConv.apply(x, layer.weight, layer.bias), nn.functional.conv3d(x, layer.weight, layer.bias, padding=1)
     pull, leaves = torch.randn_like(plain), [x, *layer.parameters()]
     assert torch.allclose(folded, plain, rtol=0, atol=1e-11) and torch.equal(layer(x), plain)
@@ -56,15 +58,19 @@ def test_doubling_in_full_registers_is_the_plain_one(c_out, bias):
 
 
 def test_registers_are_filled_in_mixed_precision_on_a_cpu_and_only_there():
+    def kind(layer, x): return type(layer(x).grad_fn).__name__
     x = torch.randn(1, 8, 4, 4, 4, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        assert type(conv_block(8, 8, norm=False)[0](x).grad_fn).__name__ == "FoldedConvBackward" and UpConv3d(8, 8)(x).grad_fn.name() == "DoublingBackward"
-        assert "Folded" not in conv_block(8, 16, stride=2, norm=False)[0](x).grad_fn.name() and "Folded" not in Conv3x3(16, 16)(torch.randn(1, 16, 4, 4, 4)).grad_fn.name()
-        assert Conv3x3(8, 8).to("meta")(x.to("meta")).device.type == "meta"
-    assert "Folded" not in Conv3x3(8, 8)(x).grad_fn.name() and "Doubling" not in UpConv3d(8, 8)(x).grad_fn.name()
+        assert kind(accelerate(conv_block(8, 8, norm=False))[0], x) == "FoldedConvBackward"
+        assert kind(UpConv3d(8, 8, 3, padding=1), x) == "DoublingBackward"
+        assert "Folded" not in kind(accelerate(conv_block(8, 16, stride=2, norm=False))[0], x)
+        assert "Folded" not in kind(Conv3x3(16, 16, 3, padding=1), torch.randn(1, 16, 4, 4, 4))
+        assert Conv3x3(8, 8, 3, padding=1).to("meta")(x.to("meta")).device.type == "meta"
+    assert "Folded" not in kind(Conv3x3(8, 8, 3, padding=1), x) and "Doubling" not in kind(UpConv3d(8, 8, 3, padding=1), x)
 
 
-@pytest.mark.parametrize("layer", [Conv3x3(8, 8), Conv3x3(1, 8), Conv3x3(16, 8, bias=False), UpConv3d(16, 8)], ids=str)
+@pytest.mark.parametrize("layer", [Conv3x3(8, 8, 3, padding=1), Conv3x3(1, 8, 3, padding=1), Conv3x3(16, 8, 3, padding=1, bias=False),
+                                   UpConv3d(16, 8, 3, padding=1)], ids=str)
 def test_full_registers_move_nothing_in_memory(layer):
     with torch.autocast("cpu", torch.bfloat16): y = layer(torch.randn(1, layer.in_channels, 8, 8, 8).to(memory_format=torch.channels_last_3d))
     assert y.is_contiguous(memory_format=torch.channels_last_3d) and y.dtype == torch.bfloat16 and not y._is_view()

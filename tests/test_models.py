@@ -1,9 +1,14 @@
 "The networks: any size in, the same size out; the paper's shape; reproducible; every weight can learn."
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 
-from cssgan.models import Generator, Networks, PatchDiscriminator, ResnetGenerator, Segmentor, crop_like, mixed_precision, pad_to_multiple, patch_size
+from cssgan.fast import networks
+from cssgan.fast.networks import PLAIN, QUICK, accelerate, decelerate, mixed_precision
+from cssgan.models import (Generator, Networks, PatchDiscriminator, ResnetGenerator, Segmentor, crop_like, pad_to_multiple,
+                           patch_size)
 
 SIZES = [(16, 16, 16), (17, 23, 9), (8, 24, 5), (1, 1, 1), (30, 7, 12)]
 MAKERS = {"Generator": lambda: Generator(4), "Segmentor": lambda: Segmentor(4), "ResnetGenerator": lambda: ResnetGenerator(4, blocks=1)}
@@ -94,7 +99,7 @@ def litter():
 def test_gradients_of_mixed_precision_are_right_at_small_sizes(name, size):
     "Some bfloat16 kernels return uninitialised memory where an axis gets very short; no network may come there."
     torch.manual_seed(0)
-    net = MAKERS[name]() if name in MAKERS else PatchDiscriminator(4, int(name[-1]))
+    net = accelerate(MAKERS[name]() if name in MAKERS else PatchDiscriminator(4, int(name[-1])))
     x, grads = torch.randn(1, 1, *size), []
     for fast in (False, True, True):  # the slow kernels are the reference
         net.zero_grad(set_to_none=True)
@@ -112,21 +117,79 @@ def test_mixed_precision_changes_little():
     torch.manual_seed(0)
     S, x = Segmentor(4).eval(), torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
-        exact = S(x)
-        with mixed_precision(x.device): mixed = S(x).float()
+        exact, mixed = S(x), accelerate(S)(x)
     assert (exact - mixed).abs().max() < 0.05 * exact.abs().max() + 0.05
 
 
 @pytest.mark.parametrize("size", [(24, 24, 16), (19, 30, 22)])
 @pytest.mark.parametrize("name", [*MAKERS, "PatchDiscriminator1", "PatchDiscriminator2"])
-def test_gradients_are_right_in_the_channels_last_layout(name, size):
+def test_gradients_are_right_in_the_channels_last_layout(monkeypatch, name, size):
     "PyTorch's instance norm has a wrong gradient at batch size 1 where the gradient comes with channels last."
     torch.manual_seed(0)
-    net = (MAKERS[name]() if name in MAKERS else PatchDiscriminator(4, int(name[-1]))).to(memory_format=torch.channels_last_3d)
+    plain = MAKERS[name]() if name in MAKERS else PatchDiscriminator(4, int(name[-1]))
+    quick = accelerate(deepcopy(plain))
     x, grads = torch.randn(1, 1, *size), []
-    for dtype in (torch.float64, torch.float32):
-        net.to(dtype).zero_grad(set_to_none=True)
-        out = net(x.to(dtype))
+    monkeypatch.setattr(networks, "has_fast_bfloat16", lambda device: False)
+    for net, dtype in ((plain, torch.float64), (quick, torch.float32)):
+        out = net.to(dtype)(x.to(dtype))
         (out * torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)).sum().backward()
         grads.append([p.grad.double() for p in net.parameters()])
-    for (key, _), exact, ours in zip(net.named_parameters(), *grads): assert (ours - exact).norm() < 1e-3 * exact.norm() + 1e-6 * max(g.norm() for g in grads[0]), key
+    for (key, _), exact, ours in zip(plain.named_parameters(), *grads): assert (ours - exact).norm() < 1e-3 * exact.norm() + 1e-6 * max(g.norm() for g in grads[0]), key
+
+
+# ---- plain and quick
+
+def kinds(net): return [type(layer) for layer in net.modules()]
+
+
+@pytest.mark.parametrize("resnet", [False, True])
+def test_plain_networks_are_made_of_pytorchs_own_layers(resnet):
+    "And of our containers: no layout, no precision."
+    nets = Networks(4, 1, resnet=resnet)
+    leaves = {type(layer) for layer in nets.modules() if not list(layer.children())} - {networks.Join}
+    assert all(kind.__module__.startswith("torch.nn") for kind in leaves)
+    assert all(weight.is_contiguous() for weight in nets.parameters()) and not any(True for _ in nets.buffers())
+
+
+@pytest.mark.parametrize("resnet", [False, True])
+def test_accelerating_keeps_names_weights_and_the_very_parameters(resnet):
+    nets = Networks(4, 1, resnet=resnet, seed=2)
+    before, parameters, layers = nets.state_dict(), dict(nets.named_parameters()), dict(nets.named_modules())
+    before = {name: weight.clone() for name, weight in before.items()}
+    assert accelerate(nets) is nets
+    assert nets.state_dict().keys() == before.keys() and all(torch.equal(nets.state_dict()[n], w) for n, w in before.items())
+    assert all(weight is parameters[name] for name, weight in nets.named_parameters())
+    assert all(layer is layers[name] for name, layer in nets.named_modules())
+
+
+def test_accelerating_twice_is_accelerating_once_and_it_can_be_undone():
+    nets = Networks(4, 1)
+    plain, quick = kinds(nets), kinds(accelerate(nets))
+    assert kinds(accelerate(nets)) == quick != plain
+    assert kinds(decelerate(nets)) == plain and all(weight.is_contiguous() for weight in nets.parameters())
+    assert len(PLAIN) == len(QUICK) + 3 and not set(PLAIN) & set(QUICK)
+
+
+def test_copies_and_pickles_of_quick_networks_stay_quick(tmp_path):
+    nets, x = accelerate(Networks(4, 1)), torch.rand(1, 1, 16, 16, 16)
+    torch.save(nets, tmp_path / "nets.pt")
+    for again in (deepcopy(nets), torch.load(tmp_path / "nets.pt", weights_only=False)):
+        assert kinds(again) == kinds(nets) and torch.equal(again.S_A(x), nets.S_A(x))
+
+
+def test_only_what_has_a_quick_equal_is_exchanged():
+    "A layer of somebody else's keeps its class: another size, stride or padding, and a doubling of its own."
+    others = nn.Sequential(nn.Conv3d(1, 2, 5), nn.Conv3d(2, 2, 3), nn.Conv3d(2, 2, 3, 2, padding=1), nn.Upsample(scale_factor=2),
+                           nn.Conv3d(2, 2, 3, padding=1, padding_mode="replicate"), nn.Conv3d(2, 2, 3, padding=1, groups=2))
+    before = kinds(others)
+    assert kinds(accelerate(others)) == before
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_quick_network_chooses_its_precision_and_answers_in_that_of_its_input(monkeypatch, bfloat16):
+    monkeypatch.setattr(networks, "has_fast_bfloat16", lambda device: bfloat16)
+    S, x, seen = accelerate(Segmentor(4)), torch.rand(1, 1, 16, 16, 16), []
+    S.net.last.register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
+    assert S(x).dtype == torch.float32 and S.double()(x.double()).dtype == torch.float64
+    assert seen == [torch.bfloat16 if bfloat16 else torch.float32, torch.float64]
+    assert networks.which_path(x.device).startswith("bfloat16" if bfloat16 else "float32")

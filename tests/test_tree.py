@@ -23,7 +23,7 @@ def tree(tmp_path_factory):
 
 def differences(a, b, folder, pattern):
     "Names of the files in `folder` that only one of two trees has, or that differ."
-    names = {p.relative_to(top) for top in (a, b) for p in (top / folder).rglob(pattern) if "__pycache__" not in p.parts}
+    names = {p.relative_to(top) for top in (a, b) for p in (top / folder).rglob(pattern) if p.is_file() and "__pycache__" not in p.parts}
     content = lambda p: p.read_bytes() if p.exists() else None
     return sorted(str(n) for n in names if content(a / n) != content(b / n))
 
@@ -46,8 +46,8 @@ def listed():
 
 
 def modules():
-    "Names of the exported modules in the order of the notebooks that they come from."
-    found = [re.search(r"^#\|\s*default_exp\s+(\w+)", source(c), re.M) for o in listed() for c in cells(ROOT / "nbs" / o)]
+    "Names of the exported modules, such as `joint` or `fast.layers`, in the order of the notebooks that they come from."
+    found = [re.search(r"^#\|\s*default_exp\s+([\w.]+)", source(c), re.M) for o in listed() for c in cells(ROOT / "nbs" / o)]
     return [m[1] for m in found if m]
 
 
@@ -96,18 +96,40 @@ def test_experiment_has_one_parameters_cell(path):
 
 # ---- the order of the house
 
+def file(module):
+    "Where a module of ours is."
+    return ROOT / f"cssgan/{module.replace('.', '/')}.py"
+
+
 def imported(path):
     "Modules that a Python file imports, at its top or inside a function: full names, relative ones with the package's."
+    package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import): yield from (o.name for o in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level: yield node.module
-        elif isinstance(node, ast.ImportFrom): yield from ([f"cssgan.{node.module}"] if node.module else [f"cssgan.{o.name}" for o in node.names])
+        elif isinstance(node, ast.ImportFrom):
+            base = package[:len(package) - node.level + 1] if node.level else ()
+            whence = ".".join((*base, *filter(None, [node.module])))
+            yield whence
+            yield from (f"{whence}.{o.name}" for o in node.names) # a name may be a module, too
 
 
 @pytest.mark.parametrize("module", modules())
 def test_module_imports_only_earlier_ones(module):
-    own = {o.split(".")[1] for o in imported(ROOT / f"cssgan/{module}.py") if o.startswith("cssgan.")}
-    assert own <= set(modules()[:modules().index(module)])
+    own = {o.removeprefix("cssgan.") for o in imported(file(module)) if o.startswith("cssgan.")}
+    assert own & set(modules()) <= set(modules()[:modules().index(module)])
+
+
+@pytest.mark.parametrize("module", modules())
+def test_module_imports_none_that_is_not_exported(module):
+    own = {o.split(".")[1] for o in imported(file(module)) if o.startswith("cssgan.")}
+    assert {o for o in own if (ROOT / f"cssgan/{o}.py").exists() or (ROOT / "cssgan" / o).is_dir()} <= {m.split(".")[0] for m in modules()}
+
+
+def test_a_notebook_lies_where_its_module_does():
+    "`fast.layers` comes from the folder `nbs/fast`, and `joint` from none."
+    for notebook in listed():
+        found = [re.search(r"^#\|\s*default_exp\s+([\w.]+)", source(c), re.M) for c in cells(ROOT / "nbs" / notebook)]
+        for m in filter(None, found): assert Path(notebook).parent == Path(*m[1].split(".")[:-1]), notebook
 
 
 RUNTIME = {"cssgan", "numpy", "torch", "monai", "nibabel", "scipy", "safetensors", "lightning_fabric", "matplotlib", "tqdm", "filelock", "msgspec"}
@@ -120,7 +142,7 @@ EXPLORERS = {"canvas", "compare", "depth", "explore", "monitor"}
 
 @pytest.mark.parametrize("module", modules())
 def test_module_imports_only_runtime_dependencies(module):
-    top = {o.split(".")[0] for o in imported(ROOT / f"cssgan/{module}.py")}
+    top = {o.split(".")[0] for o in imported(file(module))}
     assert top <= RUNTIME | set(sys.stdlib_module_names) | (EXPERIMENTS if module in EXPERIMENTERS else EXPLORE if module in EXPLORERS else DICOM if module in ("dicom", "files") else set())
 
 

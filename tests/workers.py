@@ -6,7 +6,8 @@ from unittest import mock
 
 import torch
 
-from cssgan import models, parallel, training
+from cssgan import parallel, training
+from cssgan.fast import networks
 from cssgan.schedule import Phase
 from cssgan.training import fit, work
 from tiny import SHORT, noise
@@ -23,7 +24,7 @@ def pairs():
 
 def alike(folder, batch_size):
     "A run in single precision, the same however its volumes are shared."
-    with mock.patch.object(models, "has_fast_bfloat16", lambda device: False):
+    with mock.patch.object(networks, "has_fast_bfloat16", lambda device: False):
         return fit(pairs(), replace(JOINT, batch_size=batch_size), folder, progress=False, save_every=0)
 
 
