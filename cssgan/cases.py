@@ -256,6 +256,7 @@ def located(said: str, # of a row: an image or a label
             raise InputError(f"{name}: {brief(said, 100)} {cure}")
     return place
 
+# %% ../nbs/03_cases.ipynb #cff74fa0
 def from_manifest(path: str|Path, # a CSV file with at least the columns image, label, modality, split
                  ) -> list: # of Case
     "The cases of a manifest."

@@ -370,6 +370,7 @@ def write_scan(scan: Volume, # with a label
     write_label(scan.label, scan.affine, label, scan.history)
     write_volume(scan, image)
 
+# %% ../nbs/03_datasets.ipynb #8ebeebe7
 def phantom_seeds(n: int, # patients of each modality
                   modalities: tuple, # "CT", "MRI"
                   first: int, # the first patient's number

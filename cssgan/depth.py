@@ -208,6 +208,7 @@ async function render({ model }) {
 export default { render };
 """
 
+# %% ../nbs/11_depth.ipynb #0a972965
 def probe(
     address,  # to be reached, or ""
     answered,  # called with {"webgl": bool, "network": bool}

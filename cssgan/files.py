@@ -92,6 +92,7 @@ def _check_fields(header, path):
         raise InputError(f"{path} is no scan by its header (intent_code {intent}: a statistic, a displacement, a "
                          "colour?): give the scan, or correct its header")
 
+# %% ../nbs/00_files.ipynb #5f16a71b
 def _nifti_header(
     path: Path,  # a regular file
 ) -> tuple:  # (checked header, the bytes before the first voxel)

@@ -161,6 +161,7 @@ def check_folder(
     if why: raise InputError(f"the folder {folder} cannot be made ({why}); choose another")
     return Path(folder)
 
+# %% ../nbs/00_guard.ipynb #ac9ea206
 def _part(path: Path) -> tuple:
     "What the half-written files of a place are called: (as a pattern, the name of ours)."
     place = f".cssgan-{sha256(os.fsencode(path.name)).hexdigest()[:8]}-{sha256(socket.gethostname().encode()).hexdigest()[:8]}-"

@@ -235,6 +235,7 @@ def refuse_other_config(config: Config, # what the user asks for
     other = [f"{name} is {value}, was {stored.get(name)}" for name, value in asked.items() if value != stored.get(name)]
     if other: raise CheckpointError(f"{folder} was started otherwise: {'; '.join(other)}; go on as it was, or choose another folder")
 
+# %% ../nbs/08_training.ipynb #bf3404ed
 def refuse_other_data(data: UnpairedData, # what the user gives
                       about: dict, # what the run was started with
                       folder: Path, # for the error
