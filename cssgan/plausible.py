@@ -55,7 +55,7 @@ def volumes_ml(label: np.ndarray, # (X, Y, Z)
 
 # %% ../nbs/03_plausible.ipynb #3426e9c8
 USUAL = {"LV": (15, 450), "RV": (15, 450), "LA": (8, 400), "RA": (8, 400), "myocardium": (20, 400)} # ml: low, high
-MOST = {"LV": 1500, "RV": 1500, "LA": 2500, "RA": 2500, "myocardium": 1200} # ml: more than any that was described
+MOST = {"LV": 1500, "RV": 1500, "LA": 2500, "RA": 2500, "myocardium": 1200} # ml: wide bounds of ours, far above giant atria
 LEAST = 1. # ml of everything that is marked
 FINEST = 1e-6 # ml: a voxel of 0.1 mm
 
