@@ -109,12 +109,17 @@ def test_translate(run, scans, checkpoint, tmp_path, modality, other):
     else: assert there.get_data_dtype() == np.float32 and there.get_fdata().min() >= 0
 
 
+def doubted(err):
+    "Does stderr hold a doubt about the heart, in one line, and nothing else?"
+    return err.startswith("cssgan_segment: warning: ") and "--centre X Y Z" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize("modality", ["CT", "MRI"])
 @pytest.mark.parametrize("name", ["out.nii.gz", "out.nii"])
 def test_segment(run, scans, checkpoint, tmp_path, modality, name):
     scan, out = scans / f"{modality}.nii.gz", tmp_path / name
     status, said, err = run("cssgan_segment", scan, "--checkpoint", checkpoint, "--modality", modality, "--out", out)
-    assert (status, err) == (0, "") and "LV" in said and "ml" in said
+    assert status == 0 and doubted(err) and "no heart was found" in said and " ml" in said # these networks learned nothing
     here, there = nib.load(scan), nib.load(out)
     assert here.shape == there.shape and np.array_equal(here.affine, there.affine) and there.get_data_dtype() == np.uint8 and there.get_fdata().max() <= 5
 
@@ -148,7 +153,7 @@ def test_as_a_program(scans, checkpoint, tmp_path):
     "In a process of its own: warnings of third parties stay away, and the status arrives."
     def program(*words): return subprocess.run([sys.executable, "-c", "import sys; from cssgan.cli import segment_main; sys.exit(segment_main())", *map(str, words)], capture_output=True, text=True)
     good = program(scans / "MRI.nii.gz", "--checkpoint", checkpoint, "--modality", "MRI", "--out", tmp_path / "l.nii.gz")
-    assert (good.returncode, good.stderr) == (0, "") and (tmp_path / "l.nii.gz").exists()
+    assert good.returncode == 0 and doubted(good.stderr) and (tmp_path / "l.nii.gz").exists()
     bad = program(scans / "MRI.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "m.nii.gz")
     assert bad.returncode == 1 and bad.stderr.count("\n") == 1 and bad.stdout == "" and not (tmp_path / "m.nii.gz").exists()
 
@@ -248,6 +253,7 @@ def test_what_came_meanwhile_is_not_replaced_either(fails, scans, checkpoint, tm
         out.write_text("notes")
         return whole(*args)
     monkeypatch.setattr(inference, "segment", meanwhile)
+    monkeypatch.setattr(inference, "warn", lambda _: None)
     fails("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", out, says="exists")
     assert out.read_text() == "notes"
 
@@ -268,7 +274,7 @@ def test_millilitres_are_those_of_the_voxels(run, scans, checkpoint, tmp_path, m
 def test_the_wrong_modality_is_said(fails, scans, checkpoint, tmp_path):
     fails("cssgan_translate", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--to", "CT", "--out", tmp_path / "o.nii.gz", says="looks like CT")
     fails("cssgan_segment", scans / "MRI.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "o.nii.gz", says="not in HU")
-    fails("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "o.nii.gz", "--centre", "9999", "0", "0", says="does not touch the scan")
+    fails("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "o.nii.gz", "--centre", "9999", "0", "0", says="lies outside the scan")
     fails("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "o.nii.gz", "--centre", "nan", "0", "0", status=2)
     assert not list(tmp_path.iterdir())
 
@@ -330,6 +336,8 @@ nib.Nifti1Image.to_stream = slow
 from cssgan.cli import {} as main
 sys.exit(main(sys.argv[1:]))"""
 SWALLOWED = """
+    if hasattr(slow, "swallowed"): return whole(image, stream)
+    slow.swallowed = True
     try: time.sleep(60)
     except BaseException: pass"""
 
@@ -461,7 +469,9 @@ def test_train_then_use_it(run, data, tmp_path):
     assert run("cssgan_translate", scan, "--checkpoint", tmp_path / "run", "--to", "MRI", "--out", tmp_path / "o.nii.gz")[0] == 0
 
 
-def weights(folder): return sorted(p.name for p in (folder / "best").glob("weights-*")), sorted(p.name for p in (folder / "last").iterdir())
+def weights(folder):
+    "The names of a run's tensors, which their content decides."
+    return [json.loads((folder / part / "checkpoint.json").read_text())["files"] for part in ("best", "last")]
 
 
 @pytest.mark.parametrize("again", ["--resume {run}", "--data {data} --out {run} --resume", "--out {run} --resume"], ids=["folder", "all of it", "flag"])

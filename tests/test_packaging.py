@@ -123,7 +123,7 @@ def test_wheel_holds_the_package(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     setting, = (o for o in names if ".data/" in o)
     assert setting.endswith(".data/data/etc/jupyter/labconfig/page_config.d/cssgan.json") # JupyterLab finds it there
-    assert {o for o in names - {setting} if ".dist-info/" not in o} == {f"cssgan/{p.name}" for p in (ROOT / "cssgan").glob("*.py")}
+    assert {o for o in names - {setting} if ".dist-info/" not in o} == {str(p.relative_to(ROOT)) for p in (ROOT / "cssgan").rglob("*.py")}
     assert any(o.endswith("licenses/LICENSE") for o in names)
 
 

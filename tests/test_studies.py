@@ -9,7 +9,7 @@ from cssgan.cases import phantom_few, select
 from cssgan.datasets import Samples, UnpairedData, load_case
 from cssgan.metrics import dice_of_segmentor, s_score
 from cssgan.models import Networks
-from cssgan.studies import (Stage, Study, count_updates, has_twins, open_study, record, segmentation_record, shape_record, stage_key, test_data as held_out,
+from cssgan.studies import (on_device, Stage, Study, count_updates, has_twins, open_study, record, segmentation_record, shape_record, stage_key, test_data as held_out,
                             train_ada, train_baseline, train_generators, train_jointly, train_once, train_segmentors, train_without_shape,
                             training_data, translated_volume, true_translation, truth_record, write_results)
 from cssgan.guard import InputError
@@ -128,6 +128,7 @@ def test_segmentation_is_judged_with_the_modalitys_own_segmentor(study, stages):
 
 def test_shape_is_judged_by_the_target_modalitys_judge(study, stages):
     ours, judges = stages["ours"], stages["baseline"]
+    on_device(ours), on_device(judges) # the same layers as the record's
     for modality, generator, judge in (("CT", "G_B", "S_B"), ("MRI", "G_A", "S_A")):
         expected = s_score(getattr(ours.nets.eval(), generator), getattr(judges.nets.eval(), judge), held_out(study, modality))
         assert shape_record(study, ours, judges, modality)["mean"] == round(expected.nanmean().item(), 2)
