@@ -302,3 +302,21 @@ def test_real_scans_go_all_the_way(real, checkpoint, tmp_path, file, modality, o
     write_volume(translate(real / file, checkpoint, other), tmp_path / "fake.nii.gz")
     there, found = nib.load(tmp_path / "fake.nii.gz"), segment(real / file, checkpoint, modality)
     assert here.shape == there.shape == found.label.shape and np.array_equal(here.affine, there.affine) and np.array_equal(here.affine, found.affine)
+
+
+def test_what_a_network_sees_beside_the_scan_is_nothing(checkpoint):
+    "Its own padding is no heart, and no place to look at again."
+    scan = phantom(4, "CT", Grid((20, 20, 12), (7.0, 7.0, 8.0)))
+    grid = Grid((24, 24, 16), (7.0, 7.0, 8.0))
+    class Everywhere(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+        def forward(self, x): return torch.stack([torch.full_like(x[:, 0], float(k == 1)) for k in range(6)], 1)
+    corner = np.array(scan.affine[:3, 3])
+    seen = inference.look(Everywhere(), scan, grid, (-1000.0, 1000.0), corner, grid)
+    assert seen.label.any() and np.array_equal(seen.label > 0, inference.within(seen, scan))
+    for place in (corner, corner + 40, inference.heart_centre(seen)): inference.settle(Everywhere(), scan, grid, (-1000.0, 1000.0), place)
+    oblique = replace(scan, affine=turned((20, -10, 35), spacing=(7, 7, 8)))
+    inside = inference.within(inference.to_grid(oblique, grid, oblique.affine[:3, 3]), oblique)
+    assert 0 < inside.mean() < 0.5
