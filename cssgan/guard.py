@@ -113,7 +113,7 @@ def fitted(
 ):  # of that kind
     "What was said, if it fits the schema."
     try: return msgspec.convert(said, kind)
-    except (msgspec.ValidationError, OverflowError, RecursionError) as e: raise error(f"{name} does not fit: {_place(e)}: {cure}") from e
+    except (msgspec.ValidationError, ValueError, OverflowError, RecursionError) as e: raise error(f"{name} does not fit: {_place(e)}: {cure}") from e
 
 def _place(e) -> str:
     "msgspec's complaint in few words, `$.a.b` as `a.b`."

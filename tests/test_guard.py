@@ -86,7 +86,7 @@ class Toy(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b"null", b"{}", b'{"n": 11}', b'{"n": -1}', b'{"n": "1"}', b'{"n": 1.5}', b'{"n": NaN}', b'{"n": Infinity}', b'{"n": 1e999}',
-                                     b'{"n": true}', b'{"n": 1, "m": 2}', b'{"n": 1, "name": 3}', b"[" * 100_000, b'{"n":' * 100_000, b'{"n": ' + b"9" * 5000 + b"}", b'{"n": 1', b'{"n": 1}}'])
+                                     b'{"n": true}', b'{"n": 1, "m": 2}', b'{"n": 1, "name": 3}', b"[" * 100_000, b'{"n":' * 100_000, b'{"n": ' + b"9" * 5000 + b"}", b'{"n": 1', b'{"n": 1}}', b'{"n": "\\ud800"}'])
 def test_what_does_not_fit_the_schema_is_refused_with_its_place(content):
     assert "toy.json" in refused(parse_json, content, Toy, "toy.json", "copy it again", says="copy it again")
 
