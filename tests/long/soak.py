@@ -1,8 +1,9 @@
-"""Hours of a rough life in some minutes:  python tests/long/soak.py [kills disk crowd repeat] [--quick]   (`make soak`)
+"""Hours of a rough life in some minutes:  python tests/long/soak.py [kills disk writes crowd repeat] [--quick]   (`make soak`)
 
 kills   SIGKILL at random moments of training, of building a cache, of sweeps: three hundred in all. What comes out
         must be what comes out undisturbed, byte for byte.
 disk    a disk (tmpfs) that is full, at many sizes: one line, nothing half-written; with room, the run goes on.
+writes  the disk is full from the n-th write of a training on, for every third n.
 crowd   four processes build one cache at once: each finds what one alone would have made.
 repeat  two thousand inferences in one process: memory and open files stay as they are.
 
@@ -42,6 +43,17 @@ def child_caches(data, cache):
     from cssgan.datasets import unpaired
     from tiny import TINY
     unpaired(with_splits(from_folder(data)), TINY, cache).prepare()
+
+
+def child_has_no_room(folder, moment):
+    "From the moment-th file on the disk is full; says so with status 7."
+    import children
+    from cssgan.guard import InputError
+    children.disk_is_full(moment)
+    try: child_trains(folder)
+    except InputError as e:
+        assert "No space left" in str(e) and str(folder) in str(e), e
+        os._exit(7)
 
 
 def until_it_ends(server, target, limit, rng, longest):
@@ -171,6 +183,25 @@ def command(words, server=None):
     return {"status": done.returncode, "out": done.stdout, "err": done.stderr}
 
 
+def writes(quick):
+    "The disk is full from the first, the second, ... write of a training on: refused, and with room it goes on to the same end."
+    server, top, refused = forkserver(), Path(tempfile.mkdtemp()), 0
+    once(server, partial(child_trains, top / "whole"))
+    for moment in range(1, 400, 29 if quick else 3):
+        process = server.Process(target=partial(child_has_no_room, run := top / f"run{moment}", moment))
+        process.start()
+        process.join(PATIENCE)
+        if process.exitcode == 0: break
+        assert process.exitcode == 7, f"ended with {process.exitcode} when write {moment} found no room"
+        assert not [p for p in run.rglob("*.part")], "half-written files stay"
+        once(server, partial(child_trains, run))
+        assert latest(run) == latest(top / "whole"), f"{run} ended otherwise"
+        refused += 1
+        shutil.rmtree(run)
+    shutil.rmtree(top)
+    return {"writes that found no room": refused, "the last of them": moment}
+
+
 # ---- a crowd
 
 def crowd(quick):
@@ -244,7 +275,7 @@ def write_data(folder):
     write_phantoms(folder, 6, grid=TINY)
 
 
-PARTS = {"kills": kills, "disk": disk, "crowd": crowd, "repeat": repeat}
+PARTS = {"kills": kills, "disk": disk, "writes": writes, "crowd": crowd, "repeat": repeat}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
