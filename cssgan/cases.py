@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 import msgspec
 import numpy as np
-from .guard import InputError, brief, fitted, make_folder, read_bytes, warn, write_whole
+from .guard import InputError, brief, fitted, read_bytes, warn, write_whole
 from .volumes import IGNORE, MODALITIES, REGIONS
 
 # %% ../nbs/03_cases.ipynb #cell-006

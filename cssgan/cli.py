@@ -22,7 +22,7 @@ from typing import Annotated
 import msgspec
 import cssgan
 from .guard import (LONGEST, InputError, InputWarning, brief, check_folder, free_place, held, make_folder,
-                          printable, read_json, regular_file, termination_interrupts, write_whole)
+                          printable, read_json, termination_interrupts, write_whole)
 
 # %% ../nbs/13_cli.ipynb #cell-009
 FORESEEN = ValueError, OSError, FloatingPointError, MemoryError # InputError and CheckpointError are ValueErrors
@@ -293,9 +293,10 @@ def said_of(data, # UnpairedData
     from cssgan.datasets import structures_of
     train, valid = (data.parts()[modality, split].cases for split in ("train", "valid"))
     count = f"{modality}: cases to train with: {len(train)}, to validate with: {len(valid)}"
+    if (modality, "train") in data.unlabelled(): return f"{count}; no labels to learn from, so nothing can judge it"
     labelled = [c for c in (*train, *valid) if c.label]
-    if labelled: return f"{count}; the labels of {Path(labelled[0].label).name}: {structures_of(labelled[0])}"
-    return f"{count}; " + ("all of them drawn" if train[0].image.startswith("phantom:") else "no labels, so nothing can judge it")
+    if not labelled: return f"{count}; all of them drawn"
+    return f"{count}; the labels of {Path(labelled[0].label).name}: {structures_of(labelled[0])}"
 
 # %% ../nbs/13_cli.ipynb #b68a464d
 def run_folder(args: argparse.Namespace, # from `train_parser`
