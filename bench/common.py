@@ -30,8 +30,8 @@ def config(size, # "toy", "small" or "paper", or a grid's shape
            width=8, # channels
            **others): # fields of Config
     "A run's configuration for a size."
-    from cssgan.schedule import Config
-    from cssgan.volumes import Grid
+    from cssgan.training.schedule import Config
+    from cssgan.scans.volumes import Grid
     shape, layers = (GRIDS[size], PATCH_LAYERS[size]) if isinstance(size, str) else (tuple(size), 2)
     return replace(Config(Grid(shape, (1., 1., 1.)), width, layers), **others)
 
@@ -40,7 +40,7 @@ def batch(shape, # voxels along x, y, z
           device="cpu"):
     "One pair of volumes of noise with labels of noise: time does not depend on what is seen."
     import torch
-    from cssgan.datasets import Batch
+    from cssgan.data.datasets import Batch
     random = torch.Generator().manual_seed(0)
     volume = lambda: (torch.rand((1, 1, *shape), generator=random) * 2 - 1).to(device)
     labels = lambda: torch.randint(0, 6, (1, *shape), generator=random).to(device)
@@ -49,7 +49,7 @@ def batch(shape, # voxels along x, y, z
 
 def start_ours(size, width=8, keep=True, **others):
     "A run of the toolkit with the memory habit that `fit` gives it (if `keep`), and a batch: calls of `step(run, 'joint', batch)` can follow."
-    from cssgan.training import keep_freed_memory, start
+    from cssgan.training.run import keep_freed_memory, start
     if keep: keep_freed_memory()
     run = start(config(size, width, **others))
     return run, batch(run.config.grid.shape, run.device)

@@ -9,9 +9,9 @@ GOAL = .03 # of a step, for reading a pair
 
 def pairs(size, n, cache):
     "Training data of n phantoms of each modality."
-    from cssgan.cases import phantom_cases
-    from cssgan.datasets import Samples, UnpairedData
-    from cssgan.volumes import PAPER_GRID, SMALL_GRID, Grid
+    from cssgan.data.cases import phantom_cases
+    from cssgan.data.datasets import Samples, UnpairedData
+    from cssgan.scans.volumes import PAPER_GRID, SMALL_GRID, Grid
     grid = {"paper": PAPER_GRID, "small": SMALL_GRID}.get(size) or Grid(GRIDS[size], (7., 7., 8.))
     cases = phantom_cases({"train": (n, n)})
     A, B = (Samples([c for c in cases if c.modality == m], grid, cache) for m in ("CT", "MRI"))
@@ -27,7 +27,7 @@ def fill(size, n, cache):
 
 def reading(size, cache, rounds=5, n=4):
     "Seconds for a pair and for a step, in turn, in this process."
-    from cssgan.training import step
+    from cssgan.training.run import step
     data = pairs(size, n, cache)
     run, pair = start_ours(size)
     def read(count=[0]):
@@ -45,7 +45,7 @@ def over_cases(size, n, cache):
 
 def over_steps(cache, steps, every):
     "Memory during training on a tiny grid, MB, each so many steps; the toolkit's own loop."
-    from cssgan.training import keep_freed_memory, start, train_epoch
+    from cssgan.training.run import keep_freed_memory, start, train_epoch
     keep_freed_memory()
     data, found, count = pairs("toy", 8, cache), [], 0
     run = start(config("toy", 4))
@@ -63,7 +63,7 @@ def over_steps(cache, steps, every):
 
 def joint_only(steps):
     "Phases of joint training alone."
-    from cssgan.schedule import Phase
+    from cssgan.training.schedule import Phase
     return (Phase("joint", steps),)
 
 

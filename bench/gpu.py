@@ -28,7 +28,7 @@ def action_of(variant, size, width):
     "A function that does one joint step on the GPU."
     from cssgan.joint import Pool, joint_step, make_optimizers
     from cssgan.models import Networks
-    from cssgan.training import start, step
+    from cssgan.training.run import start, step
     device = torch.device("cuda")
     pair = batch(GRIDS[size], device)
     if variant.startswith("ours"):

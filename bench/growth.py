@@ -12,7 +12,7 @@ WIDTHS, CASES, FEW = [4, 8, 16], [4, 16, 64], (48, 48, 32)
 
 def point(shape, width=8, count=3):
     "Median seconds of a joint step, and MB, in this process."
-    from cssgan.training import step
+    from cssgan.training.run import step
     run, pair = start_ours(shape, width)
     action = lambda: step(run, "joint", pair)
     action()
@@ -21,7 +21,7 @@ def point(shape, width=8, count=3):
 
 def epoch(size, n, cache, width):
     "Seconds of one epoch for each pair, and MB, in this process; the toolkit's own loop."
-    from cssgan.training import keep_freed_memory, start, train_epoch
+    from cssgan.training.run import keep_freed_memory, start, train_epoch
     keep_freed_memory()
     pairs, run = data.pairs(size, n, cache), start(config(size, width, phases=data.joint_only(9)))
     def once():

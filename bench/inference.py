@@ -15,10 +15,10 @@ def measure(kind, # "Generator" or "Segmentor"
     "Times and seams of one network in this process."
     import cssgan.models
     from cssgan.fast.networks import accelerate
-    from cssgan.inference import slide
-    from cssgan.phantom import phantom
-    from cssgan.training import keep_freed_memory
-    from cssgan.volumes import Grid, PAPER_GRID, normalise
+    from cssgan.inference.apply import slide
+    from cssgan.phantoms.scanners import phantom
+    from cssgan.training.run import keep_freed_memory
+    from cssgan.scans.volumes import Grid, PAPER_GRID, normalise
     keep_freed_memory()
     torch.manual_seed(0)
     network = accelerate(getattr(cssgan.models, kind)(8).eval())

@@ -15,8 +15,8 @@ SIDE = 384.0 # mm across; 600 mm long
 def write_trunk(path, # .nii.gz
                 shape): # voxels along x, y, z
     "A phantom chest with its belly below, coarse, and repeated to the size of a large scan."
-    from cssgan.phantom import phantom
-    from cssgan.volumes import Grid
+    from cssgan.phantoms.scanners import phantom
+    from cssgan.scans.volumes import Grid
     spacing = np.array((SIDE, SIDE, 600.0)) / shape
     body = phantom(0, "CT", Grid((96, 96, 100), (SIDE / 96, SIDE / 96, 6.0)))
     index = [np.arange(n) * m // n for n, m in zip(shape, body.shape)]
@@ -31,7 +31,7 @@ def write_trunk(path, # .nii.gz
 def by_command(scan, checkpoint, out):
     "Seconds and peak memory (GB) of the command in a process of its own."
     begun = time.perf_counter()
-    code = "import sys; from cssgan.cli import segment_main; sys.exit(segment_main(sys.argv[1:]))"
+    code = "import sys; from cssgan.cli.commands import segment_main; sys.exit(segment_main(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", code, scan, "--checkpoint", checkpoint, "--modality", "CT", "--out", out], capture_output=True, text=True)
     if done.returncode and "heart" not in done.stderr: raise RuntimeError(done.stderr)
     return time.perf_counter() - begun
@@ -46,9 +46,9 @@ def by_nibabel(scan):
 
 def measure(size="trunk", rounds=2):
     "Both, in turn; the peak is the largest of all the commands."
-    from cssgan.checkpoints import about_networks, save_checkpoint
+    from cssgan.training.checkpoints import about_networks, save_checkpoint
     from cssgan.models import Networks
-    from cssgan.volumes import Grid
+    from cssgan.scans.volumes import Grid
     top = Path(tempfile.mkdtemp())
     try:
         write_trunk(scan := top / "scan.nii.gz", SHAPES[size])

@@ -92,7 +92,7 @@ def convolutions(action):
 
 def replay_turns(turns):
     "All turns' convolutions, at once or not as in the step, as a function."
-    from cssgan.parallel import for_both
+    from cssgan.fast.processes import for_both
     ready = [([replay(half) for half in halves], at_once) for halves, at_once in turns]
     def again():
         for halves, at_once in ready: for_both(lambda half: half(), halves, at_once)
@@ -140,7 +140,7 @@ def measure(size, # "toy", "small" or "paper"
             rounds=7, product=4096, # side of the matrices
             ): # rates in operations a second, shares
     "Everything about one size, in this process."
-    from cssgan.training import step
+    from cssgan.training.run import step
     by_hand()
     run, pair = start_ours(size)
     action = lambda: step(run, "joint", pair)

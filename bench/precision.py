@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from cssgan.fast import networks
-from cssgan.baselines import in_place_of_joint
-from cssgan.cases import phantom_cases, select, thin
-from cssgan.datasets import Samples, unpaired
+from cssgan.training.baselines import in_place_of_joint
+from cssgan.data.cases import phantom_cases, select, thin
+from cssgan.data.datasets import Samples, unpaired
 from cssgan.guard import write_whole
 from cssgan.metrics import dice_of_segmentor
-from cssgan.schedule import preset
-from cssgan.training import fit
+from cssgan.training.schedule import preset
+from cssgan.training.run import fit
 
 
 def study(seed, folder, grid):

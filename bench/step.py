@@ -31,7 +31,7 @@ def plain_run(size, quick_networks):
 def our_run(size, variant):
     "A function that does one step of the toolkit, keeping freed memory or not, side by side or not."
     from cssgan.fast.step import side_by_side_pays
-    from cssgan.training import step
+    from cssgan.training.run import step
     run, pair = start_ours(size, keep=variant != "returning")
     if variant != "otherwise": return lambda: step(run, "joint", pair)
     ours = side_by_side_pays(pair)

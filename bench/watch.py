@@ -9,13 +9,13 @@ GOAL = .03 # of a step
 
 def measure(size, pairs):
     "Seconds in the monitor and outside of it, and how often it drew; epochs of the joint phase over phantoms."
-    import cssgan.monitor
-    from cssgan.cases import phantom_cases
-    from cssgan.datasets import unpaired
-    from cssgan.schedule import Phase
-    from cssgan.training import fit
-    from cssgan.volumes import SMALL_GRID, Grid
-    cssgan.monitor.in_browser = lambda: True
+    import cssgan.viewers.monitor
+    from cssgan.data.cases import phantom_cases
+    from cssgan.data.datasets import unpaired
+    from cssgan.training.schedule import Phase
+    from cssgan.training.run import fit
+    from cssgan.scans.volumes import SMALL_GRID, Grid
+    cssgan.viewers.monitor.in_browser = lambda: True
     grid = SMALL_GRID if size == "small" else Grid((24, 24, 16), (7., 7., 8.))
     monitor, inside = None, 0.
 
@@ -27,7 +27,7 @@ def measure(size, pairs):
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         data = unpaired(phantom_cases({"train": (pairs, pairs), "valid": (1, 1)}), grid, f"{folder}/cache")
-        monitor = cssgan.monitor.Monitor(data)
+        monitor = cssgan.viewers.monitor.Monitor(data)
         for samples in (data.train_A, data.train_B): [samples.prepared(case) for case in samples.cases]
         begin = time.perf_counter()
         fit(data, config(size, grid=grid, phases=(Phase("joint", 3),)), f"{folder}/run", progress=False, save_every=1e9, watch=watch)

@@ -5,11 +5,11 @@ from dataclasses import replace
 import lightning_fabric, monai.metrics # here, and not in every child
 import torch
 
-from cssgan import training
-from cssgan.cases import from_folder
-from cssgan.datasets import unpaired
-from cssgan.schedule import Phase
-from cssgan.training import fit
+from cssgan.training import run as training
+from cssgan.data.cases import from_folder
+from cssgan.data.datasets import unpaired
+from cssgan.training.schedule import Phase
+from cssgan.training.run import fit
 from tiny import SHORT, TINY, noise
 
 torch.set_num_threads(1)

@@ -15,9 +15,9 @@ from lab import FLAGS, Lab, Page, Server, answers, blank, coloured, differs, npm
 from test_tutorials import MARKS, NUMBERS, SMALL, marks  # noqa: E402
 LESSONS = sorted((ROOT / "nbs/tutorials").glob("*.ipynb"))
 
-CT = """from cssgan.explore import compare, explore, view3d
-from cssgan.phantom import draw_anatomy, render
-from cssgan.volumes import Grid
+CT = """from cssgan.viewers.explorer import compare, explore, view3d
+from cssgan.phantoms.scanners import draw_anatomy, render
+from cssgan.scans.volumes import Grid
 anatomy = draw_anatomy(3, Grid((48, 48, 36), (3.5, 3.5, 3.5)))
 ct, mri = render(anatomy, "CT"), render(anatomy, "MRI")"""
 LIVE, PICTURE = ".cssgan-live", ".cssgan-live .cssgan-picture"
@@ -156,7 +156,7 @@ def test_view3d_without_network(opened):
 
 def test_view3d_with_network(opened, server, browser):
     "itkwidgets loads its viewer from the network: here from npm packages."
-    from cssgan.depth import viewer_address
+    from cssgan.viewers.depth import viewer_address
     packages, why = npm_packages()
     if packages is None: pytest.skip(f"the packages of itkwidgets' viewer are not here: {why}")
     lab, frame = Lab(server, browser, answers=answers(packages, viewer_address()), size=(900, 760)), f"{LIVE} iframe"
@@ -176,11 +176,11 @@ def test_view3d_with_network(opened, server, browser):
 
 
 WATCHED = """from dataclasses import replace
-from cssgan.cases import phantom_cases
-from cssgan.datasets import unpaired
-from cssgan.schedule import Phase, preset
-from cssgan.training import Stopped, fit
-from cssgan.monitor import Monitor
+from cssgan.data.cases import phantom_cases
+from cssgan.data.datasets import unpaired
+from cssgan.training.schedule import Phase, preset
+from cssgan.training.run import Stopped, fit
+from cssgan.viewers.monitor import Monitor
 config = replace(preset("smoke"), width=8, lr=2e-3, phases=(Phase("segmentors", 12), Phase("generators", 6), Phase("joint", 10_000)))
 data = unpaired(phantom_cases({"train": (8, 8), "valid": (1, 1)}), config.grid, "prepared")"""
 

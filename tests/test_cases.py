@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cssgan.cases import (LARGEST_SEED, MODALITIES, Case, draw_splits, find_cases, from_folder, from_manifest,
+from cssgan.data.cases import (LARGEST_SEED, MODALITIES, Case, draw_splits, find_cases, from_folder, from_manifest,
                           phantom_seed, select, shuffled_patients, write_manifest)
 from cssgan.guard import InputError, InputWarning
 

@@ -6,14 +6,15 @@ import torch
 from safetensors.torch import save_file
 
 import cssgan
-from cssgan import checkpoints, datasets
-from cssgan.checkpoints import (CheckpointError, about_networks, checksum_of, fall_back, find_checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer,
+from cssgan.training import checkpoints
+from cssgan.data import datasets
+from cssgan.training.checkpoints import (CheckpointError, about_networks, checksum_of, fall_back, find_checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer,
                                 save_checkpoint)
 from cssgan.models import Networks
-from cssgan.schedule import preset
-from cssgan.training import resume
+from cssgan.training.schedule import preset
+from cssgan.training.run import resume
 from cssgan.guard import InputError
-from cssgan.volumes import Grid
+from cssgan.scans.volumes import Grid
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cssgan import cli
-from cssgan.cases import from_folder, from_manifest
-from cssgan.phantom import phantom
-from cssgan.files import write_label, write_volume
-from cssgan.volumes import Grid
+from cssgan.cli import commands as cli
+from cssgan.data.cases import from_folder, from_manifest
+from cssgan.phantoms.scanners import phantom
+from cssgan.scans.files import write_label, write_volume
+from cssgan.scans.volumes import Grid
 from scans import write_dicom
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
@@ -92,7 +92,7 @@ def test_examples_of_the_help_can_be_parsed(command, monkeypatch):
 
 
 def test_help_does_not_wait_for_torch():
-    code = "import sys, cssgan.cli\ntry: cssgan.cli.translate_main(['--help'])\nexcept SystemExit: pass\nprint(sorted({'torch', 'monai', 'numpy'} & set(sys.modules)))"
+    code = "import sys, cssgan.cli.commands\ntry: cssgan.cli.commands.translate_main(['--help'])\nexcept SystemExit: pass\nprint(sorted({'torch', 'monai', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.endswith("[]\n")
 
 
@@ -151,7 +151,7 @@ def test_same_command_same_bytes(run, scans, checkpoint, tmp_path):
 
 def test_as_a_program(scans, checkpoint, tmp_path):
     "In a process of its own: warnings of third parties stay away, and the status arrives."
-    def program(*words): return subprocess.run([sys.executable, "-c", "import sys; from cssgan.cli import segment_main; sys.exit(segment_main())", *map(str, words)], capture_output=True, text=True)
+    def program(*words): return subprocess.run([sys.executable, "-c", "import sys; from cssgan.cli.commands import segment_main; sys.exit(segment_main())", *map(str, words)], capture_output=True, text=True)
     good = program(scans / "MRI.nii.gz", "--checkpoint", checkpoint, "--modality", "MRI", "--out", tmp_path / "l.nii.gz")
     assert good.returncode == 0 and doubted(good.stderr) and (tmp_path / "l.nii.gz").exists()
     bad = program(scans / "MRI.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "m.nii.gz")
@@ -216,7 +216,7 @@ def test_bad_checkpoint(fails, scans, checkpoint, tmp_path, how):
 
 @pytest.mark.parametrize("name", ["none/o.nii.gz", "file/o.nii.gz", "folder", "o.png", "o"])
 def test_bad_output_is_said_before_anything_is_computed(fails, scans, checkpoint, tmp_path, monkeypatch, name):
-    monkeypatch.setattr("cssgan.inference.load_checkpoint", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr("cssgan.inference.apply.load_checkpoint", lambda *_: pytest.fail("computed"))
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.rglob("*"))
@@ -247,7 +247,7 @@ def test_only_a_result_of_ours_is_replaced_and_only_when_asked(run, fails, scans
 
 
 def test_what_came_meanwhile_is_not_replaced_either(fails, scans, checkpoint, tmp_path, monkeypatch):
-    from cssgan import inference
+    from cssgan.inference import apply as inference
     whole, out = inference.segment, tmp_path / "o.nii"
     def meanwhile(*args):
         out.write_text("notes")
@@ -260,8 +260,8 @@ def test_what_came_meanwhile_is_not_replaced_either(fails, scans, checkpoint, tm
 
 def test_millilitres_are_those_of_the_voxels(run, scans, checkpoint, tmp_path, monkeypatch):
     "A tilted gantry: slices are nearer to each other than the affine's columns are long."
-    from cssgan import inference
-    from cssgan.volumes import Volume
+    from cssgan.inference import apply as inference
+    from cssgan.scans.volumes import Volume
     affine = np.diag([1.5, 1.5, 2.0, 1.0])
     affine[1, 2] = 2 * np.tan(np.radians(30))
     label = np.zeros((20, 20, 20), np.uint8)
@@ -320,20 +320,20 @@ def test_other_errors_of_pytorch_keep_their_traceback(said):
 
 def test_interrupted_is_130_and_says_how_to_go_on(run, data, tmp_path, monkeypatch):
     def stop(*_, **__): raise KeyboardInterrupt
-    monkeypatch.setattr("cssgan.training.fit", stop)
+    monkeypatch.setattr("cssgan.training.run.fit", stop)
     status, out, err = run("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--quiet")
     assert status == 130 and err == f"cssgan_train: interrupted (go on with cssgan_train --resume {tmp_path / 'run'})\n"
 
 
 SLOW = """import sys, time
-import cssgan.files as files, nibabel as nib
+import cssgan.scans.files as files, nibabel as nib
 whole = nib.Nifti1Image.to_stream
 def slow(image, stream):
     print("writing", flush=True)
     {}
     return whole(image, stream)
 nib.Nifti1Image.to_stream = slow
-from cssgan.cli import {} as main
+from cssgan.cli.commands import {} as main
 sys.exit(main(sys.argv[1:]))"""
 SWALLOWED = """
     if hasattr(slow, "swallowed"): return whole(image, stream)
@@ -363,13 +363,13 @@ def test_an_interruption_that_a_library_swallowed_is_none_the_less_one(tmp_path)
 
 
 def test_nohup_is_deaf_to_the_terminal(tmp_path):
-    code = "import os, signal, sys\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom cssgan import cli\nsys.exit(cli.attempt('cssgan_test', lambda: os.kill(os.getpid(), signal.SIGHUP)))"
+    code = "import os, signal, sys\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom cssgan.cli import commands as cli\nsys.exit(cli.attempt('cssgan_test', lambda: os.kill(os.getpid(), signal.SIGHUP)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_interrupted_on_the_way_out_is_not_status_0():
     "Python itself would ignore Ctrl-C once its threads are over."
-    code = "import atexit, os, signal, sys, time\natexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(5)))\nfrom cssgan import cli\nsys.exit(cli.attempt('cssgan_test', lambda: None))"
+    code = "import atexit, os, signal, sys, time\natexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(5)))\nfrom cssgan.cli import commands as cli\nsys.exit(cli.attempt('cssgan_test', lambda: None))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
@@ -388,7 +388,7 @@ def test_our_warnings_are_told_once_and_nobody_elses(capsys):
 
 
 def test_names_that_no_terminal_can_print(monkeypatch):
-    code = "from cssgan.cli import say, complain\nsay('caf\\udce9 \u2192 \x1b[2J')\ncomplain('c', 'caf\\udce9 \u2192')"
+    code = "from cssgan.cli.commands import say, complain\nsay('caf\\udce9 \u2192 \x1b[2J')\ncomplain('c', 'caf\\udce9 \u2192')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and "\\x1b[2J" in done.stdout and "caf" in done.stderr
 
@@ -476,7 +476,7 @@ def weights(folder):
 
 @pytest.mark.parametrize("again", ["--resume {run}", "--data {data} --out {run} --resume", "--out {run} --resume"], ids=["folder", "all of it", "flag"])
 def test_an_interrupted_training_goes_on_to_the_same_end(run, fails, data, tmp_path, monkeypatch, again):
-    from cssgan import training
+    from cssgan.training import run as training
     rest = "--quiet", "--cache", tmp_path / "cache"
     words = "--data", data, "--preset", "smoke", "--fraction-ct", 1, *rest
     assert run("cssgan_train", *words, "--out", tmp_path / "whole")[0] == 0
@@ -503,7 +503,7 @@ def test_two_processes_train_one_run(run, fails, data, tmp_path):
 
 
 def test_a_data_set_is_not_written_over(fails, run, data, tmp_path, monkeypatch):
-    from cssgan.cases import with_splits, write_manifest
+    from cssgan.data.cases import with_splits, write_manifest
     monkeypatch.chdir(tmp_path)
     write_manifest(with_splits(from_folder("data")), "cases.csv")
     mine = Path("cases.csv").read_bytes()
@@ -516,7 +516,7 @@ class Killed(BaseException): "As SIGKILL would: nothing is put away."
 
 @pytest.mark.parametrize("writes", range(3))
 def test_a_run_that_was_killed_before_its_first_checkpoint_can_begin_again(run, fails, data, tmp_path, monkeypatch, writes):
-    from cssgan import cases
+    from cssgan.data import cases
     words = "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--quiet", "--cache", tmp_path / "cache"
     left, whole = [writes], cli.write_whole
     def dies(path, content):
@@ -525,7 +525,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_can_begin_again(run, 
         whole(path, content)
     monkeypatch.setattr(cli, "write_whole", dies)
     monkeypatch.setattr(cases, "write_whole", dies)
-    monkeypatch.setattr("cssgan.training.fit", lambda *_, **__: dies(None, None) if not left[0] else None)
+    monkeypatch.setattr("cssgan.training.run.fit", lambda *_, **__: dies(None, None) if not left[0] else None)
     with pytest.raises(Killed): run("cssgan_train", *words)
     assert len([p for p in (tmp_path / "run").glob("[!.]*")]) == writes
     monkeypatch.undo()
@@ -546,12 +546,12 @@ def test_two_commands_cannot_begin_in_one_folder(fails, data, tmp_path):
 
 
 def test_what_is_read_as_what_is_said_before_training(run, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("cssgan.training.fit", lambda *_, **__: None)
+    monkeypatch.setattr("cssgan.training.run.fit", lambda *_, **__: None)
     monkeypatch.setattr(cli, "tell", lambda *_: None)
     label = nib.load(data / "CT/phantom_00002_label.nii.gz")
     ml = (np.asarray(label.dataobj) == 1).sum() * abs(np.linalg.det(label.affine)) / 1000
     table = from_folder(data)
-    from cssgan.cases import with_splits, write_manifest
+    from cssgan.data.cases import with_splits, write_manifest
     write_manifest([replace(c, label="") if c.modality == "MRI" else c for c in with_splits(table)], tmp_path / "all.csv")
     status, out, err = run("cssgan_train", "--data", tmp_path / "all.csv", "--out", tmp_path / "run", "--preset", "smoke")
     ct, mri = out.splitlines()
@@ -561,13 +561,13 @@ def test_what_is_read_as_what_is_said_before_training(run, data, tmp_path, monke
 
 @pytest.mark.parametrize("nothing", [None, float("nan")])
 def test_no_score_of_a_domain_without_labels(capsys, monkeypatch, nothing):
-    monkeypatch.setattr("cssgan.checkpoints.read_about", lambda _: {"history": [{"dice_CT": 71.25, "dice_MRI": nothing}]})
+    monkeypatch.setattr("cssgan.training.checkpoints.read_about", lambda _: {"history": [{"dice_CT": 71.25, "dice_MRI": nothing}]})
     cli.tell(Path("run"))
     assert capsys.readouterr().out == "trained: Dice on the validation cases is 71.2 % on CT; there are no labels to judge MRI by; the checkpoint is run/best\n"
 
 
 def test_going_on_otherwise_is_refused(fails, run, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("cssgan.training.fit", lambda *_, **__: None)
+    monkeypatch.setattr("cssgan.training.run.fit", lambda *_, **__: None)
     monkeypatch.setattr(cli, "tell", lambda *_: None)
     assert run("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke")[0] == 0
     for words in (("--preset", "paper"), ("--seed", 4), ("--fraction-mri", 0.5), ("--data", "phantom-S1")): fails("cssgan_train", "--resume", tmp_path / "run", *words, says="was begun with")

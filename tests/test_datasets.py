@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from cssgan import datasets, volumes
+from cssgan.data import datasets
+from cssgan.scans import volumes
 from cssgan.guard import InputError, InputWarning, write_whole
-from cssgan.cases import TABLES, Case, apply_table, checked, draw_splits, find_cases, from_folder, from_manifest, from_mmwhs, phantom_cases, phantom_S1, phantom_S2, select, take_fraction, thin, with_splits, write_manifest
-from cssgan.datasets import (CacheError, Samples, cache_folder, checksum, content_of, fingerprint, heart_places, load_case,
+from cssgan.data.cases import TABLES, Case, apply_table, checked, draw_splits, find_cases, from_folder, from_manifest, from_mmwhs, phantom_cases, phantom_S1, phantom_S2, select, take_fraction, thin, with_splits, write_manifest
+from cssgan.data.datasets import (CacheError, Samples, cache_folder, checksum, content_of, fingerprint, heart_places, load_case,
                              phantom_places, sample_places, structures_of, unpaired, unpaired_order, write_phantom_of,
                              write_phantoms, write_samples, write_scan)
-from cssgan.phantom import phantom
-from cssgan.files import read_label, read_volume, write_label, write_volume
-from cssgan.volumes import IGNORE, Grid, normalise, to_grid
+from cssgan.phantoms.scanners import phantom
+from cssgan.scans.files import read_label, read_volume, write_label, write_volume
+from cssgan.scans.volumes import IGNORE, Grid, normalise, to_grid
 from scans import write_dicom
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
@@ -364,7 +365,7 @@ def ct_case(folder): return from_folder(folder)[0]
 def test_prepared_once(folder, monkeypatch):
     samples = Samples(from_folder(folder), TINY, folder / "cache")
     first = samples[0]
-    monkeypatch.setattr("cssgan.datasets.load_case", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr("cssgan.data.datasets.load_case", lambda *_: pytest.fail("made again"))
     again = samples[0]
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1]) and first[2] == again[2] == "CT_phantom_00000"
     assert first[0].shape == (1, *TINY.shape) and first[0].dtype == torch.float32 and first[0].abs().max() <= 1 and first[1].dtype == torch.int64
@@ -427,9 +428,9 @@ def test_four_processes_build_the_cache_at_once_and_alike_to_the_byte(folder):
     code = """
 import hashlib, json, os, sys, time
 from pathlib import Path
-from cssgan.cases import phantom_cases
-from cssgan.datasets import Samples
-from cssgan.volumes import Grid
+from cssgan.data.cases import phantom_cases
+from cssgan.data.datasets import Samples
+from cssgan.scans.volumes import Grid
 samples = Samples(phantom_cases({"train": (3, 3)}), Grid((24, 24, 16), (7.0, 7.0, 8.0)), sys.argv[1])
 (Path(sys.argv[2]) / str(os.getpid())).touch()
 while len(os.listdir(sys.argv[2])) < 4: time.sleep(0.001)

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from cssgan import joint
-from cssgan.checkpoints import load_checkpoint
+from cssgan.training.checkpoints import load_checkpoint
 from cssgan.fast import step as fast
 from cssgan.models import Networks
-from cssgan.training import resume, save_run, start, step, to_device, training_tensors
+from cssgan.training.run import resume, save_run, start, step, to_device, training_tensors
 from test_joint import doubled, quick, steps
 from tiny import SHORT, noise
 

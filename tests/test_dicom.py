@@ -1,4 +1,4 @@
-"What cssgan.dicom promises: every entry of a folder is accounted for, and its geometry is read as it stands."
+"What cssgan.scans.dicom promises: every entry of a folder is accounted for, and its geometry is read as it stands."
 import gzip
 import os
 import shutil
@@ -10,8 +10,8 @@ import numpy as np
 import pydicom
 import pytest
 
-import cssgan.dicom
-from cssgan.files import read_volume
+import cssgan.scans.dicom
+from cssgan.scans.files import read_volume
 from cssgan.guard import InputWarning
 from dicoms import SHAPE, STEP, as_bytes, hu, jpeg_series, series, slice_of
 from scans import refused, turned
@@ -30,7 +30,7 @@ def voxels_of(folder):
     "What a folder holds, whatever its intensities."
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return cssgan.dicom.read_dicom(folder, None)[0]
+        return cssgan.scans.dicom.read_dicom(folder, None)[0]
 
 
 def is_whole(scan): return np.array_equal(scan.voxels, hu()) and np.array_equal(scan.affine, AFFINE)
@@ -105,7 +105,7 @@ def test_without_pydicom_or_simpleitk_one_line_says_what_to_type(tmp_path, monke
 
 
 def test_what_c_code_prints_does_not_reach_the_user(capfd):
-    with cssgan.dicom.quiet_sitk("a"): subprocess.run(["sh", "-c", "echo out; echo err >&2"], check=True)
+    with cssgan.scans.dicom.quiet_sitk("a"): subprocess.run(["sh", "-c", "echo out; echo err >&2"], check=True)
     os.write(2, b"heard")
     assert capfd.readouterr() == ("", "heard")
 
@@ -173,7 +173,7 @@ def test_a_disk_that_fails_is_one_line(tmp_path, monkeypatch):
     def broken(path, *_):
         if str(path).endswith("IM3.dcm"): raise OSError(5, "Input/output error")
         return path
-    monkeypatch.setattr(cssgan.dicom, "regular_file", broken)
+    monkeypatch.setattr(cssgan.scans.dicom, "regular_file", broken)
     refused(read_volume, folder, "CT", says="IM3.dcm cannot be read (Input/output error)")
 
 
@@ -225,8 +225,8 @@ def test_a_rounded_orientation_is_turned_upright(tmp_path, digits):
 
 def test_how_far_it_may_be_rounded_depends_on_the_size(tmp_path):
     numbers = [f"{x:.3f}" for x in (OBLIQUE[:3, :3] / STEP)[:, :2].T.ravel()]
-    assert cssgan.dicom._directions(numbers, 64 * 2**0.5, "a").shape == (3, 2)
-    refused(cssgan.dicom._directions, numbers, 512 * 2**0.5, "a", says="too coarsely rounded")
+    assert cssgan.scans.dicom._directions(numbers, 64 * 2**0.5, "a").shape == (3, 2)
+    refused(cssgan.scans.dicom._directions, numbers, 512 * 2**0.5, "a", says="too coarsely rounded")
     refused(read_volume, placed(tmp_path, OBLIQUE, 2), "CT", says="too coarsely rounded")
 
 

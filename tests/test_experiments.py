@@ -101,7 +101,7 @@ def test_every_parameter_is_explained(name):
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda path: path.stem)
 def test_grid_is_one_that_a_sweep_takes(grid):
-    from cssgan.sweeps import read_grid
+    from cssgan.experiments.sweeps import read_grid
     assert read_grid(grid).runs and f"cssgan_sweep results/{grid.name} --collect results/{grid.stem}.json" in grid.read_text()
 
 
@@ -109,7 +109,7 @@ def test_every_experiment_has_its_grid(): assert {grid.stem for grid in GRIDS} >
 
 
 def test_the_front_page_quotes_the_result_files():
-    from cssgan.results import mean_sd, read_results
+    from cssgan.experiments.results import mean_sd, read_results
     page, said = (ROOT / "README.md").read_text(encoding="utf-8"), []
     dice, shape = read_results(ROOT / "results/table2_segmentation.json"), read_results(ROOT / "results/table1_s_score.json")
     for modality in ("CT", "MRI"): said += [(dice[(dice["modality"] == modality) & (dice["method"] == m)]["mean"], 1) for m in dice["method"].unique()]

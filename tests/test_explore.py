@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from cssgan import canvas, depth, monitor
-from cssgan.canvas import as_volume, at_voxel, paint, place, row, voxel_at
-from cssgan.compare import compare, mask
-from cssgan.depth import VIEWERS, choose, view3d, view_from
-from cssgan.explore import explore
-from cssgan.monitor import Budget, Monitor
-from cssgan.phantom import phantom
-from cssgan.training import Stopped, fit
-from cssgan.view import CUTS, LABEL_COLOURS
-from cssgan.files import write_volume
+from cssgan.viewers import canvas, depth, monitor
+from cssgan.viewers.canvas import as_volume, at_voxel, paint, place, row, voxel_at
+from cssgan.viewers.comparison import compare, mask
+from cssgan.viewers.depth import VIEWERS, choose, view3d, view_from
+from cssgan.viewers.explorer import explore
+from cssgan.viewers.monitor import Budget, Monitor
+from cssgan.phantoms.scanners import phantom
+from cssgan.training.run import Stopped, fit
+from cssgan.pictures import CUTS, LABEL_COLOURS
+from cssgan.scans.files import write_volume
 from cssgan.guard import InputError
-from cssgan.volumes import PAPER_GRID, SMALL_GRID, Grid, Volume
+from cssgan.scans.volumes import PAPER_GRID, SMALL_GRID, Grid, Volume
 from scans import write_dicom
 from tiny import SHORT, noise
 
@@ -35,7 +35,7 @@ def mri(): return phantom(1, "MRI", SMALL)
 
 
 def test_import_takes_no_widgets():
-    code = "import sys, cssgan.explore, cssgan.monitor; print(sorted({'ipywidgets', 'ipyniivue', 'itkwidgets', 'anywidget', 'ipyevents', 'IPython'} & set(sys.modules)))"
+    code = "import sys, cssgan.viewers.explorer, cssgan.viewers.monitor; print(sorted({'ipywidgets', 'ipyniivue', 'itkwidgets', 'anywidget', 'ipyevents', 'IPython'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -249,5 +249,5 @@ def test_notebooks_store_no_widgets(root):
 def test_photographs_are_there_and_small(root):
     "What the documentation shows of the viewers is what the tests in the browser saw (`make photographs`)."
     import re
-    wanted = {name for path in (root / "nbs").glob("11_*.ipynb") for name in re.findall(r"\(images/(\w+\.png)\)", path.read_text(encoding="utf-8"))}
+    wanted = {name for path in (root / "nbs").glob("09_viewers/*.ipynb") for name in re.findall(r"\(../images/(\w+\.png)\)", path.read_text(encoding="utf-8"))}
     assert len(wanted) >= 5 and all((root / "nbs/images" / name).stat().st_size < 200_000 for name in wanted)

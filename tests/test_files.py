@@ -1,4 +1,4 @@
-"What cssgan.files promises: a scan comes in right or not at all, and what is written is whole."
+"What cssgan.scans.files promises: a scan comes in right or not at all, and what is written is whole."
 import gzip
 import os
 import shutil
@@ -10,9 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cssgan.files import check_output, made_here, read_label, read_volume, write_label, write_volume
+from cssgan.scans.files import check_output, made_here, read_label, read_volume, write_label, write_volume
 from cssgan.guard import InputWarning
-from cssgan.volumes import SMALL_GRID, Volume, back_to_scan, normalise, to_grid
+from cssgan.scans.volumes import SMALL_GRID, Volume, back_to_scan, normalise, to_grid
 from scans import AFFINES, LPS, lopsided, refused, voxels, write_dicom, write_slice
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from cssgan import inference
-from cssgan.checkpoints import CheckpointError
-from cssgan.inference import one_heart, prepare, segment, slide, translate
-from cssgan.files import write_volume
+from cssgan.inference import apply as inference
+from cssgan.training.checkpoints import CheckpointError
+from cssgan.inference.apply import one_heart, prepare, segment, slide, translate
+from cssgan.scans.files import write_volume
 from cssgan.guard import InputError, InputWarning
-from cssgan.phantom import phantom
-from cssgan.volumes import Grid, Volume, heart_centre, to_grid
+from cssgan.phantoms.scanners import phantom
+from cssgan.scans.volumes import Grid, Volume, heart_centre, to_grid
 from scans import write_dicom
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from cssgan import joint
-from cssgan.datasets import Batch
+from cssgan.data.datasets import Batch
 from cssgan.fast import networks, step as fast
 from cssgan.fast.networks import accelerate
 from cssgan.joint import (Passes, Pool, discriminator_losses, freeze_all_but, generator_losses, joint_step,
                           make_optimizers, minimize, segmentor_losses, there_and_back)
 from cssgan.losses import shape_loss
 from cssgan.models import Networks
-from cssgan.schedule import preset
-from cssgan.training import start, step
-from cssgan.volumes import IGNORE
+from cssgan.training.schedule import preset
+from cssgan.training.run import start, step
+from cssgan.scans.volumes import IGNORE
 from tiny import changed, frozen, noise, same
 
 NAMES = {"gan", "cyc", "shape", "S_A", "S_B", "D_A", "D_B"}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cssgan.losses import adversarial_loss, cycle_loss, discriminator_loss, generator_objective, shape_loss
-from cssgan.volumes import IGNORE
+from cssgan.scans.volumes import IGNORE
 
 
 def test_discriminator_loss_is_least_squares_and_halved():

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cssgan import training
-from cssgan.checkpoints import CheckpointError, checksum_of, load_checkpoint
-from cssgan.cli import segment_main, train_main
-from cssgan.training import Stopped, fit, resume
+from cssgan.training import run as training
+from cssgan.training.checkpoints import CheckpointError, checksum_of, load_checkpoint
+from cssgan.cli.commands import segment_main, train_main
+from cssgan.training.run import Stopped, fit, resume
 from conftest import ROOT
 from malformed import LONGEST, Bad, listing, refuses
 from tiny import SHORT, noise

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cssgan import cli
-from cssgan.files import write_label, write_volume
-from cssgan.phantom import phantom
-from cssgan.volumes import Grid
+from cssgan.cli import commands as cli
+from cssgan.scans.files import write_label, write_volume
+from cssgan.phantoms.scanners import phantom
+from cssgan.scans.volumes import Grid
 from malformed import Bad, refuses
 
 MAIN = {"train": cli.train_main, "translate": cli.translate_main, "segment": cli.segment_main, "phantom": cli.phantom_main, "sweep": cli.sweep_main}

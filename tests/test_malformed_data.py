@@ -7,11 +7,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cssgan.cases import find_cases, from_folder, with_splits, write_manifest
-from cssgan.cli import train_main
-from cssgan.datasets import unpaired, write_phantoms
+from cssgan.data.cases import find_cases, from_folder, with_splits, write_manifest
+from cssgan.cli.commands import train_main
+from cssgan.data.datasets import unpaired, write_phantoms
 from cssgan.guard import InputError
-from cssgan.volumes import IGNORE, Grid
+from cssgan.scans.volumes import IGNORE, Grid
 from malformed import Bad, refuses
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))

@@ -12,8 +12,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from cssgan.cli import attempt
-from cssgan.files import read_volume
+from cssgan.cli.commands import attempt
+from cssgan.scans.files import read_volume
 from dicoms import as_bytes, jpeg_series, series, slice_of
 from malformed import Bad, refuses
 

@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cssgan.files import check_output, made_here, read_label, read_volume, write_label, write_volume
+from cssgan.scans.files import check_output, made_here, read_label, read_volume, write_label, write_volume
 from cssgan.guard import InputError
-from cssgan.volumes import Volume, to_grid, with_label
+from cssgan.scans.volumes import Volume, to_grid, with_label
 from malformed import LONGEST, MEGABYTES, listing
 from scans import AFFINES, LPS, lopsided, voxels
 

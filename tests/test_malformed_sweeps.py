@@ -5,10 +5,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cssgan import cli
+from cssgan.cli import commands as cli
 from cssgan.guard import InputError
-from cssgan.runs import RunError, metrics_of, record_of
-from cssgan.sweeps import collect, collected
+from cssgan.experiments.runs import RunError, metrics_of, record_of
+from cssgan.experiments.sweeps import collect, collected
 from malformed import Bad, refuses
 
 HEAD = "notebook: toy.ipynb\n"

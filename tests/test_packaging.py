@@ -71,8 +71,8 @@ SMOKE = textwrap.dedent('''
     for m in pkgutil.iter_modules(cssgan.__path__): importlib.import_module(f"cssgan.{m.name}")
     import torch
     from cssgan.models import Segmentor
-    from cssgan.phantom import phantom
-    from cssgan.volumes import Grid, normalise
+    from cssgan.phantoms.scanners import phantom
+    from cssgan.scans.volumes import Grid, normalise
     volume = normalise(phantom(seed=0, modality="CT", grid=Grid((26, 24, 18), (6.5, 7., 7.))))
     scores = Segmentor()(torch.as_tensor(volume.voxels)[None, None].float())
     assert scores.shape == (1, 6, 26, 24, 18), scores.shape

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import workers
-from cssgan import parallel, training
-from cssgan.checkpoints import load_checkpoint
+from cssgan.fast import processes as parallel
+from cssgan.training import run as training
+from cssgan.training.checkpoints import load_checkpoint
 from cssgan.guard import InputError
-from cssgan.parallel import ProcessError, several
-from cssgan.training import Stopped, fit
+from cssgan.fast.processes import ProcessError, several
+from cssgan.training.run import Stopped, fit
 from conftest import ROOT
 from tiny import state
 
@@ -181,7 +182,7 @@ def test_a_second_interrupt_leaves_the_number_of_cores_as_it_was(cores):
 def test_a_thread_that_outlives_the_main_one_can_go_on():
     "Python starts no threads any more by then."
     code = """import threading, time, torch
-from cssgan.parallel import for_both
+from cssgan.fast.processes import for_both
 torch.set_num_threads(2)
 def later():
     threading.main_thread().join()
@@ -277,7 +278,7 @@ def test_workers_end_when_the_one_that_started_them_is_killed(tmp_path):
 
 def test_a_worker_that_is_stopped_does_not_keep_the_others(tmp_path):
     "One sleeps for ever, the other waits for it within a message; the parent is killed."
-    code = f"if __name__ == '__main__':\n import workers\n from cssgan.parallel import several\n several(2, workers.sleeps, {str(tmp_path)!r})\n"
+    code = f"if __name__ == '__main__':\n import workers\n from cssgan.fast.processes import several\n several(2, workers.sleeps, {str(tmp_path)!r})\n"
     (tmp_path / "sleep.py").write_text(code)
     parent = subprocess.Popen([sys.executable, tmp_path / "sleep.py"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:

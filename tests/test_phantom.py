@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
 
-from cssgan.phantom import TISSUES, anatomy_from_labels, draw_anatomy, phantom, render
+from cssgan.phantoms.scanners import TISSUES, anatomy_from_labels, draw_anatomy, phantom, render
 from cssgan.guard import InputError
-from cssgan.volumes import SMALL_GRID, Grid
+from cssgan.scans.volumes import SMALL_GRID, Grid
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 SHA = {

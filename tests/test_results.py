@@ -3,7 +3,7 @@ import json, math
 
 import pandas as pd, pytest
 
-from cssgan.results import compare, mean_sd, paired_difference, plot_shares, plus_minus, read_results, table
+from cssgan.experiments.results import compare, mean_sd, paired_difference, plot_shares, plus_minus, read_results, table
 from cssgan.guard import InputError
 
 RECORDS = pd.DataFrame([{"method": m, "seed": s, "fraction": f, "score": "Dice", "mean": v} for m, s, f, v in

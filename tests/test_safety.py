@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cssgan import training
-from cssgan.cases import from_folder
-from cssgan.checkpoints import CheckpointError, load_checkpoint
-from cssgan.datasets import unpaired, write_phantoms
-from cssgan.schedule import Phase
-from cssgan.training import StopButton, Stopped, fit
+from cssgan.training import run as training
+from cssgan.data.cases import from_folder
+from cssgan.training.checkpoints import CheckpointError, load_checkpoint
+from cssgan.data.datasets import unpaired, write_phantoms
+from cssgan.training.schedule import Phase
+from cssgan.training.run import StopButton, Stopped, fit
 from cssgan.guard import InputError, InputWarning
 from conftest import ROOT
 from tiny import SHORT, TINY, noise
@@ -284,7 +284,7 @@ def test_a_notebooks_stop_button_stops_the_run_and_keeps_it(tmp_path, monkeypatc
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT / "tests", ROOT))))
     kernel, client = manager.start_new_kernel(kernel_name="python3")
     try:
-        run = client.execute("from dataclasses import replace\nfrom tiny import *\nfrom cssgan.schedule import Phase\nfrom cssgan.training import fit\n"
+        run = client.execute("from dataclasses import replace\nfrom tiny import *\nfrom cssgan.training.schedule import Phase\nfrom cssgan.training.run import fit\n"
                              f"fit(noise(), replace(SHORT, phases=(Phase('joint', 10_000),)), {str(tmp_path)!r}, progress=False, save_every=0.5)")
         deadline = time.monotonic() + PATIENCE
         while not (tmp_path / "last" / "checkpoint.json").exists() and time.monotonic() < deadline: time.sleep(0.1)

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest, torch
 
-from cssgan import studies
-from cssgan.cases import phantom_few, select
-from cssgan.datasets import Samples, UnpairedData, load_case
+from cssgan.experiments import studies
+from cssgan.data.cases import phantom_few, select
+from cssgan.data.datasets import Samples, UnpairedData, load_case
 from cssgan.metrics import dice_of_segmentor, s_score
 from cssgan.models import Networks
-from cssgan.studies import (on_device, Stage, Study, count_updates, has_twins, open_study, record, segmentation_record, shape_record, stage_key, test_data as held_out,
+from cssgan.experiments.studies import (on_device, Stage, Study, count_updates, has_twins, open_study, record, segmentation_record, shape_record, stage_key, test_data as held_out,
                             train_ada, train_baseline, train_generators, train_jointly, train_once, train_segmentors, train_without_shape,
                             training_data, translated_volume, true_translation, truth_record, write_results)
 from cssgan.guard import InputError
-from cssgan.volumes import CT_WINDOW
+from cssgan.scans.volumes import CT_WINDOW
 from tiny import SHORT, noise, same
 
 
@@ -196,14 +196,14 @@ def test_results_are_written_whole(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"history": []}', '{"history": [], "updates": {"S": -1}}', '{"history": [], "updates": {"S": "many"}}', '{"history": 3, "updates": {}}', "[" * 100_000])
 def test_a_damaged_stage_is_named(tmp_path, content):
     from cssgan.guard import InputError
-    from cssgan.studies import train_once
+    from cssgan.experiments.studies import train_once
     (tmp_path / "k").mkdir()
     (tmp_path / "k/stage.json").write_text(content)
     with pytest.raises(InputError, match="k/stage.json"): train_once(tmp_path, "k", lambda _: pytest.fail("trained"), None)
 
 
 def test_a_stage_without_scores_is_read(tmp_path, monkeypatch):
-    from cssgan import studies
+    from cssgan.experiments import studies
     monkeypatch.setattr(studies, "load_checkpoint", lambda _: (None,))
     (tmp_path / "k").mkdir()
     (tmp_path / "k/stage.json").write_text('{"history": [{"name": "joint", "epoch": 0, "dice_CT": NaN, "dice_MRI": null, "loss": 0.5}], "updates": {"S": 3, "G": 0}}')
@@ -213,6 +213,6 @@ def test_a_stage_without_scores_is_read(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_locked_says_so(tmp_path):
     from cssgan.guard import InputError
-    from cssgan.studies import train_once
+    from cssgan.experiments.studies import train_once
     (tmp_path / "k.lock").mkdir()
     with pytest.raises(InputError, match="cannot be locked"): train_once(tmp_path, "k", None, None)

@@ -7,9 +7,10 @@ import psutil
 import pytest
 from dask import config
 
-from cssgan import cli, runs, sweeps
-from cssgan.runs import RunError, record_of
-from cssgan.sweeps import collect, read_grid, run_name, write_rows
+from cssgan.cli import commands as cli
+from cssgan.experiments import runs, sweeps
+from cssgan.experiments.runs import RunError, record_of
+from cssgan.experiments.sweeps import collect, read_grid, run_name, write_rows
 
 PATIENCE = 300 # seconds that a busy machine may take for what takes a few
 CELLS = ("x = 1\nmode = 'ok'\nrate = 0.1\nout_dir = '.'", """# what is done is told to a file beside the grid
@@ -67,7 +68,7 @@ def process():
     "The command in a process of its own, which is gone after the test."
     begun = []
     def process(*words):
-        begun.append(subprocess.Popen([sys.executable, "-c", "import sys; from cssgan.cli import sweep_main; sys.exit(sweep_main())", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        begun.append(subprocess.Popen([sys.executable, "-c", "import sys; from cssgan.cli.commands import sweep_main; sys.exit(sweep_main())", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         return begun[-1]
     yield process
     for p in begun: p.kill()
@@ -135,7 +136,7 @@ def test_what_is_not_installed_is_named(here, run, monkeypatch, missing):
 
 
 def test_import_is_light():
-    code = "import sys, cssgan.sweeps; print(sorted({'papermill', 'distributed', 'dask', 'pandas', 'yaml', 'nbformat', 'jupyter_client', 'monai', 'matplotlib'} & set(sys.modules)))"
+    code = "import sys, cssgan.experiments.sweeps; print(sorted({'papermill', 'distributed', 'dask', 'pandas', 'yaml', 'nbformat', 'jupyter_client', 'monai', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
@@ -247,7 +248,7 @@ def test_ctrl_c_twice_and_a_killed_sweep_leave_no_process_either(here, run, proc
 
 def test_a_cell_that_does_not_listen_is_killed_in_the_end(here, monkeypatch):
     notebook("deaf.ipynb", CELLS[0], "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('begun', flush=True)\ntime.sleep(600)")
-    code = "import cssgan.runs as r; r.GRACE = 1; r.work()"
+    code = "import cssgan.experiments.runs as r; r.GRACE = 1; r.work()"
     job = {"folder": "run", "notebook": "deaf.ipynb", "parameters": {}, "cwd": os.getcwd(), "wait": False, "before": None}
     Path("run").mkdir()
     working = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True, env=os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"})

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from cssgan import training
-from cssgan.cases import phantom_cases
-from cssgan.checkpoints import CheckpointError, load_checkpoint
-from cssgan.datasets import UnpairedData, unpaired
+from cssgan.training import run as training
+from cssgan.data.cases import phantom_cases
+from cssgan.training.checkpoints import CheckpointError, load_checkpoint
+from cssgan.data.datasets import UnpairedData, unpaired
 from cssgan.guard import InputError
 from cssgan.joint import make_optimizers
 from cssgan.models import Networks
-from cssgan.schedule import PAPER_PHASES, Phase, preset, rate
-from cssgan.training import Keeper, StopButton, Stopped, advance, fit, is_best, resume, save_run, stalled, start, step, training_tensors
-from cssgan.volumes import Grid
+from cssgan.training.schedule import PAPER_PHASES, Phase, preset, rate
+from cssgan.training.run import Keeper, StopButton, Stopped, advance, fit, is_best, resume, save_run, stalled, start, step, training_tensors
+from cssgan.scans.volumes import Grid
 from tiny import SHORT, TINY, Random, changed, frozen, noise, same, state
 
 

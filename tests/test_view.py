@@ -1,4 +1,4 @@
-"What cssgan.view promises: pictures that do not lie about sides, proportions and colours."
+"What cssgan.pictures promises: pictures that do not lie about sides, proportions and colours."
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,8 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from cssgan.view import CUTS, LABEL_COLOURS, LABEL_NAMES, grey_range, plot_curves, show_translation, show_volume, show_volumes
-from cssgan.volumes import IGNORE, REGIONS, Volume, normalise
+from cssgan.pictures import CUTS, LABEL_COLOURS, LABEL_NAMES, grey_range, plot_curves, show_translation, show_volume, show_volumes
+from cssgan.scans.volumes import IGNORE, REGIONS, Volume, normalise
 
 WORLD = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 AFFINES = {"RAS": np.diag([2, 3, 4, 1.0]), "LPS": np.diag([-2, -3, 4, 1.0]), "LIA": np.array([[-2, 0, 0, 9], [0, 0, 4, 5], [0, -3, 0, 1], [0, 0, 0, 1.0]]),

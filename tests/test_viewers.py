@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from cssgan import depth, monitor
-from cssgan.canvas import Live, Painting, as_volume, guess_modality, windows
-from cssgan.compare import VIEWS, Comparison, compare, dice
-from cssgan.depth import look_along, view3d
-from cssgan.explore import explore, window_controls
+from cssgan.viewers import depth, monitor
+from cssgan.viewers.canvas import Live, Painting, as_volume, guess_modality, windows
+from cssgan.viewers.comparison import VIEWS, Comparison, compare, dice
+from cssgan.viewers.depth import look_along, view3d
+from cssgan.viewers.explorer import explore, window_controls
 from cssgan.metrics import dice_scores
-from cssgan.monitor import Monitor
-from cssgan.phantom import phantom
-from cssgan.schedule import Phase
-from cssgan.training import Stopped, fit
-from cssgan.view import CT_VIEW, grey_range
-from cssgan.volumes import CT_WINDOW, IGNORE, REGIONS, Grid, Volume, normalise
+from cssgan.viewers.monitor import Monitor
+from cssgan.phantoms.scanners import phantom
+from cssgan.training.schedule import Phase
+from cssgan.training.run import Stopped, fit
+from cssgan.pictures import CT_VIEW, grey_range
+from cssgan.scans.volumes import CT_WINDOW, IGNORE, REGIONS, Grid, Volume, normalise
 from scans import AFFINES, refused, turned
 from tiny import SHORT, Random, noise
 
@@ -326,7 +326,7 @@ def test_what_is_shown_twice_lives_twice(monkeypatch):
             return HTML()
     built, live = [], Once()
     monkeypatch.setattr("IPython.display.display", lambda *things, **how: None)
-    monkeypatch.setattr("cssgan.canvas.in_browser", lambda: True)
+    monkeypatch.setattr("cssgan.viewers.canvas.in_browser", lambda: True)
     live._ipython_display_(), live._ipython_display_()
     assert len(built) == 2 and built[0] is not built[1]
 

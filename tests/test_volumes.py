@@ -1,13 +1,13 @@
-"What cssgan.volumes promises: a scan goes to the training grid and exactly back, and no intensity is taken for another."
+"What cssgan.scans.volumes promises: a scan goes to the training grid and exactly back, and no intensity is taken for another."
 from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from cssgan.files import read_label, read_volume, write_volume
-from cssgan.phantom import phantom
-from cssgan.volumes import (CT_WINDOW, IGNORE, PAPER_GRID, SMALL_GRID, Grid, Volume, back_to_scan, body_centre, check_intensities,
+from cssgan.scans.files import read_label, read_volume, write_volume
+from cssgan.phantoms.scanners import phantom
+from cssgan.scans.volumes import (CT_WINDOW, IGNORE, PAPER_GRID, SMALL_GRID, Grid, Volume, back_to_scan, body_centre, check_intensities,
                             denormalise, heart_centre, intensity_range, label_to_scan, normalise, scale, to_grid, unscale,
                             whole_scan_grid, with_label)
 from scans import AFFINES, LPS, lopsided, refused, turned, voxels

@@ -6,10 +6,11 @@ from unittest import mock
 
 import torch
 
-from cssgan import parallel, training
+from cssgan.fast import processes as parallel
+from cssgan.training import run as training
 from cssgan.fast import networks
-from cssgan.schedule import Phase
-from cssgan.training import fit, work
+from cssgan.training.schedule import Phase
+from cssgan.training.run import fit, work
 from tiny import SHORT, noise
 
 torch.set_num_threads(1)

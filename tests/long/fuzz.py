@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from cssgan.cases import find_cases
-from cssgan.checkpoints import about_networks, load_checkpoint, save_checkpoint
-from cssgan.dicom import read_dicom
-from cssgan.files import read_volume
+from cssgan.data.cases import find_cases
+from cssgan.training.checkpoints import about_networks, load_checkpoint, save_checkpoint
+from cssgan.scans.dicom import read_dicom
+from cssgan.scans.files import read_volume
 from cssgan.guard import LONGEST, InputError
 from cssgan.models import Networks
-from cssgan.training import fit, resume
-from cssgan.volumes import Grid
+from cssgan.training.run import fit, resume
+from cssgan.scans.volumes import Grid
 from scans import LPS, voxels, write_dicom
 from tiny import SHORT, noise
 
@@ -225,7 +225,7 @@ def test_cells_of_a_manifest(top):
 
 
 def test_a_grid_of_a_sweep(top):
-    from cssgan.sweeps import read_grid
+    from cssgan.experiments.sweeps import read_grid
     from test_sweeps import CELLS, notebook
     notebook(top / "toy.ipynb", *CELLS)
     good = {"notebook": "toy.ipynb", "out": "runs", "parameters": {"mode": "ok"}, "grid": {"x": [1, 2], "rate": [0.1]}}
@@ -238,7 +238,7 @@ def test_a_grid_of_a_sweep(top):
 
 
 def test_text_that_should_be_a_grid(top):
-    from cssgan.sweeps import read_grid
+    from cssgan.experiments.sweeps import read_grid
     @fuzz
     @given(st.text(alphabet="abn:&*{}[]-?!#'\"|>% \n0", max_size=60))
     def spoil(text):

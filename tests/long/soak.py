@@ -33,14 +33,14 @@ def litter(folder): return [str(p.relative_to(folder)) for p in Path(folder).rgl
 
 def child_trains(folder):
     import children
-    from cssgan.training import fit
+    from cssgan.training.run import fit
     from tiny import noise
     fit(noise(), children.RUN, folder, go_on=True, progress=False, save_every=0.0)
 
 
 def child_caches(data, cache):
-    from cssgan.cases import from_folder, with_splits
-    from cssgan.datasets import unpaired
+    from cssgan.data.cases import from_folder, with_splits
+    from cssgan.data.datasets import unpaired
     from tiny import TINY
     unpaired(with_splits(from_folder(data)), TINY, cache).prepare()
 
@@ -110,13 +110,13 @@ def latest(run):
 def sweeps_killed(top, want, rng):
     "A sweep's whole process group is killed; the same command goes on."
     from test_sweeps import CELLS, notebook
-    import cssgan.sweeps
+    import cssgan.experiments.sweeps
     def grid(place):
         place.mkdir()
         notebook(place / "toy.ipynb", *CELLS)
         (place / "grid.yaml").write_text(json.dumps({"notebook": "toy.ipynb", "parameters": {"mode": "slow"}, "grid": {"x": list(range(6))}}))
     def sweep(place, seconds):
-        process = subprocess.Popen([sys.executable, "-c", "import sys; from cssgan.cli import sweep_main; sys.exit(sweep_main(['grid.yaml', '--workers', '2']))"],
+        process = subprocess.Popen([sys.executable, "-c", "import sys; from cssgan.cli.commands import sweep_main; sys.exit(sweep_main(['grid.yaml', '--workers', '2']))"],
                                    cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
         try: process.wait(seconds)
         except subprocess.TimeoutExpired: os.killpg(process.pid, signal.SIGKILL)
@@ -125,7 +125,7 @@ def sweeps_killed(top, want, rng):
         return process.returncode, said
     def rows(place):
         os.chdir(place)
-        try: return [{k: v for k, v in row.items() if k not in ("cssgan", "commit")} for row in cssgan.sweeps.collect("runs/grid").to_dict("records")]
+        try: return [{k: v for k, v in row.items() if k not in ("cssgan", "commit")} for row in cssgan.experiments.sweeps.collect("runs/grid").to_dict("records")]
         finally: os.chdir(HERE)
     grid(top / "sweep-whole")
     begun = time.monotonic()
@@ -178,7 +178,7 @@ def disk(quick):
 def command(words, server=None):
     "One of the commands, in a process of its own."
     name, *rest = map(str, words)
-    code = f"import sys; from cssgan import cli; sys.exit(cli.{name.removeprefix('cssgan_')}_main(sys.argv[1:]))"
+    code = f"import sys; from cssgan.cli import commands as cli; sys.exit(cli.{name.removeprefix('cssgan_')}_main(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", code, *rest], capture_output=True, text=True, timeout=PATIENCE)
     return {"status": done.returncode, "out": done.stdout, "err": done.stderr}
 
@@ -223,12 +223,12 @@ def crowd(quick):
 
 def repeat(quick):
     "Inferences in one process."
-    from cssgan.checkpoints import about_networks, save_checkpoint
-    from cssgan.files import write_label
-    from cssgan.inference import segment, translate
+    from cssgan.training.checkpoints import about_networks, save_checkpoint
+    from cssgan.scans.files import write_label
+    from cssgan.inference.apply import segment, translate
     from cssgan.models import Networks
-    from cssgan.phantom import phantom
-    from cssgan.volumes import Grid
+    from cssgan.phantoms.scanners import phantom
+    from cssgan.scans.volumes import Grid
     import warnings
     warnings.simplefilter("ignore")
     grid, top = Grid((24, 24, 16), (7.0, 7.0, 8.0)), Path(tempfile.mkdtemp())
@@ -270,7 +270,7 @@ def timed(action):
 
 
 def write_data(folder):
-    from cssgan.datasets import write_phantoms
+    from cssgan.data.datasets import write_phantoms
     from tiny import TINY
     write_phantoms(folder, 6, grid=TINY)
 
