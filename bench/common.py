@@ -1,5 +1,14 @@
 """What the measurements share: sizes, batches, fresh processes, the machine's description."""
-import argparse, importlib, json, math, os, platform, re, subprocess, sys, time
+import argparse
+import importlib
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -30,8 +39,8 @@ def config(size, # "toy", "small" or "paper", or a grid's shape
            width=8, # channels
            **others): # fields of Config
     "A run's configuration for a size."
-    from cssgan.training.schedule import Config
     from cssgan.scans.volumes import Grid
+    from cssgan.training.schedule import Config
     shape, layers = (GRIDS[size], PATCH_LAYERS[size]) if isinstance(size, str) else (tuple(size), 2)
     return replace(Config(Grid(shape, (1., 1., 1.)), width, layers), **others)
 
@@ -40,6 +49,7 @@ def batch(shape, # voxels along x, y, z
           device="cpu"):
     "One pair of volumes of noise with labels of noise: time does not depend on what is seen."
     import torch
+
     from cssgan.data.datasets import Batch
     random = torch.Generator().manual_seed(0)
     volume = lambda: (torch.rand((1, 1, *shape), generator=random) * 2 - 1).to(device)

@@ -2,6 +2,7 @@
 
 A pair's reading from the cache against a joint step, in turn; memory after an epoch over more and more cases; memory over many steps of training."""
 import tempfile
+
 from common import GRIDS, NAMES, config, fresh, in_turn, memory_now, memory_peak, ms, options, percent, row, start_ours
 
 GOAL = .03 # of a step, for reading a pair
@@ -38,7 +39,6 @@ def reading(size, cache, rounds=5, n=4):
 
 def over_cases(size, n, cache):
     "Memory of a process that has read every pair once, MB."
-    import torch # what every program that trains has loaded
     for _ in pairs(size, n, cache).epoch(0, 0): pass
     return {"now": memory_now(), "peak": memory_peak()}
 

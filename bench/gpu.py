@@ -4,6 +4,7 @@ Plain float32, plain bfloat16, ours, ours through torch.compile, each in a fresh
 from contextlib import nullcontext
 from functools import partial
 from statistics import median
+
 import torch
 from common import GRIDS, NAMES, PATCH_LAYERS, batch, config, fresh, options, percent, row
 

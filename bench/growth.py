@@ -1,10 +1,12 @@
 """Time and memory against voxels, width and number of cases:  python bench/growth.py
 
 Every point in a fresh process; the plot is bench/growth.png."""
-import math, tempfile
+import math
+import tempfile
 from statistics import median
-from common import BENCH, config, fresh, memory_peak, ms, options, row, seconds, slope, start_ours
+
 import data
+from common import BENCH, config, fresh, memory_peak, ms, options, row, seconds, slope, start_ours
 
 SHAPES = [(32, 32, 24), (48, 48, 32), (72, 72, 56), (112, 112, 86)]
 WIDTHS, CASES, FEW = [4, 8, 16], [4, 16, 64], (48, 48, 32)

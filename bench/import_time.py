@@ -1,7 +1,9 @@
 """How much longer `import cssgan.joint` takes than `import torch`:  python bench/import_time.py [--rounds 5]
 
 Each round imports both, each in a fresh interpreter, in turn; the fastest of each counts."""
-import subprocess, sys
+import subprocess
+import sys
+
 from common import options, row, seconds, times
 
 GOAL = 1.6

@@ -3,9 +3,10 @@
 A volume of the training grid's size: the toolkit's `slide`, the network called directly, MONAI with one window that
 covers everything, and MONAI with the common smaller window. Same network, same precision. The seam is the largest
 difference from the direct answer."""
-import numpy as np, torch
-from monai.inferers import SlidingWindowInferer
+import numpy as np
+import torch
 from common import GRIDS, NAMES, fresh, in_turn, ms, options, row, times
+from monai.inferers import SlidingWindowInferer
 
 SMALLER = {"paper": (96, 96, 64), "toy": (24, 16, 16)}
 
@@ -17,8 +18,8 @@ def measure(kind, # "Generator" or "Segmentor"
     from cssgan.fast.networks import accelerate
     from cssgan.inference.apply import slide
     from cssgan.phantoms.scanners import phantom
+    from cssgan.scans.volumes import PAPER_GRID, Grid, normalise
     from cssgan.training.run import keep_freed_memory
-    from cssgan.scans.volumes import Grid, PAPER_GRID, normalise
     keep_freed_memory()
     torch.manual_seed(0)
     network = accelerate(getattr(cssgan.models, kind)(8).eval())

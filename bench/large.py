@@ -3,9 +3,17 @@
 The command reads the compressed file, looks for the heart, and writes a label map of the scan's own size. Beside it,
 in turn: nibabel reading the same file whole, which nobody can do without. The networks have the shape of `make demo`'s
 and learned nothing: what they compute takes as long."""
-import gzip, resource, shutil, subprocess, sys, tempfile, time
+import gzip
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
-import nibabel as nib, numpy as np
+
+import nibabel as nib
+import numpy as np
 from common import fresh, options, row, times
 
 SHAPES = {"trunk": (512, 512, 600), "toy": (64, 64, 75)}
@@ -46,9 +54,9 @@ def by_nibabel(scan):
 
 def measure(size="trunk", rounds=2):
     "Both, in turn; the peak is the largest of all the commands."
-    from cssgan.training.checkpoints import about_networks, save_checkpoint
     from cssgan.models import Networks
     from cssgan.scans.volumes import Grid
+    from cssgan.training.checkpoints import about_networks, save_checkpoint
     top = Path(tempfile.mkdtemp())
     try:
         write_trunk(scan := top / "scan.nii.gz", SHAPES[size])

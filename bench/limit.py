@@ -4,11 +4,12 @@ The step's own convolutions, forward and backward, are recorded and replayed alo
 import re
 from contextlib import contextmanager, nullcontext
 from unittest.mock import patch
+
 import torch
+from common import NAMES, fresh, in_turn, ms, options, percent, row, start_ours
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
-from common import NAMES, fresh, in_turn, ms, options, percent, row, start_ours
 
 GOAL = .75 # the convolutions' share of the step
 GROUPS = { # words → pattern of the operation's name; the first that fits

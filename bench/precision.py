@@ -6,18 +6,20 @@ with real volumes only (baseline) or, after the generators' pre-training, jointl
 twice, in bfloat16 and in float32, with the same data, weights to start from, order and number of steps.
 OUT/precision.json has the Dice (in percent, 16 test phantoms of each modality) of every arm that is done; a run that
 was broken off goes on."""
-import argparse, json
+import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
-from cssgan.fast import networks
-from cssgan.training.baselines import in_place_of_joint
+
 from cssgan.data.cases import phantom_cases, select, thin
 from cssgan.data.datasets import Samples, unpaired
+from cssgan.fast import networks
 from cssgan.guard import write_whole
 from cssgan.metrics import dice_of_segmentor
-from cssgan.training.schedule import preset
+from cssgan.training.baselines import in_place_of_joint
 from cssgan.training.run import fit
+from cssgan.training.schedule import preset
 
 
 def study(seed, folder, grid):

@@ -1,7 +1,10 @@
 """All measurements, or some:  python bench/run.py [--quick] [import_time step limit inference data growth memory watch gpu large]
 
 Results are merged into bench/results.json, and bench/README.md is written from it; `--quick` runs toy sizes in one process and writes nothing."""
-import argparse, importlib, json
+import argparse
+import importlib
+import json
+
 import common
 from common import BENCH, machine, percent
 

@@ -8,7 +8,8 @@ Five variants, each in fresh processes, in turn:
   ours      the toolkit's step, with its reuse of passes, directions, quick layers and memory habit"""
 from statistics import median
 from unittest.mock import patch
-from common import NAMES, PATCH_LAYERS, GRIDS, batch, fresh, memory_peak, ms, options, row, seconds, start_ours, times
+
+from common import GRIDS, NAMES, PATCH_LAYERS, batch, fresh, memory_peak, ms, options, row, seconds, start_ours, times
 
 VARIANTS = ("plain", "unshared", "otherwise", "returning", "ours")
 STEPS = {"toy": (1, 2), "small": (2, 7), "paper": (1, 3)} # that do not count, that do
@@ -18,6 +19,7 @@ GOALS = {"small": (12, 1.25, None, None), "paper": (6, 1.25, None, None)} # time
 def plain_run(size, quick_networks):
     "A function that does one plain step."
     import torch
+
     from cssgan.fast.networks import accelerate
     from cssgan.joint import Pool, joint_step, make_optimizers
     from cssgan.models import Networks

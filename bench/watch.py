@@ -1,7 +1,11 @@
 """What watching costs: the monitor's time against the steps', in one and the same run:  python bench/watch.py [--pairs 64]
 
 The run has widgets as in a notebook, so that everything is drawn that would be shown; there is no browser."""
-import contextlib, io, tempfile, time
+import contextlib
+import io
+import tempfile
+import time
+
 from common import NAMES, config, fresh, options, percent, row
 
 GOAL = .03 # of a step
@@ -12,9 +16,9 @@ def measure(size, pairs):
     import cssgan.viewers.monitor
     from cssgan.data.cases import phantom_cases
     from cssgan.data.datasets import unpaired
-    from cssgan.training.schedule import Phase
-    from cssgan.training.run import fit
     from cssgan.scans.volumes import SMALL_GRID, Grid
+    from cssgan.training.run import fit
+    from cssgan.training.schedule import Phase
     cssgan.viewers.monitor.in_browser = lambda: True
     grid = SMALL_GRID if size == "small" else Grid((24, 24, 16), (7., 7., 8.))
     monitor, inside = None, 0.

@@ -6,10 +6,21 @@
 __all__ = ['InputError', 'InputWarning', 'make_folder']
 
 # %% ../nbs/00_guard.ipynb #cell-003
-import errno, json, os, signal, socket, stat, sys, threading, time, warnings, zlib
+import errno
+import json
+import os
+import signal
+import socket
+import stat
+import sys
+import threading
+import time
+import warnings
+import zlib
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+
 import msgspec
 
 # %% ../nbs/00_guard.ipynb #cell-007

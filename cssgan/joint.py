@@ -9,23 +9,26 @@ __all__ = ['Passes', 'there_and_back', 'Optimizers', 'make_optimizers', 'minimiz
 # %% ../nbs/05_method/03_joint.ipynb #f40fef1b
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
 import torch
+
 from .data.datasets import Batch
-from .models import Networks
 from .losses import adversarial_loss, cycle_loss, discriminator_loss, shape_loss
+from .models import Networks
 
 # %% ../nbs/05_method/03_joint.ipynb #fe363d7e
 class Passes(NamedTuple):
     "What the generators make of a batch, [N, 1, X, Y, Z] each."
-    fake_A: torch.Tensor # G_A(real_B): a synthetic CT
-    fake_B: torch.Tensor # G_B(real_A): a synthetic MRI
-    rec_A: torch.Tensor # G_A(fake_B): back to CT
-    rec_B: torch.Tensor # G_B(fake_A): back to MRI
+    fake_A: torch.Tensor  # G_A(real_B): a synthetic CT
+    fake_B: torch.Tensor  # G_B(real_A): a synthetic MRI
+    rec_A: torch.Tensor  # G_A(fake_B): back to CT
+    rec_B: torch.Tensor  # G_B(fake_A): back to MRI
 
-def there_and_back(nets: Networks, # the six networks
-                   real_A: torch.Tensor, # CT [N, 1, X, Y, Z]
-                   real_B: torch.Tensor, # MRI [N, 1, X, Y, Z]
-                   ) -> Passes:
+def there_and_back(
+    nets: Networks,  # the six networks
+    real_A: torch.Tensor,  # CT [N, 1, X, Y, Z]
+    real_B: torch.Tensor,  # MRI [N, 1, X, Y, Z]
+) -> Passes:
     "Both round trips: A→B→A and B→A→B."
     fake_A, fake_B = nets.G_A(real_B), nets.G_B(real_A)
     return Passes(fake_A, fake_B, nets.G_A(fake_B), nets.G_B(fake_A))
@@ -34,39 +37,43 @@ def there_and_back(nets: Networks, # the six networks
 @dataclass
 class Optimizers:
     "One Adam for each pair that learns together."
-    G: torch.optim.Adam # of G_A and G_B
-    D: torch.optim.Adam # of D_A and D_B
-    S: torch.optim.Adam # of S_A and S_B
+    G: torch.optim.Adam  # of G_A and G_B
+    D: torch.optim.Adam  # of D_A and D_B
+    S: torch.optim.Adam  # of S_A and S_B
 
-def make_optimizers(nets: Networks, # the six networks
-                    lr: float=2e-4, # learning rate
-                    ) -> Optimizers:
+def make_optimizers(
+    nets: Networks,  # the six networks
+    lr: float = 2e-4,  # learning rate
+) -> Optimizers:
     "The paper's three Adams (section 4.2)."
     def adam(a, b, betas): return torch.optim.Adam([*a.parameters(), *b.parameters()], lr, betas, fused=True)
     return Optimizers(adam(nets.G_A, nets.G_B, (.5, .999)), adam(nets.D_A, nets.D_B, (.5, .999)),
                       adam(nets.S_A, nets.S_B, (.9, .999)))
 
-def minimize(loss: torch.Tensor, # scalar
-             optimizer: torch.optim.Optimizer, # of the networks that learn now
-             ):
+def minimize(
+    loss: torch.Tensor,  # scalar
+    optimizer: torch.optim.Optimizer,  # of the networks that learn now
+):
     "One step down the gradient."
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 
 # %% ../nbs/05_method/03_joint.ipynb #aa8f7f5e
-def freeze_all_but(nets: Networks, # the six networks
-                   *names: str, # those that learn now, e.g. "G_A", "G_B"
-                   ):
+def freeze_all_but(
+    nets: Networks,  # the six networks
+    *names: str,  # those that learn now, e.g. "G_A", "G_B"
+):
     "Fix every network but these."
     for name, net in nets.named_children(): net.requires_grad_(name in names)
 
 # %% ../nbs/05_method/03_joint.ipynb #e1ba2ab1
-def generator_losses(nets: Networks, # the six networks
-                     batch: Batch, # real volumes and their labels
-                     passes: Passes, # what the generators made of them
-                     ask_segmentors: bool=True, # False: a CycleGAN's two losses
-                     ) -> dict: # scalars by name, each the sum of both directions
+def generator_losses(
+    nets: Networks,  # the six networks
+    batch: Batch,  # real volumes and their labels
+    passes: Passes,  # what the generators made of them
+    ask_segmentors: bool = True,  # False: a CycleGAN's two losses
+) -> dict:  # scalars by name, each the sum of both directions
     "Pass for real, come back, keep the shape (sections 3.3 and 3.4)."
     real_A, y_A, real_B, y_B, _ = batch
     fake_A, fake_B, rec_A, rec_B = passes
@@ -76,20 +83,22 @@ def generator_losses(nets: Networks, # the six networks
     return losses
 
 # %% ../nbs/05_method/03_joint.ipynb #20301367
-def discriminator_losses(nets: Networks, # the six networks
-                         batch: Batch, # real volumes
-                         fake_A: torch.Tensor, # synthetic CT, of now or of earlier [N, 1, X, Y, Z]
-                         fake_B: torch.Tensor, # synthetic MRI [N, 1, X, Y, Z]
-                         ) -> dict: # scalars by name
+def discriminator_losses(
+    nets: Networks,  # the six networks
+    batch: Batch,  # real volumes
+    fake_A: torch.Tensor,  # synthetic CT, of now or of earlier [N, 1, X, Y, Z]
+    fake_B: torch.Tensor,  # synthetic MRI [N, 1, X, Y, Z]
+) -> dict:  # scalars by name
     "Tell real from synthetic."
     return {"D_A": discriminator_loss(nets.D_A(batch.real_A), nets.D_A(fake_A)),
             "D_B": discriminator_loss(nets.D_B(batch.real_B), nets.D_B(fake_B))}
 
 # %% ../nbs/05_method/03_joint.ipynb #33d8563e
-def segmentor_losses(nets: Networks, # the six networks
-                     batch: Batch, # real volumes and their labels
-                     passes: Passes|None=None, # what the generators made; None: real volumes alone
-                     ) -> dict: # scalars by name
+def segmentor_losses(
+    nets: Networks,  # the six networks
+    batch: Batch,  # real volumes and their labels
+    passes: Passes|None = None,  # what the generators made; None: real volumes alone
+) -> dict:  # scalars by name
     "Cross-entropy, mean over all kinds of volumes that a segmentor sees (section 3.5)."
     real_A, y_A, real_B, y_B, _ = batch
     seen_A, seen_B = [(real_A, y_A)], [(real_B, y_B)]
@@ -103,13 +112,14 @@ def segmentor_losses(nets: Networks, # the six networks
 @dataclass
 class Pool:
     "Up to `size` past translations."
-    size: int=50 # 0: no memory
-    volumes: list = field(default_factory=list) # each [1, X, Y, Z]
+    size: int=50  # 0: no memory
+    volumes: list = field(default_factory=list)  # each [1, X, Y, Z]
 
-    def exchange(self,
-                 fakes: torch.Tensor, # the newest translations [N, 1, X, Y, Z]
-                 rng: torch.Generator, # decides
-                 ) -> torch.Tensor: # as many, some of them older
+    def exchange(
+        self,
+        fakes: torch.Tensor,  # the newest translations [N, 1, X, Y, Z]
+        rng: torch.Generator,  # decides
+    ) -> torch.Tensor:  # as many, some of them older
         "Put translations in, get translations out."
         return torch.stack([self.exchange_one(fake, rng) for fake in fakes])
 
@@ -123,17 +133,18 @@ class Pool:
         return older
 
 # %% ../nbs/05_method/03_joint.ipynb #d2f0650a
-def joint_step(nets: Networks, # the six networks
-               optimizers: Optimizers, # all three take a step
-               batch: Batch, # real volumes and their labels
-               pools: dict, # "A", "B": past translations
-               rng: torch.Generator, # of the pools
-               lambda_cyc: float=10., # the paper's λ
-               gamma_shape: float=1., # the paper's γ
-               ) -> dict: # losses by name
+def joint_step(
+    nets: Networks,  # the six networks
+    optimizers: Optimizers,  # all three take a step
+    batch: Batch,  # real volumes and their labels
+    pools: dict,  # "A", "B": past translations
+    rng: torch.Generator,  # of the pools
+    lambda_cyc: float = 10.,  # the paper's λ
+    gamma_shape: float = 1.,  # the paper's γ
+) -> dict:  # losses by name
     "One alternating update of all six networks (section 3.6)."
     freeze_all_but(nets, "G_A", "G_B")
-    passes = there_and_back(nets, batch.real_A, batch.real_B) # fake_A, fake_B, rec_A, rec_B
+    passes = there_and_back(nets, batch.real_A, batch.real_B)  # fake_A, fake_B, rec_A, rec_B
     losses = generator_losses(nets, batch, passes)
     minimize(losses["gan"] + lambda_cyc * losses["cyc"] + gamma_shape * losses["shape"], optimizers.G)
 
@@ -149,23 +160,25 @@ def joint_step(nets: Networks, # the six networks
     return {name: loss.detach() for name, loss in losses.items()}
 
 # %% ../nbs/05_method/03_joint.ipynb #64f6b7b0
-def segmentor_step(nets: Networks, # the six networks
-                   optimizers: Optimizers, # that of S takes a step
-                   batch: Batch, # real volumes and their labels
-                   ) -> dict: # losses by name
+def segmentor_step(
+    nets: Networks,  # the six networks
+    optimizers: Optimizers,  # that of S takes a step
+    batch: Batch,  # real volumes and their labels
+) -> dict:  # losses by name
     "Segmentors learn from real volumes."
     freeze_all_but(nets, "S_A", "S_B")
     losses = segmentor_losses(nets, batch)
     minimize(losses["S_A"] + losses["S_B"], optimizers.S)
     return {name: loss.detach() for name, loss in losses.items()}
 
-def generator_step(nets: Networks, # the six networks
-                   optimizers: Optimizers, # those of G and D take a step
-                   batch: Batch, # real volumes
-                   pools: dict, # "A", "B": past translations
-                   rng: torch.Generator, # of the pools
-                   lambda_cyc: float=10., # the paper's λ
-                   ) -> dict: # losses by name
+def generator_step(
+    nets: Networks,  # the six networks
+    optimizers: Optimizers,  # those of G and D take a step
+    batch: Batch,  # real volumes
+    pools: dict,  # "A", "B": past translations
+    rng: torch.Generator,  # of the pools
+    lambda_cyc: float = 10.,  # the paper's λ
+) -> dict:  # losses by name
     "A CycleGAN's step: generators, then discriminators."
     freeze_all_but(nets, "G_A", "G_B")
     passes = there_and_back(nets, batch.real_A, batch.real_B)

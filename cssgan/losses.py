@@ -8,43 +8,49 @@ __all__ = ['discriminator_loss', 'adversarial_loss', 'cycle_loss', 'shape_loss',
 # %% ../nbs/05_method/02_losses.ipynb #cell-003
 import torch
 import torch.nn.functional as F
+
 from .scans.volumes import IGNORE
 
 # %% ../nbs/05_method/02_losses.ipynb #cell-007
-def discriminator_loss(real_scores: torch.Tensor, # D's scores of real volumes, any shape
-                       fake_scores: torch.Tensor, # D's scores of synthetic volumes, any shape
-                       ) -> torch.Tensor: # scalar, 0 when every patch is told apart
+def discriminator_loss(
+    real_scores: torch.Tensor,  # D's scores of real volumes, any shape
+    fake_scores: torch.Tensor,  # D's scores of synthetic volumes, any shape
+) -> torch.Tensor:  # scalar, 0 when every patch is told apart
     "Least squares: real patches score 1, synthetic ones 0."
     return 0.5 * (real_scores - 1).square().mean() + 0.5 * fake_scores.square().mean()
 
 # %% ../nbs/05_method/02_losses.ipynb #cell-009
-def adversarial_loss(fake_scores: torch.Tensor, # D's scores of synthetic volumes, any shape
-                     ) -> torch.Tensor: # scalar, 0 when every patch passes for real
+def adversarial_loss(
+    fake_scores: torch.Tensor,  # D's scores of synthetic volumes, any shape
+) -> torch.Tensor:  # scalar, 0 when every patch passes for real
     "Least squares, the generator's side: synthetic patches should score 1."
     return (fake_scores - 1).square().mean()
 
 # %% ../nbs/05_method/02_losses.ipynb #cell-015
-def cycle_loss(rec: torch.Tensor, # reconstructions, [N, 1, X, Y, Z]
-               real: torch.Tensor, # what they should be, [N, 1, X, Y, Z]
-               ) -> torch.Tensor: # scalar, mean absolute difference
+def cycle_loss(
+    rec: torch.Tensor,  # reconstructions, [N, 1, X, Y, Z]
+    real: torch.Tensor,  # what they should be, [N, 1, X, Y, Z]
+) -> torch.Tensor:  # scalar, mean absolute difference
     "One direction of the cycle-consistency loss (section 3.3)."
     return F.l1_loss(rec, real)
 
 # %% ../nbs/05_method/02_losses.ipynb #cell-022
-def shape_loss(logits: torch.Tensor, # a segmentor's scores [N, classes, X, Y, Z]
-               labels: torch.Tensor, # integers [N, X, Y, Z]; 255 where nobody annotated
-               ) -> torch.Tensor: # scalar; a volume in which nothing is annotated counts as 0
+def shape_loss(
+    logits: torch.Tensor,  # a segmentor's scores [N, classes, X, Y, Z]
+    labels: torch.Tensor,  # integers [N, X, Y, Z]; 255 where nobody annotated
+) -> torch.Tensor:  # scalar; a volume in which nothing is annotated counts as 0
     "Cross-entropy, mean over each volume's annotated voxels (section 3.4), then over the volumes."
     annotated = (labels != IGNORE).flatten(1).sum(1).clamp(min=1)
     losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none").flatten(1).sum(1) / annotated
     return losses.mean()
 
 # %% ../nbs/05_method/02_losses.ipynb #cell-030
-def generator_objective(gan: torch.Tensor, # both directions' adversarial losses, summed
-                        cyc: torch.Tensor, # both directions' cycle losses, summed
-                        shape: torch.Tensor, # both directions' shape losses, summed
-                        lambda_cyc: float=10., # the paper's λ
-                        gamma_shape: float=1., # the paper's γ; 0 is a CycleGAN
-                        ) -> torch.Tensor: # scalar
+def generator_objective(
+    gan: torch.Tensor,  # both directions' adversarial losses, summed
+    cyc: torch.Tensor,  # both directions' cycle losses, summed
+    shape: torch.Tensor,  # both directions' shape losses, summed
+    lambda_cyc: float = 10.,  # the paper's λ
+    gamma_shape: float = 1.,  # the paper's γ; 0 is a CycleGAN
+) -> torch.Tensor:  # scalar
     "What the generators minimise (section 3.6)."
     return gan + lambda_cyc * cyc + gamma_shape * shape

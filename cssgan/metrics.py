@@ -9,30 +9,34 @@ __all__ = ['dice_scores', 'surface_distances', 'predict_labels', 'dice_of_segmen
 # %% ../nbs/05_method/04_metrics.ipynb #cell-002
 import torch
 import torch.nn.functional as F
-from .scans.volumes import IGNORE, REGIONS
+
 from .models import Segmentor
+from .scans.volumes import IGNORE, REGIONS
 
 # %% ../nbs/05_method/04_metrics.ipynb #cell-008
-def one_hot(labels: torch.Tensor, # integers [N, X, Y, Z]
-            truth: torch.Tensor, # the annotation [N, X, Y, Z]; decides what is ignored
-            ) -> torch.Tensor: # zeros and ones [N, classes, X, Y, Z]
+def one_hot(
+    labels: torch.Tensor,  # integers [N, X, Y, Z]
+    truth: torch.Tensor,  # the annotation [N, X, Y, Z]; decides what is ignored
+) -> torch.Tensor:  # zeros and ones [N, classes, X, Y, Z]
     "One channel a class; voxels that nobody annotated become background on both sides."
     labels = torch.where(truth == IGNORE, 0, labels)
     return F.one_hot(labels.long(), len(REGIONS)).movedim(-1, 1)
 
 # %% ../nbs/05_method/04_metrics.ipynb #cell-011
-def dice_scores(predicted: torch.Tensor, # integers [N, X, Y, Z]
-                truth: torch.Tensor, # integers [N, X, Y, Z]; 255 is ignored
-                ) -> torch.Tensor: # percent [N, regions], nan where the truth has none
+def dice_scores(
+    predicted: torch.Tensor,  # integers [N, X, Y, Z]
+    truth: torch.Tensor,  # integers [N, X, Y, Z]; 255 is ignored
+) -> torch.Tensor:  # percent [N, regions], nan where the truth has none
     "Dice of every region but the background."
     from monai.metrics import compute_dice
     return 100 * compute_dice(one_hot(predicted, truth), one_hot(truth, truth), include_background=False)
 
 # %% ../nbs/05_method/04_metrics.ipynb #cell-017
-def surface_distances(predicted: torch.Tensor, # integers [N, X, Y, Z]
-                      truth: torch.Tensor, # integers [N, X, Y, Z]; 255 is ignored
-                      spacing: tuple, # mm along x, y, z
-                      ) -> dict: # "HD95", "ASSD": mm [N, regions]; nan or inf where a region is missing
+def surface_distances(
+    predicted: torch.Tensor,  # integers [N, X, Y, Z]
+    truth: torch.Tensor,  # integers [N, X, Y, Z]; 255 is ignored
+    spacing: tuple,  # mm along x, y, z
+) -> dict:  # "HD95", "ASSD": mm [N, regions]; nan or inf where a region is missing
     "Distances between the surfaces of every region."
     from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
     pair = one_hot(predicted, truth), one_hot(truth, truth)
@@ -41,17 +45,19 @@ def surface_distances(predicted: torch.Tensor, # integers [N, X, Y, Z]
 
 # %% ../nbs/05_method/04_metrics.ipynb #cell-021
 @torch.no_grad()
-def predict_labels(segmentor: Segmentor, # S_A or S_B
-                   volumes: torch.Tensor, # [N, 1, X, Y, Z] in [-1, 1]
-                   ) -> torch.Tensor: # integers [N, X, Y, Z]
+def predict_labels(
+    segmentor: Segmentor,  # S_A or S_B
+    volumes: torch.Tensor,  # [N, 1, X, Y, Z] in [-1, 1]
+) -> torch.Tensor:  # integers [N, X, Y, Z]
     "The likeliest class of every voxel."
     return segmentor(volumes).argmax(1)
 
 # %% ../nbs/05_method/04_metrics.ipynb #cell-024
-def dice_of_segmentor(segmentor: Segmentor, # S_A or S_B
-                      samples, # (volume [1, X, Y, Z], labels [X, Y, Z], ...) one by one
-                      translate=lambda volumes: volumes, # what happens to a volume first
-                      ) -> torch.Tensor: # percent [regions]
+def dice_of_segmentor(
+    segmentor: Segmentor,  # S_A or S_B
+    samples,  # (volume [1, X, Y, Z], labels [X, Y, Z], ...) one by one
+    translate=lambda volumes: volumes,  # what happens to a volume first
+) -> torch.Tensor:  # percent [regions]
     "Mean Dice of each region over a data set."
     device = next(segmentor.parameters()).device
     scores = [dice_scores(predict_labels(segmentor, translate(volume[None].to(device))), labels[None].to(device))
@@ -60,26 +66,29 @@ def dice_of_segmentor(segmentor: Segmentor, # S_A or S_B
 
 # %% ../nbs/05_method/04_metrics.ipynb #cell-028
 @torch.no_grad()
-def s_score(generator, # G_B for A → B: volumes in, volumes out
-            judge: Segmentor, # trained on real volumes of the target modality only
-            samples, # (volume [1, X, Y, Z], labels [X, Y, Z], ...) of the source modality
-            ) -> torch.Tensor: # percent [regions]
+def s_score(
+    generator,  # G_B for A → B: volumes in, volumes out
+    judge: Segmentor,  # trained on real volumes of the target modality only
+    samples,  # (volume [1, X, Y, Z], labels [X, Y, Z], ...) of the source modality
+) -> torch.Tensor:  # percent [regions]
     "Dice of a real-data segmentor on translations, against the labels of their sources."
     return dice_of_segmentor(judge, samples, translate=generator)
 
 # %% ../nbs/05_method/04_metrics.ipynb #cell-032
-def translation_error(fake: torch.Tensor, # translations [N, 1, X, Y, Z] in [-1, 1]
-                      true: torch.Tensor, # the same anatomies in the target modality
-                      ) -> float: # mean absolute difference, in the images' units
+def translation_error(
+    fake: torch.Tensor,  # translations [N, 1, X, Y, Z] in [-1, 1]
+    true: torch.Tensor,  # the same anatomies in the target modality
+) -> float:  # mean absolute difference, in the images' units
     "How far the translation is from the true one (phantoms only)."
     return F.l1_loss(fake, true).item()
 
 # %% ../nbs/05_method/04_metrics.ipynb #cell-034
-def find_displacement(moved: torch.Tensor, # [1, 1, X, Y, Z]
-                      still: torch.Tensor, # [1, 1, X, Y, Z]
-                      steps: int=80, # of the search
-                      coarse: int=4, # voxels between the points of the field
-                      ) -> torch.Tensor: # voxels [1, 3, X, Y, Z]: still(x) = moved(x + displacement)
+def find_displacement(
+    moved: torch.Tensor,  # [1, 1, X, Y, Z]
+    still: torch.Tensor,  # [1, 1, X, Y, Z]
+    steps: int = 80,  # of the search
+    coarse: int = 4,  # voxels between the points of the field
+) -> torch.Tensor:  # voxels [1, 3, X, Y, Z]: still(x) = moved(x + displacement)
     "The smooth displacement field that lays `moved` over `still`."
     from monai.losses import BendingEnergyLoss, LocalNormalizedCrossCorrelationLoss
     from monai.networks.blocks import Warp
@@ -93,20 +102,22 @@ def find_displacement(moved: torch.Tensor, # [1, 1, X, Y, Z]
     return full().detach()
 
 # %% ../nbs/05_method/04_metrics.ipynb #cell-035
-def distortion(fake: torch.Tensor, # a translation [1, 1, X, Y, Z]
-               true: torch.Tensor, # the same anatomy in the target modality [1, 1, X, Y, Z]
-               where: torch.Tensor, # voxels to average over [1, X, Y, Z], the heart for example
-               spacing: tuple, # mm along x, y, z
-               ) -> float: # mm
+def distortion(
+    fake: torch.Tensor,  # a translation [1, 1, X, Y, Z]
+    true: torch.Tensor,  # the same anatomy in the target modality [1, 1, X, Y, Z]
+    where: torch.Tensor,  # voxels to average over [1, X, Y, Z], the heart for example
+    spacing: tuple,  # mm along x, y, z
+) -> float:  # mm
     "How far the translation moved the anatomy (section 3.2), on average over `where`."
     mm = find_displacement(fake.float(), true.float()) * torch.as_tensor(spacing, device=true.device).view(1, 3, 1, 1, 1)
     return mm.norm(dim=1)[where].mean().item()
 
 # %% ../nbs/05_method/04_metrics.ipynb #cell-040
-def gap_reduction(ours: float, # Dice with our synthetic data, percent
-                  other: float, # Dice with the other method's synthetic data, percent
-                  real: float, # Dice with as much real data instead, percent
-                  ) -> float: # percent of the other method's gap that ours closes
+def gap_reduction(
+    ours: float,  # Dice with our synthetic data, percent
+    other: float,  # Dice with the other method's synthetic data, percent
+    real: float,  # Dice with as much real data instead, percent
+) -> float:  # percent of the other method's gap that ours closes
     "By how much the distance to real data shrinks; nan where there is none."
     if real == other: return float("nan")
     return 100 * (1 - (real - ours) / (real - other))

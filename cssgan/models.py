@@ -7,33 +7,36 @@ __all__ = ['conv_block', 'init_gan', 'Generator', 'PatchDiscriminator', 'Segment
 
 # %% ../nbs/05_method/01_models.ipynb #cell-004
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 # %% ../nbs/05_method/01_models.ipynb #cell-007
-def pad_to_multiple(x: torch.Tensor, # volumes [N, C, X, Y, Z]
-                    multiple: int, # each side becomes a multiple of this
-                    smallest: tuple=(0, 0, 0), # ... and at least this long, voxels along X, Y, Z
-                    ) -> torch.Tensor: # [N, C, X', Y', Z'], the input at its low corner
+def pad_to_multiple(
+    x: torch.Tensor,  # volumes [N, C, X, Y, Z]
+    multiple: int,  # each side becomes a multiple of this
+    smallest: tuple = (0, 0, 0),  # ... and at least this long, voxels along X, Y, Z
+) -> torch.Tensor:  # [N, C, X', Y', Z'], the input at its low corner
     "Repeat the far edges of `x` until every side divides by `multiple`."
     wanted = [max(-(-n // multiple) * multiple, least) for n, least in zip(x.shape[2:], smallest)]
     missing = [w - n for w, n in zip(wanted, x.shape[2:])]
     return F.pad(x, (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate") if any(missing) else x
 
 # %% ../nbs/05_method/01_models.ipynb #cell-009
-def crop_like(x: torch.Tensor, # volumes [N, C, X', Y', Z']
-              reference: torch.Tensor, # volumes [N, C, X, Y, Z], no larger
-              ) -> torch.Tensor: # [N, C, X, Y, Z]
+def crop_like(
+    x: torch.Tensor,  # volumes [N, C, X', Y', Z']
+    reference: torch.Tensor,  # volumes [N, C, X, Y, Z], no larger
+) -> torch.Tensor:  # [N, C, X, Y, Z]
     "Undo `pad_to_multiple`."
     X, Y, Z = reference.shape[2:]
     return x[:, :, :X, :Y, :Z]
 
 # %% ../nbs/05_method/01_models.ipynb #cell-013
-def conv_block(c_in: int, # channels that enter
-               c_out: int, # channels that leave
-               stride: int=1, # 2 halves every side
-               norm: bool=True, # instance normalisation?
-               ) -> nn.Sequential: # conv 3×3×3 [→ instance norm] → ReLU
+def conv_block(
+    c_in: int,  # channels that enter
+    c_out: int,  # channels that leave
+    stride: int = 1,  # 2 halves every side
+    norm: bool = True,  # instance normalisation?
+) -> nn.Sequential:  # conv 3×3×3 [→ instance norm] → ReLU
     "One 3×3×3 convolution with what follows it."
     conv = nn.Conv3d(c_in, c_out, 3, stride, padding=1, bias=not norm)
     norms = [nn.InstanceNorm3d(c_out, affine=True)] if norm else []
@@ -42,20 +45,22 @@ def conv_block(c_in: int, # channels that enter
 # %% ../nbs/05_method/01_models.ipynb #323b6775
 class Join(nn.Module):
     "Concatenate what comes up and what a skip connection carries across."
-    def forward(self,
-                a: torch.Tensor, # [N, c_a, X, Y, Z]
-                b: torch.Tensor, # [N, c_b, X, Y, Z]
-                ) -> torch.Tensor: # [N, c_a + c_b, X, Y, Z]
+    def forward(
+        self,
+        a: torch.Tensor,  # [N, c_a, X, Y, Z]
+        b: torch.Tensor,  # [N, c_b, X, Y, Z]
+    ) -> torch.Tensor:  # [N, c_a + c_b, X, Y, Z]
         return torch.cat([a, b], dim=1)
 
 # %% ../nbs/05_method/01_models.ipynb #cell-016
 class UNet3d(nn.Module):
     "Three times down and up, two 3×3×3 convolutions at each resolution, long skips."
-    def __init__(self,
-                 c_out: int, # channels that leave
-                 width: int=8, # channels at full resolution
-                 norm: bool=True, # instance norm and strided convolutions, or neither (max-pool)
-                 ):
+    def __init__(
+        self,
+        c_out: int,  # channels that leave
+        width: int = 8,  # channels at full resolution
+        norm: bool = True,  # instance norm and strided convolutions, or neither (max-pool)
+    ):
         super().__init__()
         c = [width * 2**i for i in range(4)]
         def pair(a, b): return nn.Sequential(conv_block(a, b, norm=norm), conv_block(b, b, norm=norm))
@@ -69,9 +74,10 @@ class UNet3d(nn.Module):
         self.join = Join()
         self.last = nn.Conv3d(width, c_out, 1)
 
-    def forward(self,
-                x: torch.Tensor, # volumes [N, 1, X, Y, Z], any size
-                ) -> torch.Tensor: # [N, c_out, X, Y, Z]
+    def forward(
+        self,
+        x: torch.Tensor,  # volumes [N, 1, X, Y, Z], any size
+    ) -> torch.Tensor:  # [N, c_out, X, Y, Z]
         h = self.first(pad_to_multiple(x, 8, smallest=(24, 16, 16)))
         skips = []
         for halve, down in zip(self.halve, self.down):
@@ -82,8 +88,9 @@ class UNet3d(nn.Module):
         return crop_like(self.last(h), x)
 
 # %% ../nbs/05_method/01_models.ipynb #cell-021
-def init_gan(module: nn.Module, # a layer of a generator or discriminator
-            ):
+def init_gan(
+    module: nn.Module,  # a layer of a generator or discriminator
+):
     "CycleGAN's initial weights: normal(0, 0.02) for convolutions, no bias."
     if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
         nn.init.normal_(module.weight, 0., 0.02)
@@ -92,24 +99,27 @@ def init_gan(module: nn.Module, # a layer of a generator or discriminator
 # %% ../nbs/05_method/01_models.ipynb #cell-023
 class Generator(nn.Module):
     "Translate a whole volume into the other modality (section 4.1)."
-    def __init__(self,
-                 width: int=8, # channels at full resolution
-                 ):
+    def __init__(
+        self,
+        width: int = 8,  # channels at full resolution
+    ):
         super().__init__()
         self.net = UNet3d(1, width, norm=True).apply(init_gan)
 
-    def forward(self,
-                x: torch.Tensor, # volumes [N, 1, X, Y, Z] in [-1, 1]
-                ) -> torch.Tensor: # [N, 1, X, Y, Z] in [-1, 1]
+    def forward(
+        self,
+        x: torch.Tensor,  # volumes [N, 1, X, Y, Z] in [-1, 1]
+    ) -> torch.Tensor:  # [N, 1, X, Y, Z] in [-1, 1]
         return torch.tanh(self.net(x))
 
 # %% ../nbs/05_method/01_models.ipynb #cell-027
 class PatchDiscriminator(nn.Module):
     "A score for every overlapping patch: is it real? (PatchGAN, in 3D)"
-    def __init__(self,
-                 width: int=8, # channels after the first layer
-                 layers: int=3, # how many times it halves; 3 sees 70 voxels, 2 sees 34
-                 ):
+    def __init__(
+        self,
+        width: int = 8,  # channels after the first layer
+        layers: int = 3,  # how many times it halves; 3 sees 70 voxels, 2 sees 34
+    ):
         super().__init__()
         self.layers = layers
         c = [width * 2**i for i in range(layers + 1)]
@@ -119,14 +129,16 @@ class PatchDiscriminator(nn.Module):
                     nn.InstanceNorm3d(b, affine=True), nn.LeakyReLU(0.2, inplace=True)]
         self.net = nn.Sequential(*net, nn.Conv3d(c[-1], 1, 4, 1, padding=1)).apply(init_gan)
 
-    def forward(self,
-                x: torch.Tensor, # volumes [N, 1, X, Y, Z], any size
-                ) -> torch.Tensor: # patch scores [N, 1, x, y, z], any real number
+    def forward(
+        self,
+        x: torch.Tensor,  # volumes [N, 1, X, Y, Z], any size
+    ) -> torch.Tensor:  # patch scores [N, 1, x, y, z], any real number
         return self.net(pad_to_multiple(x, 1, smallest=tuple(n * 2**self.layers for n in (5, 4, 4))))
 
 # %% ../nbs/05_method/01_models.ipynb #cell-029
-def patch_size(discriminator: PatchDiscriminator, # whose patches?
-              ) -> int: # voxels along a side
+def patch_size(
+    discriminator: PatchDiscriminator,  # whose patches?
+) -> int:  # voxels along a side
     "How many voxels along a side one score has seen."
     size = 1
     for layer in reversed(list(discriminator.net)):
@@ -134,8 +146,9 @@ def patch_size(discriminator: PatchDiscriminator, # whose patches?
     return size
 
 # %% ../nbs/05_method/01_models.ipynb #cell-033
-def init_he(module: nn.Module, # a layer of a segmentor
-           ):
+def init_he(
+    module: nn.Module,  # a layer of a segmentor
+):
     "He's initial weights, made for ReLU: the signal neither fades nor explodes."
     if isinstance(module, nn.Conv3d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -144,24 +157,27 @@ def init_he(module: nn.Module, # a layer of a segmentor
 # %% ../nbs/05_method/01_models.ipynb #cell-034
 class Segmentor(nn.Module):
     "Class scores for every voxel (section 4.1)."
-    def __init__(self,
-                 width: int=8, # channels at full resolution
-                 classes: int=6, # background and the five regions
-                 ):
+    def __init__(
+        self,
+        width: int = 8,  # channels at full resolution
+        classes: int = 6,  # background and the five regions
+    ):
         super().__init__()
         self.net = UNet3d(classes, width, norm=False).apply(init_he)
 
-    def forward(self,
-                x: torch.Tensor, # volumes [N, 1, X, Y, Z] in [-1, 1]
-                ) -> torch.Tensor: # logits [N, classes, X, Y, Z]
+    def forward(
+        self,
+        x: torch.Tensor,  # volumes [N, 1, X, Y, Z] in [-1, 1]
+    ) -> torch.Tensor:  # logits [N, classes, X, Y, Z]
         return self.net(x)
 
 # %% ../nbs/05_method/01_models.ipynb #cell-038
 class ResidualBlock(nn.Module):
     "Two convolutions beside a straight path."
-    def __init__(self,
-                 channels: int, # in and out
-                 ):
+    def __init__(
+        self,
+        channels: int,  # in and out
+    ):
         super().__init__()
         self.net = nn.Sequential(conv_block(channels, channels),
                                  nn.Conv3d(channels, channels, 3, padding=1, bias=False),
@@ -172,10 +188,11 @@ class ResidualBlock(nn.Module):
 # %% ../nbs/05_method/01_models.ipynb #cell-040
 class ResnetGenerator(nn.Module):
     "The 3D CycleGAN generator: residual blocks, transposed convolutions, no long skips."
-    def __init__(self,
-                 width: int=8, # channels at full resolution
-                 blocks: int=6, # residual blocks at a quarter of the resolution
-                 ):
+    def __init__(
+        self,
+        width: int = 8,  # channels at full resolution
+        blocks: int = 6,  # residual blocks at a quarter of the resolution
+    ):
         super().__init__()
         def norm_relu(c): return nn.InstanceNorm3d(c, affine=True), nn.ReLU(inplace=True)
         def up(c): return nn.ConvTranspose3d(2 * c, c, 3, 2, padding=1, output_padding=1, bias=False), *norm_relu(c)
@@ -185,21 +202,23 @@ class ResnetGenerator(nn.Module):
             *[ResidualBlock(4 * width) for _ in range(blocks)],
             *up(2 * width), *up(width), nn.Conv3d(width, 1, 7, padding=3, padding_mode="replicate")).apply(init_gan)
 
-    def forward(self,
-                x: torch.Tensor, # volumes [N, 1, X, Y, Z] in [-1, 1]
-                ) -> torch.Tensor: # [N, 1, X, Y, Z] in [-1, 1]
+    def forward(
+        self,
+        x: torch.Tensor,  # volumes [N, 1, X, Y, Z] in [-1, 1]
+    ) -> torch.Tensor:  # [N, 1, X, Y, Z] in [-1, 1]
         return torch.tanh(crop_like(self.net(pad_to_multiple(x, 4, smallest=(12, 8, 8))), x))
 
 # %% ../nbs/05_method/01_models.ipynb #cell-047
 class Networks(nn.Module):
     "`G_A, G_B, D_A, D_B, S_A, S_B`, reproducible from a seed."
-    def __init__(self,
-                 width: int=8, # channels of generators and segmentors at full resolution
-                 patch_layers: int=3, # halvings of the discriminators: 3 for the paper's grid, 2 for small ones
-                 classes: int=6, # background and the five regions
-                 resnet: bool=False, # the original 3D CycleGAN generators, to compare with
-                 seed: int=0, # of the initial weights
-                 ):
+    def __init__(
+        self,
+        width: int = 8,  # channels of generators and segmentors at full resolution
+        patch_layers: int = 3,  # halvings of the discriminators: 3 for the paper's grid, 2 for small ones
+        classes: int = 6,  # background and the five regions
+        resnet: bool = False,  # the original 3D CycleGAN generators, to compare with
+        seed: int = 0,  # of the initial weights
+    ):
         super().__init__()
         self.sizes = dict(width=width, patch_layers=patch_layers, classes=classes, resnet=resnet)
         G = ResnetGenerator if resnet else Generator

@@ -8,6 +8,7 @@ __all__ = ['LABEL_COLOURS', 'grey_range', 'Picture', 'show_volumes', 'show_volum
 # %% ../nbs/02_pictures.ipynb #cell-003
 import io
 from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 from matplotlib.colors import to_rgba
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+
 from .guard import printable
 from .scans.volumes import IGNORE, REGIONS, Volume, heart_centre, scale
 
@@ -76,7 +78,8 @@ def _legend(
 # %% ../nbs/02_pictures.ipynb #95f9334f
 class Picture(Figure):
     "A matplotlib Figure that a notebook shows as PNG when it is a cell's last expression."
-    def __init__(self,
+    def __init__(
+        self,
         **kwargs,  # as for matplotlib's Figure
     ):
         super().__init__(**kwargs)

@@ -1,16 +1,21 @@
 "What the tests of safety do in processes of their own, so that these can be killed; imported once, by the server that forks them."
-import errno, os, resource, signal, stat, time
+import errno
+import os
+import resource
+import signal
+import stat
+import time
 from dataclasses import replace
 
-import lightning_fabric, monai.metrics # here, and not in every child
+import monai.metrics  # noqa: F401
 import torch
+from tiny import SHORT, TINY, noise
 
-from cssgan.training import run as training
 from cssgan.data.cases import from_folder
 from cssgan.data.datasets import unpaired
-from cssgan.training.schedule import Phase
+from cssgan.training import run as training
 from cssgan.training.run import fit
-from tiny import SHORT, TINY, noise
+from cssgan.training.schedule import Phase
 
 torch.set_num_threads(1)
 RUN = replace(SHORT, phases=(Phase("segmentors", 2), Phase("generators", 2), Phase("joint", 2, 2)))

@@ -1,4 +1,6 @@
-import os, shutil, signal
+import os
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -56,9 +58,9 @@ def pytest_runtest_setup(item):
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     "A checkpoint's folder: tiny networks that learned nothing, on a tiny grid. Copy it before changing anything."
-    from cssgan.training.checkpoints import about_networks, save_checkpoint
     from cssgan.models import Networks
     from cssgan.scans.volumes import Grid
+    from cssgan.training.checkpoints import about_networks, save_checkpoint
     nets, folder = Networks(width=4, patch_layers=1, seed=0), tmp_path_factory.mktemp("run") / "best"
     about = about_networks(nets, Grid((24, 24, 16), (7.0, 7.0, 8.0)), {"CT": (-1000.0, 1000.0), "MRI": (10.0, 600.0)})
     save_checkpoint(folder, nets, about, training={})

@@ -2,14 +2,22 @@
 
 One JupyterLab stays open in one page, and the tests open their notebooks in it, one after the other. Nothing is waited for by the clock:
 cells have run when JupyterLab says so, and a picture is taken when two in a row are the same."""
-import io, json, os, re, shutil, socket, subprocess, sys, time, urllib.request
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import nbformat
 import numpy as np
+from conftest import ROOT, without_network
 from PIL import Image
-
-from conftest import CHROMIUM, ROOT, without_network
 
 # WebGL without a graphics card, no calls home, and no host but this one: what a page asks of any other fails at once, as without a network.
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--disable-background-networking",

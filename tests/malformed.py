@@ -4,7 +4,11 @@ A table is a list of `Bad`: a name, a function that makes the input in an empty 
 command, and what the one line on stderr must name. `refuses` runs the command in this process and checks status,
 line, leftovers, inputs, time and memory.
 """
-import hashlib, os, re, resource, time
+import hashlib
+import os
+import re
+import resource
+import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cssgan.training import run as training
-from cssgan.training.baselines import HalfAndHalf, SyntheticSamples, in_place_of_joint, translate_offline
 from cssgan.data.datasets import UnpairedData
-from cssgan.training.schedule import Config, Phase
-from cssgan.training.run import fit
 from cssgan.models import Networks
 from cssgan.scans.volumes import Grid
+from cssgan.training import run as training
+from cssgan.training.baselines import HalfAndHalf, SyntheticSamples, in_place_of_joint, translate_offline
+from cssgan.training.run import fit
+from cssgan.training.schedule import Config, Phase
 
 CONFIG = Config(Grid((24, 16, 16), (7.0, 7.0, 8.0)), 4, 1, phases=(Phase("joint", 1, 1),), lr=1e-3)
 

@@ -1,8 +1,8 @@
 "The measurements that are kept say what was measured, and nothing else."
-import json, sys
+import json
+import sys
 
 import pytest
-
 from conftest import ROOT
 
 

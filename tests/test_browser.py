@@ -1,5 +1,8 @@
 "What people see, in a real JupyterLab and a real browser: every viewer shown, moved and photographed; every lesson run through; a stranger's notebook only looked at."
-import json, os, re, shutil
+import json
+import os
+import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -10,9 +13,9 @@ pytest.importorskip("playwright", reason="no Playwright")
 pytest.importorskip("jupyterlab", reason="no JupyterLab")
 
 from conftest import CHROMIUM, ROOT  # noqa: E402
-from lab import FLAGS, Lab, Page, Server, answers, blank, coloured, differs, npm_packages, pixels, write  # noqa: E402
-
+from lab import FLAGS, Lab, Page, Server, answers, blank, coloured, npm_packages, write  # noqa: E402
 from test_tutorials import MARKS, NUMBERS, SMALL, marks  # noqa: E402
+
 LESSONS = sorted((ROOT / "nbs/tutorials").glob("*.ipynb"))
 
 CT = """from cssgan.viewers.explorer import compare, explore, view3d

@@ -1,12 +1,24 @@
 "What lies in a folder or a manifest is taken for what it is, or named; patients stay on one side of a split."
-import os, warnings
+import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cssgan.data.cases import (LARGEST_SEED, MODALITIES, Case, draw_splits, find_cases, from_folder, from_manifest,
-                          phantom_seed, select, shuffled_patients, write_manifest)
+from cssgan.data.cases import (
+    LARGEST_SEED,
+    MODALITIES,
+    Case,
+    draw_splits,
+    find_cases,
+    from_folder,
+    from_manifest,
+    phantom_seed,
+    select,
+    shuffled_patients,
+    write_manifest,
+)
 from cssgan.guard import InputError, InputWarning
 
 HEAD = "image,label,modality,split\n"

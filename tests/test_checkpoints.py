@@ -1,20 +1,35 @@
 "Checkpoints: whole or not at all, complete, and never run as code."
-import hashlib, itertools, json, os, pickle, shutil, threading
+import hashlib
+import itertools
+import json
+import os
+import pickle
+import shutil
+import threading
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import cssgan
-from cssgan.training import checkpoints
 from cssgan.data import datasets
-from cssgan.training.checkpoints import (CheckpointError, about_networks, checksum_of, fall_back, find_checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer,
-                                save_checkpoint)
-from cssgan.models import Networks
-from cssgan.training.schedule import preset
-from cssgan.training.run import resume
 from cssgan.guard import InputError
+from cssgan.models import Networks
 from cssgan.scans.volumes import Grid
+from cssgan.training import checkpoints
+from cssgan.training.checkpoints import (
+    CheckpointError,
+    about_networks,
+    checksum_of,
+    fall_back,
+    find_checkpoint,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from cssgan.training.run import resume
+from cssgan.training.schedule import preset
 
 
 @pytest.fixture

@@ -1,18 +1,26 @@
 "The commands: what they promise to scripts (form, exit status, one line on stderr) and to newcomers (help)."
-import gzip, json, os, pickle, shutil, signal, subprocess, sys, warnings
+import gzip
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from scans import write_dicom
 
 from cssgan.cli import commands as cli
 from cssgan.data.cases import from_folder, from_manifest
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import write_label, write_volume
 from cssgan.scans.volumes import Grid
-from scans import write_dicom
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 COMMANDS = {"cssgan_train": cli.train_main, "cssgan_translate": cli.translate_main, "cssgan_segment": cli.segment_main, "cssgan_phantom": cli.phantom_main, "cssgan_sweep": cli.sweep_main}

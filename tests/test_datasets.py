@@ -1,23 +1,61 @@
 "From folders, manifests and seeds to unpaired batches: nothing leaks, nothing is guessed, nothing is mixed up."
-import json, os, shutil, subprocess, sys
+import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scans import write_dicom
 
 from cssgan.data import datasets
-from cssgan.scans import volumes
+from cssgan.data.cases import (
+    TABLES,
+    Case,
+    apply_table,
+    checked,
+    draw_splits,
+    find_cases,
+    from_folder,
+    from_manifest,
+    from_mmwhs,
+    phantom_cases,
+    phantom_S1,
+    phantom_S2,
+    select,
+    take_fraction,
+    thin,
+    with_splits,
+    write_manifest,
+)
+from cssgan.data.datasets import (
+    CacheError,
+    Samples,
+    cache_folder,
+    checksum,
+    content_of,
+    fingerprint,
+    heart_places,
+    load_case,
+    phantom_places,
+    sample_places,
+    structures_of,
+    unpaired,
+    unpaired_order,
+    write_phantom_of,
+    write_phantoms,
+    write_samples,
+    write_scan,
+)
 from cssgan.guard import InputError, InputWarning, write_whole
-from cssgan.data.cases import TABLES, Case, apply_table, checked, draw_splits, find_cases, from_folder, from_manifest, from_mmwhs, phantom_cases, phantom_S1, phantom_S2, select, take_fraction, thin, with_splits, write_manifest
-from cssgan.data.datasets import (CacheError, Samples, cache_folder, checksum, content_of, fingerprint, heart_places, load_case,
-                             phantom_places, sample_places, structures_of, unpaired, unpaired_order, write_phantom_of,
-                             write_phantoms, write_samples, write_scan)
 from cssgan.phantoms.scanners import phantom
+from cssgan.scans import volumes
 from cssgan.scans.files import read_label, read_volume, write_label, write_volume
 from cssgan.scans.volumes import IGNORE, Grid, normalise, to_grid
-from scans import write_dicom
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 MMWHS = {0: 0, 1: 500, 2: 600, 3: 420, 4: 550, 5: 205}

@@ -1,14 +1,14 @@
 "The same training on a CPU and on a GPU; where there is no GPU, the CPU's half alone."
 import pytest
 import torch
-
-from cssgan import joint
-from cssgan.training.checkpoints import load_checkpoint
-from cssgan.fast import step as fast
-from cssgan.models import Networks
-from cssgan.training.run import resume, save_run, start, step, to_device, training_tensors
 from test_joint import doubled, quick, steps
 from tiny import SHORT, noise
+
+from cssgan import joint
+from cssgan.fast import step as fast
+from cssgan.models import Networks
+from cssgan.training.checkpoints import load_checkpoint
+from cssgan.training.run import resume, save_run, start, step, to_device, training_tensors
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 

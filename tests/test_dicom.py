@@ -9,12 +9,12 @@ import warnings
 import numpy as np
 import pydicom
 import pytest
-
-import cssgan.scans.dicom
-from cssgan.scans.files import read_volume
-from cssgan.guard import InputWarning
 from dicoms import SHAPE, STEP, as_bytes, hu, jpeg_series, series, slice_of
 from scans import refused, turned
+
+import cssgan.scans.dicom
+from cssgan.guard import InputWarning
+from cssgan.scans.files import read_volume
 
 AFFINE = np.array([[-2, 0, 0, 15], [0, -2.5, 0, 17.5], [0, 0, 3, 0], [0, 0, 0, 1]])
 

@@ -1,10 +1,11 @@
 "The documentation: its outline, and the command that builds it."
-import os, shutil, subprocess
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-
 from conftest import ROOT
 
 SECTIONS = ["Tutorials", "How-to", "Reference", "Explanation"]

@@ -1,5 +1,8 @@
 """The experiment notebooks run from end to end as papermill runs them, at a preset of seconds, and what they compare was trained equally long."""
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from functools import reduce
 from pathlib import Path
 

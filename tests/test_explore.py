@@ -1,26 +1,29 @@
 "What the viewers promise where there is no browser."
-import json, subprocess, sys, time
+import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scans import write_dicom
+from tiny import SHORT, noise
 
+from cssgan.guard import InputError
+from cssgan.phantoms.scanners import phantom
+from cssgan.pictures import CUTS, LABEL_COLOURS
+from cssgan.scans.files import write_volume
+from cssgan.scans.volumes import PAPER_GRID, SMALL_GRID, Grid, Volume
+from cssgan.training.run import Stopped, fit
 from cssgan.viewers import canvas, depth, monitor
-from cssgan.viewers.canvas import as_volume, at_voxel, paint, place, row, voxel_at
+from cssgan.viewers.canvas import as_volume, at_voxel, paint, place, voxel_at
 from cssgan.viewers.comparison import compare, mask
 from cssgan.viewers.depth import VIEWERS, choose, view3d, view_from
 from cssgan.viewers.explorer import explore
 from cssgan.viewers.monitor import Budget, Monitor
-from cssgan.phantoms.scanners import phantom
-from cssgan.training.run import Stopped, fit
-from cssgan.pictures import CUTS, LABEL_COLOURS
-from cssgan.scans.files import write_volume
-from cssgan.guard import InputError
-from cssgan.scans.volumes import PAPER_GRID, SMALL_GRID, Grid, Volume
-from scans import write_dicom
-from tiny import SHORT, noise
 
 SMALL = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 WORLD = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}

@@ -3,17 +3,16 @@ import gzip
 import os
 import shutil
 import stat
-import sys
 from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
-
-from cssgan.scans.files import check_output, made_here, read_label, read_volume, write_label, write_volume
-from cssgan.guard import InputWarning
-from cssgan.scans.volumes import SMALL_GRID, Volume, back_to_scan, normalise, to_grid
 from scans import AFFINES, LPS, lopsided, refused, voxels, write_dicom, write_slice
+
+from cssgan.guard import InputWarning
+from cssgan.scans.files import check_output, made_here, read_label, read_volume, write_label, write_volume
+from cssgan.scans.volumes import SMALL_GRID, Volume, back_to_scan, normalise, to_grid
 
 
 @pytest.fixture

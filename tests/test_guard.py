@@ -1,5 +1,12 @@
 "What cssgan.guard promises: outside things are looked at first, messages are one short line, nothing foreign is replaced."
-import errno, gzip, os, signal, stat, subprocess, sys, time, warnings
+import errno
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +15,23 @@ import msgspec
 import pytest
 
 from cssgan import guard
-from cssgan.guard import (LONGEST, InputError, InputWarning, brief, free_place, gunzip, held, parse_json, printable, read_bytes,
-                          regular_file, remove_orphans, termination_interrupts, warn, write_whole)
+from cssgan.guard import (
+    LONGEST,
+    InputError,
+    InputWarning,
+    brief,
+    free_place,
+    gunzip,
+    held,
+    parse_json,
+    printable,
+    read_bytes,
+    regular_file,
+    remove_orphans,
+    termination_interrupts,
+    warn,
+    write_whole,
+)
 
 
 def refused(call, *args, says="", **how):

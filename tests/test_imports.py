@@ -1,5 +1,7 @@
 """`import cssgan.joint` is light: a bare server can train, and what is heavy is loaded by the function that needs it."""
-import json, subprocess, sys
+import json
+import subprocess
+import sys
 
 import pytest
 

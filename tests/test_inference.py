@@ -1,20 +1,19 @@
 "Any scan in, the same grid out; what is found lies where it is in the patient."
-import shutil
 from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-
-from cssgan.inference import apply as inference
-from cssgan.training.checkpoints import CheckpointError
-from cssgan.inference.apply import one_heart, prepare, segment, slide, translate
-from cssgan.scans.files import write_volume
-from cssgan.guard import InputError, InputWarning
-from cssgan.phantoms.scanners import phantom
-from cssgan.scans.volumes import Grid, Volume, heart_centre, to_grid
 from scans import write_dicom
+
+from cssgan.guard import InputError, InputWarning
+from cssgan.inference import apply as inference
+from cssgan.inference.apply import one_heart, prepare, segment, slide, translate
+from cssgan.phantoms.scanners import phantom
+from cssgan.scans.files import write_volume
+from cssgan.scans.volumes import Grid, Volume, heart_centre, to_grid
+from cssgan.training.checkpoints import CheckpointError
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 HEART, RADII = np.array((10.0, 20.0, -5.0)), np.array((45.0, 35.0, 40.0))

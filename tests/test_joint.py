@@ -4,19 +4,29 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import changed, frozen, noise, same
 
 from cssgan import joint
 from cssgan.data.datasets import Batch
-from cssgan.fast import networks, step as fast
+from cssgan.fast import networks
+from cssgan.fast import step as fast
 from cssgan.fast.networks import accelerate
-from cssgan.joint import (Passes, Pool, discriminator_losses, freeze_all_but, generator_losses, joint_step,
-                          make_optimizers, minimize, segmentor_losses, there_and_back)
+from cssgan.joint import (
+    Passes,
+    Pool,
+    discriminator_losses,
+    freeze_all_but,
+    generator_losses,
+    make_optimizers,
+    minimize,
+    segmentor_losses,
+    there_and_back,
+)
 from cssgan.losses import shape_loss
 from cssgan.models import Networks
-from cssgan.training.schedule import preset
-from cssgan.training.run import start, step
 from cssgan.scans.volumes import IGNORE
-from tiny import changed, frozen, noise, same
+from cssgan.training.run import start, step
+from cssgan.training.schedule import preset
 
 NAMES = {"gan", "cyc", "shape", "S_A", "S_B", "D_A", "D_B"}
 

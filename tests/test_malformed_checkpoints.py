@@ -1,18 +1,23 @@
 "Checkpoints that strangers altered: refused in one line, before anything is built from them."
-import hashlib, json, os, resource, shutil, time
+import hashlib
+import json
+import os
+import resource
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
-from cssgan.training import run as training
-from cssgan.training.checkpoints import CheckpointError, checksum_of, load_checkpoint
-from cssgan.cli.commands import segment_main, train_main
-from cssgan.training.run import Stopped, fit, resume
 from conftest import ROOT
 from malformed import LONGEST, Bad, listing, refuses
+from safetensors.torch import load_file, save_file
 from tiny import SHORT, noise
+
+from cssgan.cli.commands import segment_main, train_main
+from cssgan.training import run as training
+from cssgan.training.checkpoints import CheckpointError, checksum_of, load_checkpoint
+from cssgan.training.run import Stopped, fit, resume
 
 HUGE, DEEP = 2**70, 100_000
 

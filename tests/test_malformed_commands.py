@@ -1,15 +1,16 @@
 "Words of the five commands that cannot be used: one line that names the option or file, at once, and nothing written."
-import json, os, shutil
+import json
+import os
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
+from malformed import Bad, refuses
 
 from cssgan.cli import commands as cli
-from cssgan.scans.files import write_label, write_volume
 from cssgan.phantoms.scanners import phantom
+from cssgan.scans.files import write_volume
 from cssgan.scans.volumes import Grid
-from malformed import Bad, refuses
 
 MAIN = {"train": cli.train_main, "translate": cli.translate_main, "segment": cli.segment_main, "phantom": cli.phantom_main, "sweep": cli.sweep_main}
 LONG, DIGITS, STEERING, HALF = "x" * 2000, "9" * 1000, "\x1b[2Jred\a\x85", "caf\udce9"

@@ -1,18 +1,21 @@
 "Data sets that cannot be used: each is refused before the first step, in one line that names what is wrong."
-import os, shutil, sys, tempfile
+import os
+import shutil
+import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from malformed import Bad, refuses
 
-from cssgan.data.cases import find_cases, from_folder, with_splits, write_manifest
 from cssgan.cli.commands import train_main
+from cssgan.data.cases import find_cases, from_folder, with_splits, write_manifest
 from cssgan.data.datasets import unpaired, write_phantoms
 from cssgan.guard import InputError
 from cssgan.scans.volumes import IGNORE, Grid
-from malformed import Bad, refuses
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 IMAGE, LABEL = "CT/phantom_00000_image.nii.gz", "CT/phantom_00000_label.nii.gz"

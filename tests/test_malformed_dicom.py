@@ -11,11 +11,11 @@ import zipfile
 import numpy as np
 import pydicom
 import pytest
+from dicoms import as_bytes, jpeg_series, series, slice_of
+from malformed import Bad, refuses
 
 from cssgan.cli.commands import attempt
 from cssgan.scans.files import read_volume
-from dicoms import as_bytes, jpeg_series, series, slice_of
-from malformed import Bad, refuses
 
 ODD = (1, 3, 5)
 CT_SMALL = slice_of(3)

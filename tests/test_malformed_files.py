@@ -10,12 +10,12 @@ from typing import Callable, NamedTuple
 import nibabel as nib
 import numpy as np
 import pytest
-
-from cssgan.scans.files import check_output, made_here, read_label, read_volume, write_label, write_volume
-from cssgan.guard import InputError
-from cssgan.scans.volumes import Volume, to_grid, with_label
 from malformed import LONGEST, MEGABYTES, listing
-from scans import AFFINES, LPS, lopsided, voxels
+from scans import LPS, lopsided, voxels
+
+from cssgan.guard import InputError
+from cssgan.scans.files import check_output, made_here, read_label, read_volume, write_label, write_volume
+from cssgan.scans.volumes import Volume, to_grid, with_label
 
 SHAPE = (24, 20, 16)
 CT = voxels().astype(np.int16)

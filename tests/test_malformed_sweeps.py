@@ -1,15 +1,16 @@
 "Grids, records and numbers that cannot be used: one line that names the file, at once, and nothing started."
-import json, os
+import json
+import os
 from pathlib import Path
 
 import nbformat
 import pytest
+from malformed import Bad, refuses
 
 from cssgan.cli import commands as cli
-from cssgan.guard import InputError
 from cssgan.experiments.runs import RunError, metrics_of, record_of
 from cssgan.experiments.sweeps import collect, collected
-from malformed import Bad, refuses
+from cssgan.guard import InputError
 
 HEAD = "notebook: toy.ipynb\n"
 LAUGHS = "a: &a [ha, ha]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi"))

@@ -3,9 +3,16 @@ import numpy as np
 import pytest
 import torch
 
-from cssgan.metrics import dice_of_segmentor, dice_scores, distortion, gap_reduction, s_score, surface_distances, translation_error
+from cssgan.metrics import (
+    dice_of_segmentor,
+    dice_scores,
+    distortion,
+    gap_reduction,
+    s_score,
+    surface_distances,
+    translation_error,
+)
 from cssgan.scans.volumes import IGNORE
-
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # MONAI's, of regions that are missing on purpose
 

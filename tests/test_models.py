@@ -6,9 +6,17 @@ import torch
 from torch import nn
 
 from cssgan.fast import networks
-from cssgan.fast.networks import PLAIN, QUICK, accelerate, decelerate, mixed_precision
-from cssgan.models import (Generator, Networks, PatchDiscriminator, ResnetGenerator, Segmentor, crop_like, pad_to_multiple,
-                           patch_size)
+from cssgan.fast.networks import PLAIN, QUICK, accelerate, decelerate
+from cssgan.models import (
+    Generator,
+    Networks,
+    PatchDiscriminator,
+    ResnetGenerator,
+    Segmentor,
+    crop_like,
+    pad_to_multiple,
+    patch_size,
+)
 
 SIZES = [(16, 16, 16), (17, 23, 9), (8, 24, 5), (1, 1, 1), (30, 7, 12)]
 MAKERS = {"Generator": lambda: Generator(4), "Segmentor": lambda: Segmentor(4), "ResnetGenerator": lambda: ResnetGenerator(4, blocks=1)}

@@ -1,5 +1,15 @@
 """settings.ini and pyproject.toml agree; sdist and wheel work where nothing else is installed."""
-import configparser, importlib.metadata, os, re, shutil, subprocess, sys, tempfile, textwrap, tomllib, venv, zipfile
+import configparser
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+import tomllib
+import venv
+import zipfile
 from pathlib import Path
 
 import pytest

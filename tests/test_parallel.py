@@ -1,21 +1,27 @@
 "Several processes train as one with a larger batch, end together, and leave nobody behind."
-import json, os, signal, subprocess, sys, threading, time
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-
 import workers
-from cssgan.fast import processes as parallel
-from cssgan.training import run as training
-from cssgan.training.checkpoints import load_checkpoint
-from cssgan.guard import InputError
-from cssgan.fast.processes import ProcessError, several
-from cssgan.training.run import Stopped, fit
 from conftest import ROOT
 from tiny import state
+
+from cssgan.fast import processes as parallel
+from cssgan.fast.processes import ProcessError, several
+from cssgan.guard import InputError
+from cssgan.training import run as training
+from cssgan.training.checkpoints import load_checkpoint
+from cssgan.training.run import Stopped, fit
 
 PATIENCE = 120 # seconds
 

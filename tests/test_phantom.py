@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
 
-from cssgan.phantoms.scanners import TISSUES, anatomy_from_labels, draw_anatomy, phantom, render
 from cssgan.guard import InputError
+from cssgan.phantoms.scanners import TISSUES, anatomy_from_labels, draw_anatomy, phantom, render
 from cssgan.scans.volumes import SMALL_GRID, Grid
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"

@@ -7,9 +7,19 @@ import numpy as np
 import pytest
 
 from cssgan.data.cases import TABLES, apply_table
-from cssgan.scans.files import read_label
 from cssgan.phantoms.scanners import draw_anatomy
-from cssgan.scans.plausible import REGIONS, around, beside, cut_off, describe_volumes, doubts, in_one_piece, rim_of_lv, volumes_ml
+from cssgan.scans.files import read_label
+from cssgan.scans.plausible import (
+    REGIONS,
+    around,
+    beside,
+    cut_off,
+    describe_volumes,
+    doubts,
+    in_one_piece,
+    rim_of_lv,
+    volumes_ml,
+)
 from cssgan.scans.volumes import IGNORE, PAPER_GRID, SMALL_GRID, Grid, Volume, to_grid
 
 GRIDS = {"small": SMALL_GRID, "4 mm": Grid((40, 40, 32), (4.0,) * 3), "7 mm": Grid((24, 24, 16), (7.0, 7.0, 8.0)), "10 mm": Grid((18, 18, 14), (10.0,) * 3), "short axis": Grid((60, 60, 14), (2.7, 2.7, 10.0))}

@@ -1,7 +1,9 @@
 "Means, spreads and differences are what they say, whatever the order of the records."
-import json, math
+import json
+import math
 
-import pandas as pd, pytest
+import pandas as pd
+import pytest
 
 from cssgan.experiments.results import compare, mean_sd, paired_difference, plot_shares, plus_minus, read_results, table
 from cssgan.guard import InputError

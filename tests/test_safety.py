@@ -1,21 +1,28 @@
 "A run never loses work: killed, stopped, without room or without its data, it goes on from its last checkpoint to the same end, bit for bit."
-import json, multiprocessing, os, random, shutil, signal, threading, time
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import threading
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-
-from cssgan.training import run as training
-from cssgan.data.cases import from_folder
-from cssgan.training.checkpoints import CheckpointError, load_checkpoint
-from cssgan.data.datasets import unpaired, write_phantoms
-from cssgan.training.schedule import Phase
-from cssgan.training.run import StopButton, Stopped, fit
-from cssgan.guard import InputError, InputWarning
 from conftest import ROOT
 from tiny import SHORT, TINY, noise
+
+from cssgan.data.cases import from_folder
+from cssgan.data.datasets import unpaired, write_phantoms
+from cssgan.guard import InputError, InputWarning
+from cssgan.training import run as training
+from cssgan.training.checkpoints import CheckpointError, load_checkpoint
+from cssgan.training.run import StopButton, Stopped, fit
+from cssgan.training.schedule import Phase
 
 PATIENCE = 120 # seconds that a child may take before the test gives up
 

@@ -1,20 +1,41 @@
 "Studies train once what is shared, count what everybody gets, and judge the right network."
-import json, threading
+import json
+import threading
 from dataclasses import replace
 
-import pytest, torch
-
-from cssgan.experiments import studies
-from cssgan.data.cases import phantom_few, select
-from cssgan.data.datasets import Samples, UnpairedData, load_case
-from cssgan.metrics import dice_of_segmentor, s_score
-from cssgan.models import Networks
-from cssgan.experiments.studies import (on_device, Stage, Study, count_updates, has_twins, open_study, record, segmentation_record, shape_record, stage_key, test_data as held_out,
-                            train_ada, train_baseline, train_generators, train_jointly, train_once, train_segmentors, train_without_shape,
-                            training_data, translated_volume, true_translation, truth_record, write_results)
-from cssgan.guard import InputError
-from cssgan.scans.volumes import CT_WINDOW
+import pytest
+import torch
 from tiny import SHORT, noise, same
+
+from cssgan.data.datasets import Samples, UnpairedData, load_case
+from cssgan.experiments import studies
+from cssgan.experiments.studies import (
+    Stage,
+    count_updates,
+    has_twins,
+    on_device,
+    open_study,
+    record,
+    segmentation_record,
+    shape_record,
+    stage_key,
+    train_ada,
+    train_baseline,
+    train_generators,
+    train_jointly,
+    train_once,
+    train_segmentors,
+    train_without_shape,
+    training_data,
+    translated_volume,
+    true_translation,
+    truth_record,
+    write_results,
+)
+from cssgan.experiments.studies import test_data as held_out
+from cssgan.guard import InputError
+from cssgan.metrics import dice_of_segmentor, s_score
+from cssgan.scans.volumes import CT_WINDOW
 
 
 @pytest.fixture(scope="module")
@@ -195,8 +216,8 @@ def test_results_are_written_whole(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"history": []}', '{"history": [], "updates": {"S": -1}}', '{"history": [], "updates": {"S": "many"}}', '{"history": 3, "updates": {}}', "[" * 100_000])
 def test_a_damaged_stage_is_named(tmp_path, content):
-    from cssgan.guard import InputError
     from cssgan.experiments.studies import train_once
+    from cssgan.guard import InputError
     (tmp_path / "k").mkdir()
     (tmp_path / "k/stage.json").write_text(content)
     with pytest.raises(InputError, match="k/stage.json"): train_once(tmp_path, "k", lambda _: pytest.fail("trained"), None)
@@ -212,7 +233,7 @@ def test_a_stage_without_scores_is_read(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_locked_says_so(tmp_path):
-    from cssgan.guard import InputError
     from cssgan.experiments.studies import train_once
+    from cssgan.guard import InputError
     (tmp_path / "k.lock").mkdir()
     with pytest.raises(InputError, match="cannot be locked"): train_once(tmp_path, "k", None, None)

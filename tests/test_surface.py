@@ -1,5 +1,9 @@
 """What a user imports: few names, each in one place, and a front door that costs nothing until it is used."""
-import ast, json, re, subprocess, sys
+import ast
+import json
+import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 

@@ -1,5 +1,11 @@
 "Sweeps: each run once, in its own folder; what failed says why; what is stopped leaves no process and no half-done run behind."
-import json, math, os, signal, subprocess, sys, time
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -354,7 +360,8 @@ def test_a_file_system_without_locks_is_told_from_a_lack_of_memory(here, monkeyp
 
 @pytest.mark.parametrize("status, stderr, says", [(-9, "", "was it killed"), (1, "Traceback\n  File x\nOSError: [Errno 37] No locks available\n", "No locks available"), (runs.REFUSED, "warned\nrun cannot be locked (No locks available)\n", "run cannot be locked"), (7, "", "was it killed")])
 def test_how_a_process_ended_is_told_from_what_it_said(tmp_path, status, stderr, says):
-    import io, types
+    import io
+    import types
     error = runs.ended(types.SimpleNamespace(wait=lambda: status, stderr=io.StringIO(stderr)), tmp_path)["error"]["says"]
     assert says in error and (("memory" in error) == ("killed" in says))
 

@@ -1,23 +1,39 @@
 "Runs: their phases and rates, when they stop, what is best, and that an interruption changes nothing."
-import json, os, shutil, signal, time
+import json
+import os
+import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tiny import SHORT, TINY, Random, changed, frozen, noise, same, state
 
-from cssgan.training import run as training
 from cssgan.data.cases import phantom_cases
-from cssgan.training.checkpoints import CheckpointError, load_checkpoint
 from cssgan.data.datasets import UnpairedData, unpaired
 from cssgan.guard import InputError
 from cssgan.joint import make_optimizers
 from cssgan.models import Networks
-from cssgan.training.schedule import PAPER_PHASES, Phase, preset, rate
-from cssgan.training.run import Keeper, StopButton, Stopped, advance, fit, is_best, resume, save_run, stalled, start, step, training_tensors
 from cssgan.scans.volumes import Grid
-from tiny import SHORT, TINY, Random, changed, frozen, noise, same, state
-
+from cssgan.training import run as training
+from cssgan.training.checkpoints import CheckpointError, load_checkpoint
+from cssgan.training.run import (
+    Keeper,
+    StopButton,
+    Stopped,
+    advance,
+    fit,
+    is_best,
+    resume,
+    save_run,
+    stalled,
+    start,
+    step,
+    training_tensors,
+)
+from cssgan.training.schedule import PAPER_PHASES, Phase, preset, rate
 
 JOINT = replace(SHORT, phases=(Phase("joint", 1),))
 

@@ -1,5 +1,10 @@
 """The notebooks are the source: what stands in the tree is what they give, and nothing else."""
-import ast, json, re, shutil, subprocess, sys
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest

@@ -1,10 +1,15 @@
 """The lessons read well where they are stored, and run through from the first cell to the last; the exercises can be failed and solved."""
-import ast, json, os, re, resource, subprocess, sys
+import ast
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
 from contextlib import suppress
 from importlib.util import find_spec
 
 import pytest
-
 from conftest import CHROMIUM, ROOT, without_network
 
 FOLDER = ROOT / "nbs/tutorials"

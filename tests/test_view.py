@@ -10,7 +10,16 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from cssgan.pictures import CUTS, LABEL_COLOURS, LABEL_NAMES, grey_range, plot_curves, show_translation, show_volume, show_volumes
+from cssgan.pictures import (
+    CUTS,
+    LABEL_COLOURS,
+    LABEL_NAMES,
+    grey_range,
+    plot_curves,
+    show_translation,
+    show_volume,
+    show_volumes,
+)
 from cssgan.scans.volumes import IGNORE, REGIONS, Volume, normalise
 
 WORLD = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}

@@ -1,26 +1,27 @@
 "What the viewers do with what they are given: arrays without a place, wrong names, broken voxels, windows, differences, and a monitor that is used twice."
-import sys, types
+import sys
+import types
 from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-
-from cssgan.viewers import depth, monitor
-from cssgan.viewers.canvas import Live, Painting, as_volume, guess_modality, windows
-from cssgan.viewers.comparison import VIEWS, Comparison, compare, dice
-from cssgan.viewers.depth import look_along, view3d
-from cssgan.viewers.explorer import explore, window_controls
-from cssgan.metrics import dice_scores
-from cssgan.viewers.monitor import Monitor
-from cssgan.phantoms.scanners import phantom
-from cssgan.training.schedule import Phase
-from cssgan.training.run import Stopped, fit
-from cssgan.pictures import CT_VIEW, grey_range
-from cssgan.scans.volumes import CT_WINDOW, IGNORE, REGIONS, Grid, Volume, normalise
 from scans import AFFINES, refused, turned
 from tiny import SHORT, Random, noise
+
+from cssgan.metrics import dice_scores
+from cssgan.phantoms.scanners import phantom
+from cssgan.pictures import CT_VIEW, grey_range
+from cssgan.scans.volumes import CT_WINDOW, IGNORE, REGIONS, Grid, Volume, normalise
+from cssgan.training.run import Stopped, fit
+from cssgan.training.schedule import Phase
+from cssgan.viewers import depth, monitor
+from cssgan.viewers.canvas import Live, Painting, as_volume, guess_modality, windows
+from cssgan.viewers.comparison import VIEWS, compare, dice
+from cssgan.viewers.depth import look_along, view3d
+from cssgan.viewers.explorer import explore, window_controls
+from cssgan.viewers.monitor import Monitor
 
 SMALL = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 CT, MRI = (phantom(3, modality, SMALL) for modality in ("CT", "MRI"))

@@ -4,14 +4,31 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-
-from cssgan.scans.files import read_label, read_volume, write_volume
-from cssgan.phantoms.scanners import phantom
-from cssgan.scans.volumes import (CT_WINDOW, IGNORE, PAPER_GRID, SMALL_GRID, Grid, Volume, back_to_scan, body_centre, check_intensities,
-                            denormalise, heart_centre, intensity_range, label_to_scan, normalise, scale, to_grid, unscale,
-                            whole_scan_grid, with_label)
 from scans import AFFINES, LPS, lopsided, refused, turned, voxels
 
+from cssgan.phantoms.scanners import phantom
+from cssgan.scans.files import read_label, read_volume, write_volume
+from cssgan.scans.volumes import (
+    CT_WINDOW,
+    IGNORE,
+    PAPER_GRID,
+    SMALL_GRID,
+    Grid,
+    Volume,
+    back_to_scan,
+    body_centre,
+    check_intensities,
+    denormalise,
+    heart_centre,
+    intensity_range,
+    label_to_scan,
+    normalise,
+    scale,
+    to_grid,
+    unscale,
+    whole_scan_grid,
+    with_label,
+)
 
 # labels
 

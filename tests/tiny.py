@@ -1,10 +1,10 @@
 "Runs so small that they end in seconds, for the tests of training."
 import torch
 
-from cssgan.training.checkpoints import load_checkpoint
 from cssgan.data.datasets import UnpairedData
-from cssgan.training.schedule import Config, Phase
 from cssgan.scans.volumes import IGNORE, Grid
+from cssgan.training.checkpoints import load_checkpoint
+from cssgan.training.schedule import Config, Phase
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 SHORT = Config(TINY, 4, 1, phases=(Phase("segmentors", 1), Phase("generators", 1), Phase("joint", 1, 1)), lr=1e-3, pool_size=2)

@@ -1,17 +1,21 @@
 "What the tests of several processes do in each of them."
-import json, os, signal, sys, time
+import json
+import os
+import signal
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import torch
+from tiny import SHORT, noise
 
+from cssgan.fast import networks
 from cssgan.fast import processes as parallel
 from cssgan.training import run as training
-from cssgan.fast import networks
-from cssgan.training.schedule import Phase
 from cssgan.training.run import fit, work
-from tiny import SHORT, noise
+from cssgan.training.schedule import Phase
 
 torch.set_num_threads(1)
 

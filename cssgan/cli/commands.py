@@ -6,38 +6,62 @@
 __all__ = ['sweep_main']
 
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-003
-import argparse, atexit, json, math, os, signal, sys, warnings
+import argparse
+import atexit
+import json
+import math
+import os
+import signal
+import sys
+import warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
+
 import msgspec
+
 import cssgan
-from ..guard import (LONGEST, InputError, InputWarning, brief, check_folder, free_place, held, make_folder,
-                          printable, read_json, termination_interrupts, write_whole)
+from cssgan.guard import (
+    LONGEST,
+    InputError,
+    InputWarning,
+    brief,
+    check_folder,
+    free_place,
+    held,
+    make_folder,
+    printable,
+    read_json,
+    termination_interrupts,
+    write_whole,
+)
 
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-009
-FORESEEN = ValueError, OSError, FloatingPointError, MemoryError # InputError and CheckpointError are ValueErrors
-NO_MEMORY = "out of memory", "enough memory", "allocate memory", "ALLOC_FAILED" # how PyTorch's RuntimeErrors say it
+FORESEEN = ValueError, OSError, FloatingPointError, MemoryError  # InputError and CheckpointError are ValueErrors
+NO_MEMORY = "out of memory", "enough memory", "allocate memory", "ALLOC_FAILED"  # how PyTorch's RuntimeErrors say it
 
-def say(text, # anything
-       ):
+def say(
+    text,  # anything
+):
     "Print one line, whatever letters the terminal knows."
     known = sys.stdout.encoding or "utf-8"
     print(printable(text).encode(known, "backslashreplace").decode(known))
 
-def complain(name: str, # of the command
-             what: str, # any text
-             status: int=1, # the exit status
-             ) -> int: # the same
+def complain(
+    name: str,  # of the command
+    what: str,  # any text
+    status: int = 1,  # the exit status
+) -> int:  # the same
     "Say on stderr, in one line, what is wrong."
     print(f"{name}: {brief(what, LONGEST)}", file=sys.stderr)
     return status
 
 @contextmanager
-def only_our_warnings(name: str, # of the command
-                     ):
+def only_our_warnings(
+    name: str,  # of the command
+):
     "Within, an `InputWarning` is one line on stderr, said once; no other warning is told."
     said = set()
     def show(message, category, *_):
@@ -50,10 +74,11 @@ def only_our_warnings(name: str, # of the command
         yield
 
 # %% ../../nbs/11_cli/01_commands.ipynb #725bf81e
-def attempt(name: str, # of the command
-            job, # a function without arguments
-            advice: str="", # for who interrupts it
-            ) -> int: # exit status: 0 done, 1 foreseen error, 130 interrupted
+def attempt(
+    name: str,  # of the command
+    job,  # a function without arguments
+    advice: str = "",  # for who interrupts it
+) -> int:  # exit status: 0 done, 1 foreseen error, 130 interrupted
     "Do a job, and say in one line why not."
     try:
         with only_our_warnings(name), termination_interrupts(): job()
@@ -70,26 +95,29 @@ class Parser(argparse.ArgumentParser):
     "argparse, with complaints of one line."
     def error(self, message): self.exit(2, f"{self.prog}: {brief(message, LONGEST - 30)} (see {self.prog} --help)\n")
 
-def parser(name: str, # of the command
-           what: str, # it does, for somebody who sees it for the first time
-           examples: str, # that can be typed as they are
-           ) -> Parser:
+def parser(
+    name: str,  # of the command
+    what: str,  # it does, for somebody who sees it for the first time
+    examples: str,  # that can be typed as they are
+) -> Parser:
     "A command's parser, still without arguments of its own."
     new = Parser(name, description=what, epilog=f"examples:\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     new.add_argument("--version", action="version", version=f"{name} {cssgan.__version__}")
     return new
 
 # %% ../../nbs/11_cli/01_commands.ipynb #e3c6bbd6
-def unfit(word: str, # as it was typed
-          why: str, # it cannot be used, and what can
-          ) -> argparse.ArgumentTypeError: # to raise
+def unfit(
+    word: str,  # as it was typed
+    why: str,  # it cannot be used, and what can
+) -> argparse.ArgumentTypeError:  # to raise
     "A word that is no such thing."
     return argparse.ArgumentTypeError(f"{brief(word)!r} {why}")
 
-def number(low: float, # the smallest that is allowed
-           high: float, # the largest
-           kind: type=float, # or int
-           ): # a type for argparse
+def number(
+    low: float,  # the smallest that is allowed
+    high: float,  # the largest
+    kind: type = float,  # or int
+):  # a type for argparse
     "Numbers within bounds."
     def convert(word):
         try: value = kind(word)
@@ -98,15 +126,17 @@ def number(low: float, # the smallest that is allowed
         return value
     return convert
 
-def place(word: str, # as it was typed
-          ) -> str: # the same
+def place(
+    word: str,  # as it was typed
+) -> str:  # the same
     "A type for argparse: what can be the name of a file or folder."
     if not word.strip() or "\0" in word: raise unfit(word, "can be no name: name a file or folder")
     if len(word) > 1000 or max(map(len, word.split("/"))) > 250: raise unfit(word, "is too long for a name: name a file or folder")
     return word
 
-def one_of(*names: str, # that are known
-           ): # a type for argparse
+def one_of(
+    *names: str,  # that are known
+):  # a type for argparse
     "One of a few names; the nearest is offered for one that is mistyped."
     def convert(word):
         near = get_close_matches(word[:100].lower(), names, 1)
@@ -140,16 +170,18 @@ PHANTOM_EXAMPLES = """  cssgan_phantom --out phantoms --n 4 --grid small
   cssgan_phantom --out heart --labels heart_labels.nii.gz"""
 
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-023
-def phantom_places_of(args: argparse.Namespace, # from `phantom_parser`
-                      ) -> list: # of paths
+def phantom_places_of(
+    args: argparse.Namespace,  # from `phantom_parser`
+) -> list:  # of paths
     "Where the phantoms will be."
     from cssgan.data.datasets import heart_places, phantom_places, sample_places
     if args.samples: return sample_places(args.samples)
     if args.labels: return heart_places(args.labels, args.out, args.modality)
     return phantom_places(args.out, args.n, args.modality, args.seed)
 
-def make_phantoms(args: argparse.Namespace, # from `phantom_parser`
-                 ):
+def make_phantoms(
+    args: argparse.Namespace,  # from `phantom_parser`
+):
     "Write what was asked for."
     from cssgan.data.datasets import write_phantom_of, write_phantoms, write_samples
     from cssgan.scans.files import made_here
@@ -162,8 +194,9 @@ def make_phantoms(args: argparse.Namespace, # from `phantom_parser`
     else: write_phantoms(args.out, args.n, args.modality, args.seed, grid)
     say(f"wrote phantoms into {args.samples or args.out}")
 
-def phantom_main(argv: list|None=None, # words after the command; None: what was typed
-                ) -> int: # exit status
+def phantom_main(
+    argv: list|None = None,  # words after the command; None: what was typed
+) -> int:  # exit status
     "`cssgan_phantom`"
     args = phantom_parser().parse_args(argv)
     return attempt("cssgan_phantom", lambda: make_phantoms(args))
@@ -199,23 +232,25 @@ TRAIN_EXAMPLES = """  cssgan_train --data phantoms --out runs/first --preset smo
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-033
 class BegunWith(msgspec.Struct, forbid_unknown_fields=True):
     "What train.json says."
-    data: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)] # as it was typed
+    data: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]  # as it was typed
     preset: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] = "cpu"
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     fraction_ct: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.
     fraction_mri: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.
 
-BEGUN_WITH = {"data": None, "preset": "cpu", "seed": 0, "fraction_ct": 1., "fraction_mri": 1.} # and what it is if nothing is typed
+BEGUN_WITH = {"data": None, "preset": "cpu", "seed": 0, "fraction_ct": 1., "fraction_mri": 1.}  # and what it is if nothing is typed
 OF_A_RUN = "cases.csv", "train.json", "best", "last"
 
-def read_begun(folder: Path, # of the run
-               ) -> dict: # by the names in `BEGUN_WITH`
+def read_begun(
+    folder: Path,  # of the run
+) -> dict:  # by the names in `BEGUN_WITH`
     "What a run was begun with."
     return msgspec.to_builtins(read_json(folder / "train.json", BegunWith, "name the folder of a run, or begin again in another folder", 10_000))
 
-def refuse_taken(folder: Path, # for a new run
-                 data: str, # to train with
-                ):
+def refuse_taken(
+    folder: Path,  # for a new run
+    data: str,  # to train with
+):
     "Refuse a folder that holds a run, or files of other people that a run would replace."
     there = [name for name in OF_A_RUN if os.path.lexists(folder / name)]
     if not there: return
@@ -227,10 +262,11 @@ def refuse_taken(folder: Path, # for a new run
         free_place(path, lambda path: not os.path.islink(path), True, [data])
 
 # %% ../../nbs/11_cli/01_commands.ipynb #8e808d61
-def choose(facts: dict, # by the names in `BEGUN_WITH`
-           cache: str|None=None, # where prepared scans are kept
-           progress: bool=False, # show a bar while they are read
-           ) -> list: # of Case
+def choose(
+    facts: dict,  # by the names in `BEGUN_WITH`
+    cache: str|None = None,  # where prepared scans are kept
+    progress: bool = False,  # show a bar while they are read
+) -> list:  # of Case
     "The cases of a new run, all of them read."
     from cssgan.data.cases import find_cases, thin, with_splits
     from cssgan.data.datasets import unpaired
@@ -241,19 +277,20 @@ def choose(facts: dict, # by the names in `BEGUN_WITH`
     unpaired(cases, grid, cache).prepare(progress)
     return cases
 
-def begin(folder: Path, # of the run
-          asked: dict, # by the names in `BEGUN_WITH`; None: not typed
-          until: ExitStack, # when it is closed, the folder is free again
-          cache: str|None=None, # where prepared scans are kept
-          progress: bool=False, # show a bar while they are read
-          ) -> tuple: # what the run is begun with, by the same names; its cases
+def begin(
+    folder: Path,  # of the run
+    asked: dict,  # by the names in `BEGUN_WITH`; None: not typed
+    until: ExitStack,  # when it is closed, the folder is free again
+    cache: str|None = None,  # where prepared scans are kept
+    progress: bool = False,  # show a bar while they are read
+) -> tuple:  # what the run is begun with, by the same names; its cases
     "Choose the cases of a new run, and write down what it is begun with."
     from cssgan.data.cases import write_manifest
     refuse_taken(check_folder(folder), asked["data"])
     facts = BEGUN_WITH | {name: value for name, value in asked.items() if value is not None}
     cases = choose(facts, cache, progress)
     until.enter_context(held(make_folder(folder), name=LOCK))
-    refuse_taken(folder, asked["data"]) # somebody may have been quicker
+    refuse_taken(folder, asked["data"])  # somebody may have been quicker
     write_whole(folder / "train.json", json.dumps(facts, indent=1).encode())
     write_manifest(cases, folder / "cases.csv")
     return facts, cases
@@ -261,10 +298,11 @@ def begin(folder: Path, # of the run
 LOCK = ".cssgan_train.lock"
 
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-034
-def go_on(folder: Path, # of the run
-          asked: dict, # by the names in `BEGUN_WITH`; None: not typed
-          until: ExitStack, # when it is closed, the folder is free again
-          ) -> tuple: # what the run was begun with, by the same names; its cases
+def go_on(
+    folder: Path,  # of the run
+    asked: dict,  # by the names in `BEGUN_WITH`; None: not typed
+    until: ExitStack,  # when it is closed, the folder is free again
+) -> tuple:  # what the run was begun with, by the same names; its cases
     "The run as it was begun, or not at all."
     from cssgan.data.cases import from_manifest
     from cssgan.training.schedule import preset
@@ -279,9 +317,10 @@ def go_on(folder: Path, # of the run
     return facts, cases
 
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-039
-def said_of(data, # UnpairedData
-            modality: str, # "CT" or "MRI"
-            ) -> str: # one line
+def said_of(
+    data,  # UnpairedData
+    modality: str,  # "CT" or "MRI"
+) -> str:  # one line
     "How many cases there are, and how the labels of the first are read."
     from cssgan.data.datasets import structures_of
     train, valid = (data.parts()[modality, split].cases for split in ("train", "valid"))
@@ -292,14 +331,16 @@ def said_of(data, # UnpairedData
     return f"{count}; the labels of {Path(labelled[0].label).name}: {structures_of(labelled[0])}"
 
 # %% ../../nbs/11_cli/01_commands.ipynb #b68a464d
-def run_folder(args: argparse.Namespace, # from `train_parser`
-              ) -> Path: # of the run, to begin or to go on with
+def run_folder(
+    args: argparse.Namespace,  # from `train_parser`
+) -> Path:  # of the run, to begin or to go on with
     "`--out DIR`, `--resume DIR`, or `--out DIR --resume`"
     return Path(args.resume if isinstance(args.resume, str) else args.out)
 
-def opened(args: argparse.Namespace, # from `train_parser`
-           until: ExitStack, # when it is closed, the folder is free again
-           ) -> tuple: # what the run is begun with; its cases; what is said of them; does it go on?
+def opened(
+    args: argparse.Namespace,  # from `train_parser`
+    until: ExitStack,  # when it is closed, the folder is free again
+) -> tuple:  # what the run is begun with; its cases; what is said of them; does it go on?
     "The run that was asked for, for this process alone."
     from cssgan.data.datasets import unpaired
     from cssgan.training.schedule import preset
@@ -310,13 +351,14 @@ def opened(args: argparse.Namespace, # from `train_parser`
     data = unpaired(cases, preset(facts["preset"]).grid, args.cache)
     return facts, cases, [said_of(data, modality) for modality in ("CT", "MRI")], goes_on
 
-def train(args: argparse.Namespace, # from `train_parser`
-         ):
+def train(
+    args: argparse.Namespace,  # from `train_parser`
+):
     "Train, or go on training."
     from cssgan.data.datasets import unpaired
     from cssgan.fast.processes import from_first, join, rank
-    from cssgan.training.schedule import preset
     from cssgan.training.run import fit
+    from cssgan.training.schedule import preset
     join()
     with ExitStack() as until:
         facts, cases, lines, goes_on = from_first(lambda: opened(args, until))
@@ -326,8 +368,9 @@ def train(args: argparse.Namespace, # from `train_parser`
         fit(data, config, run_folder(args), go_on=goes_on, progress=not args.quiet, devices=args.devices)
     if rank() == 0: tell(run_folder(args))
 
-def tell(folder: Path, # of a finished run
-        ):
+def tell(
+    folder: Path,  # of a finished run
+):
     "Say where the checkpoint is, and how good; a score of a domain without labels would mean nothing."
     from cssgan.training.checkpoints import read_about
     best = read_about(folder / "best")["history"][-1]
@@ -337,8 +380,9 @@ def tell(folder: Path, # of a finished run
     say(f"trained: {'Dice on the validation cases is ' * bool(known)}{known}{unknown if known else unknown[2:]}; the checkpoint is {folder / 'best'}")
 
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-040
-def train_main(argv: list|None=None, # words after the command; None: what was typed
-              ) -> int: # exit status
+def train_main(
+    argv: list|None = None,  # words after the command; None: what was typed
+) -> int:  # exit status
     "`cssgan_train`"
     new = train_parser()
     args = new.parse_args(argv)
@@ -347,12 +391,13 @@ def train_main(argv: list|None=None, # words after the command; None: what was t
     return attempt("cssgan_train", lambda: train(args), f"(go on with cssgan_train --resume {run_folder(args)})")
 
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-047
-def scan_parser(name: str, # of the command
-                what: str, # it does
-                examples: str, # that can be typed as they are
-                option: str, # the one that names a modality
-                meaning: str, # of that option
-                ) -> Parser:
+def scan_parser(
+    name: str,  # of the command
+    what: str,  # it does
+    examples: str,  # that can be typed as they are
+    option: str,  # the one that names a modality
+    meaning: str,  # of that option
+) -> Parser:
     "What translating and segmenting have in common."
     new = parser(name, what, examples)
     new.add_argument("scan", type=place, metavar="SCAN", help="a .nii or .nii.gz file, or a folder with the slices of one DICOM series; a CT in HU")
@@ -363,10 +408,11 @@ def scan_parser(name: str, # of the command
     new.add_argument("--force", action="store_true", help="replace the file if cssgan made it")
     return new
 
-FARTHEST = 100_000 # mm
+FARTHEST = 100_000  # mm
 
-def place_for(args: argparse.Namespace, # scan, out, force
-              ):
+def place_for(
+    args: argparse.Namespace,  # scan, out, force
+):
     "Refuse a result that could not be written, or would replace the scan, a slice of it, or any file that is not ours."
     from cssgan.scans.files import check_output, made_here
     scan, out = (Path(os.path.realpath(name)) for name in (args.scan, args.out))
@@ -375,8 +421,9 @@ def place_for(args: argparse.Namespace, # scan, out, force
     free_place(check_output(args.out), made_here, args.force)
 
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-050
-def translate_scan(args: argparse.Namespace, # scan, checkpoint, to, out, centre, force
-                  ):
+def translate_scan(
+    args: argparse.Namespace,  # scan, checkpoint, to, out, centre, force
+):
     "Translate a file into a file."
     place_for(args)
     from cssgan.inference.apply import translate
@@ -386,8 +433,9 @@ def translate_scan(args: argparse.Namespace, # scan, checkpoint, to, out, centre
     write_volume(synthetic, args.out)
     say(f"wrote {args.out}, a synthetic {args.to}{' in HU' * (args.to == 'CT')}: made by a network, not measured")
 
-def translate_main(argv: list|None=None, # words after the command; None: what was typed
-                  ) -> int: # exit status
+def translate_main(
+    argv: list|None = None,  # words after the command; None: what was typed
+) -> int:  # exit status
     "`cssgan_translate`"
     args = scan_parser("cssgan_translate", TRANSLATE_WHAT, TRANSLATE_EXAMPLES, "--to", "the modality to make: MRI from a CT, CT from an MRI").parse_args(argv)
     return attempt("cssgan_translate", lambda: translate_scan(args))
@@ -401,8 +449,9 @@ TRANSLATE_EXAMPLES = """  cssgan_translate ct.nii.gz --checkpoint runs/first/bes
   cssgan_translate mr.nii.gz --checkpoint runs/first/best --to CT --out ct.nii.gz"""
 
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-054
-def segment_scan(args: argparse.Namespace, # scan, checkpoint, modality, out, centre, force
-                ):
+def segment_scan(
+    args: argparse.Namespace,  # scan, checkpoint, modality, out, centre, force
+):
     "Segment a file into a file."
     place_for(args)
     from cssgan.inference.apply import segment
@@ -414,8 +463,9 @@ def segment_scan(args: argparse.Namespace, # scan, checkpoint, modality, out, ce
     say(f"wrote {args.out}: {describe_volumes(found.label, found.voxel_ml)}; not for diagnosis")
 
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-055
-def segment_main(argv: list|None=None, # words after the command; None: what was typed
-                ) -> int: # exit status
+def segment_main(
+    argv: list|None = None,  # words after the command; None: what was typed
+) -> int:  # exit status
     "`cssgan_segment`"
     args = scan_parser("cssgan_segment", SEGMENT_WHAT, SEGMENT_EXAMPLES, "--modality", "what the scan is").parse_args(argv)
     return attempt("cssgan_segment", lambda: segment_scan(args))
@@ -448,11 +498,13 @@ SWEEP_EXAMPLES = """  cssgan_sweep grid.yaml
   cssgan_sweep grid.yaml --scheduler tcp://head:8786"""
 
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-065
-def sweep_grid(args: argparse.Namespace, # from `sweep_parser`
-               typed: list, # words after the command
-               ):
+def sweep_grid(
+    args: argparse.Namespace,  # from `sweep_parser`
+    typed: list,  # words after the command
+):
     "Sweep, collect, and complain of what is not done."
     import shlex
+
     from cssgan.experiments.sweeps import collected, read_grid, sweep, write_rows
     def place_for_rows(): free_place(make_folder(Path(args.collect).parent) / Path(args.collect).name, collected, args.force, [args.grid])
     if args.collect and read_grid(args.grid): place_for_rows()
@@ -465,8 +517,9 @@ def sweep_grid(args: argparse.Namespace, # from `sweep_parser`
     say(outcome)
 
 # %% ../../nbs/11_cli/01_commands.ipynb #949e7b46
-def sweep_main(argv: list|None=None, # words after the command; None: what was typed
-               ) -> int: # exit status
+def sweep_main(
+    argv: list|None = None,  # words after the command; None: what was typed
+) -> int:  # exit status
     "`cssgan_sweep`"
     args = sweep_parser().parse_args(argv)
     return attempt("cssgan_sweep", lambda: sweep_grid(args, sys.argv[1:] if argv is None else argv), f"(go on with cssgan_sweep {args.grid})")

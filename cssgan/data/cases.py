@@ -6,14 +6,19 @@
 __all__ = ['TABLES', 'Case', 'phantom_cases', 'find_cases', 'draw_splits', 'with_splits', 'select', 'thin', 'write_manifest']
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-002
-import csv, io, os, re
+import csv
+import io
+import os
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
+
 import msgspec
 import numpy as np
+
 from ..guard import InputError, brief, fitted, read_bytes, warn, write_whole
 from ..scans.volumes import IGNORE, MODALITIES, REGIONS
 
@@ -21,23 +26,24 @@ from ..scans.volumes import IGNORE, MODALITIES, REGIONS
 @dataclass(frozen=True)
 class Case:
     "One scan with its labels, not read yet."
-    id: str # a name, unique in its data set
-    patient: str # whose scan it is; all scans of a patient stay in one split
-    modality: str # "CT" or "MRI"
-    image: str # a NIfTI file, a folder of DICOM slices, or "phantom:SEED"
-    label: str="" # a NIfTI file on the image's grid; empty if nobody annotated it
-    split: str="" # "train", "valid" or "test"; empty before it is decided
-    table: str="cssgan" # how the label's values are to be read, see `TABLES`
+    id: str  # a name, unique in its data set
+    patient: str  # whose scan it is; all scans of a patient stay in one split
+    modality: str  # "CT" or "MRI"
+    image: str  # a NIfTI file, a folder of DICOM slices, or "phantom:SEED"
+    label: str=""  # a NIfTI file on the image's grid; empty if nobody annotated it
+    split: str=""  # "train", "valid" or "test"; empty before it is decided
+    table: str="cssgan"  # how the label's values are to be read, see `TABLES`
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-010
 TABLES = {"cssgan": {**{y: y for y in range(len(REGIONS))}, IGNORE: IGNORE},
           "MM-WHS": {0: 0, 500: 1, 600: 2, 420: 3, 421: 3, 550: 4, 205: 5, 820: 0, 850: 0}}
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-012
-def apply_table(labels: np.ndarray, # integers as the data set has them
-                table: dict, # data set's value → Y
-                name: str="the label", # for the error
-                ) -> np.ndarray: # uint8, 0..5 and 255
+def apply_table(
+    labels: np.ndarray,  # integers as the data set has them
+    table: dict,  # data set's value → Y
+    name: str = "the label",  # for the error
+) -> np.ndarray:  # uint8, 0..5 and 255
     "Map a data set's label values to ours; a value that the table does not know is an error."
     values, where = np.unique(labels, return_inverse=True)
     unknown = [int(v) for v in values if int(v) not in table]
@@ -47,10 +53,11 @@ def apply_table(labels: np.ndarray, # integers as the data set has them
     return np.array([table[int(v)] for v in values], np.uint8)[where].reshape(labels.shape)
 
 # %% ../../nbs/04_data/01_cases.ipynb #67e1e6ff
-LARGEST_SEED = 2**32 - 1 # of a phantom
+LARGEST_SEED = 2**32 - 1  # of a phantom
 
-def phantom_seed(image: str, # of a case
-                ) -> int|None: # None: it is a scan, no phantom
+def phantom_seed(
+    image: str,  # of a case
+) -> int|None:  # None: it is a scan, no phantom
     "The seed of a phantom."
     if not image.startswith("phantom:"): return None
     if not re.fullmatch("[0-9]{1,10}", image[8:]) or int(image[8:]) > LARGEST_SEED:
@@ -61,9 +68,10 @@ def phantom_seed(image: str, # of a case
 # %% ../../nbs/04_data/01_cases.ipynb #cell-018
 SPLITS = ("train", "valid", "test")
 
-def checked(cases: list, # of Case
-            name, # where they come from, for the errors
-            ) -> list: # the same cases
+def checked(
+    cases: list,  # of Case
+    name,  # where they come from, for the errors
+) -> list:  # the same cases
     "The cases, if they make a data set."
     for key, known in dict(modality=MODALITIES, split=(*SPLITS, ""), table=TABLES).items():
         for case in cases:
@@ -79,9 +87,10 @@ def checked(cases: list, # of Case
     return each_once(one_side_only(well_named(cases, name), name), name)
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-019
-def well_named(cases: list, # of Case
-               name, # where they come from, for the error
-               ) -> list: # the same cases
+def well_named(
+    cases: list,  # of Case
+    name,  # where they come from, for the error
+) -> list:  # the same cases
     "Refuse names that would break lines or steer a terminal, and phantoms that cannot be drawn."
     for case in cases:
         for text in (case.id, case.patient, case.image, case.label):
@@ -94,9 +103,10 @@ def well_named(cases: list, # of Case
                              "labels: leave the label empty")
     return cases
 
-def one_side_only(cases: list, # of Case, with their splits
-                  name, # where they come from, for the error
-                  ) -> list: # the same cases
+def one_side_only(
+    cases: list,  # of Case, with their splits
+    name,  # where they come from, for the error
+) -> list:  # the same cases
     "Refuse a patient who is on both sides of a split."
     split_of = {}
     for case in cases:
@@ -105,9 +115,10 @@ def one_side_only(cases: list, # of Case, with their splits
                              f"{case.split}; keep all scans of a patient in one split")
     return cases
 
-def each_once(cases: list, # of Case
-              name, # where they come from, for the error
-              ) -> list: # the same cases
+def each_once(
+    cases: list,  # of Case
+    name,  # where they come from, for the error
+) -> list:  # the same cases
     "Refuse a file that is listed twice or labels itself, or a phantom that is scanned twice in one modality."
     seen = set()
     for case in cases:
@@ -123,30 +134,34 @@ def each_once(cases: list, # of Case
 # %% ../../nbs/04_data/01_cases.ipynb #4543c8a4
 PAIR = "a case is NAME_image.nii.gz with NAME_label.nii.gz beside it"
 
-def visible(folder: Path, # any
-           ) -> list: # of Path, in order
+def visible(
+    folder: Path,  # any
+) -> list:  # of Path, in order
     "What lies in a folder and is not hidden."
     try: return sorted(p for p in Path(folder).iterdir() if not p.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError): return []
     except OSError as e:
         raise InputError(f"{folder} cannot be read ({e.strerror}): ask for the right to read it") from e
 
-def listed(files: list, # of Path
-          ) -> str: # their number and the first names
+def listed(
+    files: list,  # of Path
+) -> str:  # their number and the first names
     "Files, in few words."
     names = ", ".join(f.name + "/" * f.is_dir() for f in files[:3])
     return f"{brief(names, 80)}{f' and {len(files) - 3} more' if len(files) > 3 else ''}"
 
-def plain(name: str, # of a file
-         ) -> str: # printable in every place
+def plain(
+    name: str,  # of a file
+) -> str:  # printable in every place
     "A file's name as text: bytes that are no UTF-8, which old Windows shares leave in names, are spelled out."
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-024
-def pairs(folder: Path, # a folder with NAME_image.nii.gz and NAME_label.nii.gz
-          modality: str, # "CT" or "MRI"
-          table: str, # the label table's name
-          ) -> list: # of Case
+def pairs(
+    folder: Path,  # a folder with NAME_image.nii.gz and NAME_label.nii.gz
+    modality: str,  # "CT" or "MRI"
+    table: str,  # the label table's name
+) -> list:  # of Case
     "Cases of one folder; an image without its label is an error, and what belongs to no case is named."
     cases, files = [], visible(folder)
     if not folder.is_dir():
@@ -164,8 +179,9 @@ def pairs(folder: Path, # a folder with NAME_image.nii.gz and NAME_label.nii.gz
     if others: warn(f"{folder}: left out as no part of a case: {listed(others)}; {PAIR}")
     return cases
 
-def from_folder(folder: str|Path, # holds CT/ and MRI/
-               ) -> list: # of Case
+def from_folder(
+    folder: str|Path,  # holds CT/ and MRI/
+) -> list:  # of Case
     "A plain folder: `CT/NAME_image.nii.gz`, `CT/NAME_label.nii.gz`, and the same under `MRI/`."
     folder = Path(folder)
     cases = checked([case for m in MODALITIES for case in pairs(folder / m, m, "cssgan")], folder)
@@ -175,15 +191,16 @@ def from_folder(folder: str|Path, # holds CT/ and MRI/
     return cases
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-028
-def from_mmwhs(folder: str|Path, # holds ct_train/ and mr_train/
-              ) -> list: # of Case
+def from_mmwhs(
+    folder: str|Path,  # holds ct_train/ and mr_train/
+) -> list:  # of Case
     "The training scans of MM-WHS 2017, in the folders they come in."
     folder = Path(folder)
     return checked(pairs(folder / "ct_train", "CT", "MM-WHS") + pairs(folder / "mr_train", "MRI", "MM-WHS"), folder)
 
 # %% ../../nbs/04_data/01_cases.ipynb #183eab64
-MOST_ROWS, LONGEST_LINE = 100_000, 100_000 # rows, characters
-MORE = object() # the key of fields that have no column
+MOST_ROWS, LONGEST_LINE = 100_000, 100_000  # rows, characters
+MORE = object()  # the key of fields that have no column
 Name = Annotated[str, msgspec.Meta(max_length=255)]
 Place = Annotated[str, msgspec.Meta(max_length=4096)]
 
@@ -197,27 +214,29 @@ class Row(msgspec.Struct):
     patient: Name = ""
     table: Name = ""
 
-def read_rows(path: Path, # a CSV file
-             ) -> tuple: # (names of the columns, the lines as dicts of texts)
+def read_rows(
+    path: Path,  # a CSV file
+) -> tuple:  # (names of the columns, the lines as dicts of texts)
     "A table with a first line of names."
     def lines(text):
         for line in io.StringIO(text, newline=""):
             if len(line) > LONGEST_LINE: raise csv.Error("a line is too long")
             yield line
-    text = read_bytes(path, 20_000_000).decode("utf-8-sig", "surrogateescape") # -sig: spreadsheets begin with a mark
+    text = read_bytes(path, 20_000_000).decode("utf-8-sig", "surrogateescape")  # -sig: spreadsheets begin with a mark
     if "\0" in text: raise InputError(f"{path} is no CSV file in UTF-8 (it holds zero bytes); export it again as one")
     try:
-        table = csv.DictReader(lines(text), restval="", restkey=MORE, strict=True) # restval: a row may end early
+        table = csv.DictReader(lines(text), restval="", restkey=MORE, strict=True)  # restval: a row may end early
         columns = tuple(table.fieldnames or ())
         if len(columns) > 100: raise csv.Error(f"{len(columns):,} columns")
         return columns, list(islice(table, MOST_ROWS + 1))
     except csv.Error as e: raise InputError(f"{path} is no CSV file ({e}); export it again as one") from e
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-031
-def check_table(path: Path, # a manifest
-                columns: tuple, # names of its columns
-                rows: list, # its lines
-                ):
+def check_table(
+    path: Path,  # a manifest
+    columns: tuple,  # names of its columns
+    rows: list,  # its lines
+):
     "Refuse a table that cannot be a manifest, and name the columns that are not used."
     known = [f.name for f in fields(Case)]
     missing = {"image", "label", "modality", "split"} - set(columns)
@@ -226,7 +245,7 @@ def check_table(path: Path, # a manifest
                          "begins with image,label,modality,split")
     if len(rows) > MOST_ROWS:
         raise InputError(f"{path} has more than {MOST_ROWS:,} rows, which no data set has: name the right file")
-    double = [name for name, n in Counter(columns).items() if n > 1 and name] # spreadsheets leave empty ones at the end
+    double = [name for name, n in Counter(columns).items() if n > 1 and name]  # spreadsheets leave empty ones at the end
     if double: raise InputError(f"{path} has the column {brief(double[0])} twice: remove one of the two")
     for number, row in enumerate(rows):
         if any(row.pop(MORE, ())):
@@ -235,10 +254,11 @@ def check_table(path: Path, # a manifest
     others = [name for name in columns if name and name not in known]
     if others: warn(f"{path}: columns that are not used: {brief(', '.join(others), 80)}; known are {', '.join(known)}")
 
-def located(said: str, # of a row: an image or a label
-            folder: Path, # of the manifest
-            name: str, # of the row, for the error
-            ) -> str: # the path, or "phantom:SEED", or nothing
+def located(
+    said: str,  # of a row: an image or a label
+    folder: Path,  # of the manifest
+    name: str,  # of the row, for the error
+) -> str:  # the path, or "phantom:SEED", or nothing
     "Where a manifest's file is; what is meant for another program is refused."
     if not said or said.startswith("phantom:"): return said
     place = str(folder / said)
@@ -252,8 +272,9 @@ def located(said: str, # of a row: an image or a label
     return place
 
 # %% ../../nbs/04_data/01_cases.ipynb #cff74fa0
-def from_manifest(path: str|Path, # a CSV file with at least the columns image, label, modality, split
-                 ) -> list: # of Case
+def from_manifest(
+    path: str|Path,  # a CSV file with at least the columns image, label, modality, split
+) -> list:  # of Case
     "The cases of a manifest."
     path, cases = Path(path), []
     if not os.path.exists(path):
@@ -273,9 +294,10 @@ def from_manifest(path: str|Path, # a CSV file with at least the columns image, 
     return checked(cases, path)
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-035
-def phantom_cases(counts: dict, # split → how many CT, how many MRI
-                  first: int=0, # the first patient's number; sets that do not overlap stay apart
-                 ) -> list: # of Case
+def phantom_cases(
+    counts: dict,  # split → how many CT, how many MRI
+    first: int = 0,  # the first patient's number; sets that do not overlap stay apart
+) -> list:  # of Case
     "Phantoms, numbered through; CT has even seeds, MRI odd ones."
     cases = []
     for side, modality in enumerate(MODALITIES):
@@ -286,21 +308,22 @@ def phantom_cases(counts: dict, # split → how many CT, how many MRI
     return checked(cases, "the phantoms")
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-036
-def phantom_S1() -> list: # 284 cases
+def phantom_S1() -> list:  # 284 cases
     "The paper's S1 in phantoms: 142 CT and 142 MRI, half of them for testing."
     return phantom_cases({"test": (71, 71), "valid": (14, 14), "train": (57, 57)})
 
-def phantom_S2() -> list: # 4,496 cases
+def phantom_S2() -> list:  # 4,496 cases
     "The paper's S2 in phantoms: S1 and 4,212 more CT to train with."
     return phantom_cases({"test": (71, 71), "valid": (14, 14), "train": (57 + 4212, 57)})
 
-def phantom_few() -> list: # 20 cases
+def phantom_few() -> list:  # 20 cases
     "Enough phantoms to see whether something runs, and too few to learn anything from."
     return phantom_cases({"test": (2, 2), "valid": (1, 1), "train": (7, 7)}, first=3000)
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-040
-def find_cases(data: str|Path, # a manifest, a plain folder, a folder of MM-WHS, "phantom-S1", "phantom-S2" or "phantom-few"
-              ) -> list: # of Case
+def find_cases(
+    data: str|Path,  # a manifest, a plain folder, a folder of MM-WHS, "phantom-S1", "phantom-S2" or "phantom-few"
+) -> list:  # of Case
     "The cases of whatever the user names."
     phantoms = {"phantom-S1": phantom_S1, "phantom-S2": phantom_S2, "phantom-few": phantom_few}
     if str(data) in phantoms: return phantoms[str(data)]()
@@ -310,26 +333,29 @@ def find_cases(data: str|Path, # a manifest, a plain folder, a folder of MM-WHS,
                      f"ct_train/ and mr_train/, a manifest (.csv), or {' or '.join(phantoms)}")
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-044
-def shuffled_patients(cases: list, # of Case, one modality
-                      seed: int, # of the shuffle
-                      ) -> list: # patients' names
+def shuffled_patients(
+    cases: list,  # of Case, one modality
+    seed: int,  # of the shuffle
+) -> list:  # patients' names
     "Patients in an order that only the seed and their names decide."
     patients = sorted({c.patient for c in cases})
     return [patients[i] for i in np.random.default_rng(seed).permutation(len(patients))]
 
-def dealt(patients: list, # in the order of the draw
-          n_test: int, # how many of them test
-          n_valid: int, # how many validate
-          ) -> dict: # patient → split
+def dealt(
+    patients: list,  # in the order of the draw
+    n_test: int,  # how many of them test
+    n_valid: int,  # how many validate
+) -> dict:  # patient → split
     "The first patients test, the next ones validate, the rest trains."
     return {p: "test" if i < n_test else "valid" if i < n_test + n_valid else "train" for i, p in enumerate(patients)}
 
 # %% ../../nbs/04_data/01_cases.ipynb #e10f1ce9
-def draw_splits(cases: list, # of Case, without splits
-                valid: float=0.2, # share of patients to validate with
-                test: float=0.2, # share of patients to test with
-                seed: int=0, # of the draw
-                ) -> list: # of Case
+def draw_splits(
+    cases: list,  # of Case, without splits
+    valid: float = 0.2,  # share of patients to validate with
+    test: float = 0.2,  # share of patients to test with
+    seed: int = 0,  # of the draw
+) -> list:  # of Case
     "Give every patient a split; each modality gets at least one patient of each where its own patients suffice."
     own = [{c.patient for c in cases if c.modality == m} for m in MODALITIES]
     split_of = draw_shared(cases, own, valid, test, seed)
@@ -341,12 +367,13 @@ def draw_splits(cases: list, # of Case, without splits
     return checked([replace(c, split=split_of[c.patient]) for c in cases], "the drawn split")
 
 # %% ../../nbs/04_data/01_cases.ipynb #84c4f60f
-def draw_shared(cases: list, # of Case, without splits
-                own: list, # the patients of CT, and those of MRI
-                valid: float, # share of patients to validate with
-                test: float, # share of patients to test with
-                seed: int, # of the draw
-                ) -> dict: # patient → split
+def draw_shared(
+    cases: list,  # of Case, without splits
+    own: list,  # the patients of CT, and those of MRI
+    valid: float,  # share of patients to validate with
+    test: float,  # share of patients to test with
+    seed: int,  # of the draw
+) -> dict:  # patient → split
     "Splits of the patients who are in both modalities, which leave room for what each modality needs."
     both = own[0] & own[1]
     if not both: return {}
@@ -354,14 +381,15 @@ def draw_shared(cases: list, # of Case, without splits
     warn(f"names that are in CT and in MRI ({names}) are taken for the same patients, who stay in one split: rename "
          "them if they are others")
     fewest = min(map(len, own))
-    needed = min(3, fewest) - (fewest - len(both)) # splits that the others of the smaller modality cannot fill
+    needed = min(3, fewest) - (fewest - len(both))  # splits that the others of the smaller modality cannot fill
     n_test, n_valid = max(needed > 2, round(test * len(both))), max(needed > 1, round(valid * len(both)))
     return dealt(shuffled_patients([c for c in cases if c.patient in both], seed), n_test, n_valid)
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-046
-def with_splits(cases: list, # of Case; all of them with splits, or none
-                seed: int=0, # of the draw
-                ) -> list: # of Case, with splits
+def with_splits(
+    cases: list,  # of Case; all of them with splits, or none
+    seed: int = 0,  # of the draw
+) -> list:  # of Case, with splits
     "The cases as they are if they have splits; drawn if they have none."
     loose = [c for c in cases if not c.split]
     if len(loose) == len(cases): return draw_splits(cases, seed=seed)
@@ -369,10 +397,11 @@ def with_splits(cases: list, # of Case; all of them with splits, or none
     return cases
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-049
-def take_fraction(cases: list, # of Case, one modality and split
-                  fraction: float, # of the patients, 0 to 1
-                  seed: int=0, # of the draw
-                  ) -> list: # of Case, at least one
+def take_fraction(
+    cases: list,  # of Case, one modality and split
+    fraction: float,  # of the patients, 0 to 1
+    seed: int = 0,  # of the draw
+) -> list:  # of Case, at least one
     "A share of the patients; a larger share contains every smaller one."
     if not 0 < fraction <= 1:
         raise InputError(f"a fraction of {fraction} cannot be taken; it must be above 0 and at most 1")
@@ -381,10 +410,11 @@ def take_fraction(cases: list, # of Case, one modality and split
     return [c for c in cases if c.patient in kept]
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-050
-def select(cases: list, # of Case
-           modality: str, # "CT" or "MRI"
-           split: str, # "train", "valid" or "test"
-           ) -> list: # of Case, at least one
+def select(
+    cases: list,  # of Case
+    modality: str,  # "CT" or "MRI"
+    split: str,  # "train", "valid" or "test"
+) -> list:  # of Case, at least one
     "The cases of one domain and one split; none is an error."
     chosen = [c for c in cases if (c.modality, c.split) == (modality, split)]
     if not chosen:
@@ -392,10 +422,11 @@ def select(cases: list, # of Case
     return chosen
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-054
-def thin(cases: list, # of Case, with splits
-         fractions: dict, # modality → share of its training patients, 0 to 1
-         seed: int=0, # of the draw
-         ) -> list: # of Case
+def thin(
+    cases: list,  # of Case, with splits
+    fractions: dict,  # modality → share of its training patients, 0 to 1
+    seed: int = 0,  # of the draw
+) -> list:  # of Case
     "A share of the training cases of a modality; everything else stays."
     for modality, fraction in fractions.items():
         training = select(cases, modality, "train")
@@ -404,20 +435,22 @@ def thin(cases: list, # of Case, with splits
     return cases
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-062
-def path_from(file: str, # a scan or a label
-              folder: Path, # where the manifest lies
-              ) -> str: # as the manifest says it
+def path_from(
+    file: str,  # a scan or a label
+    folder: Path,  # where the manifest lies
+) -> str:  # as the manifest says it
     "A file's path from a folder, past all links on the way to either; phantoms and nothing stay what they are."
     if not file or file.startswith("phantom:"): return file
-    folder_of_file, name = os.path.split(file) # a scan that is a link keeps its name: readers go by its ending
+    folder_of_file, name = os.path.split(file)  # a scan that is a link keeps its name: readers go by its ending
     place = os.path.join(os.path.realpath(folder_of_file), name)
     try: return os.path.relpath(place, os.path.realpath(folder))
-    except ValueError: return place # on another drive of Windows
+    except ValueError: return place  # on another drive of Windows
 
 # %% ../../nbs/04_data/01_cases.ipynb #1f5ceef2
-def write_manifest(cases: list, # of Case
-                   path: str|Path, # the CSV file to write
-                  ):
+def write_manifest(
+    cases: list,  # of Case
+    path: str|Path,  # the CSV file to write
+):
     "Write the cases, splits and all; `from_manifest` reads them again."
     path, text = Path(path), io.StringIO()
     out = csv.DictWriter(text, [f.name for f in fields(Case)], lineterminator="\n")

@@ -6,35 +6,61 @@
 __all__ = ['load_case', 'Samples', 'Batch', 'UnpairedData', 'unpaired', 'write_scan', 'write_phantoms', 'write_phantom_of']
 
 # %% ../../nbs/04_data/02_datasets.ipynb #cell-002
-import hashlib, json, os, re, zlib
+import hashlib
+import json
+import os
+import re
+import zlib
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
-import numpy as np, torch
+
+import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-import cssgan.phantoms.anatomy, cssgan.phantoms.chest, cssgan.scans.dicom, cssgan.scans.files, cssgan.phantoms.heart
-import cssgan.phantoms.scanners, cssgan.scans.plausible, cssgan.scans.volumes
-from ..guard import InputError, brief, make_folder, read_bytes, regular_file, remove_orphans, warn, write_whole
-from ..scans.volumes import (CT_WINDOW, IGNORE, MODALITIES, PAPER_GRID, REGIONS, SMALL_GRID,
-                            Grid, Volume, normalise, to_grid, with_label)
-from ..scans.files import read_label, read_volume, write_label, write_volume
-from ..phantoms.scanners import anatomy_from_labels, phantom, render
-from ..scans.plausible import doubts, marked, volumes_ml
+
+import cssgan.phantoms.anatomy
+import cssgan.phantoms.chest
+import cssgan.phantoms.heart
+import cssgan.phantoms.scanners
+import cssgan.scans.dicom
+import cssgan.scans.files
+import cssgan.scans.plausible
+import cssgan.scans.volumes
 from .cases import LARGEST_SEED, TABLES, Case, apply_table, phantom_seed, select
+from ..guard import InputError, brief, make_folder, read_bytes, regular_file, remove_orphans, warn, write_whole
+from ..phantoms.scanners import anatomy_from_labels, phantom, render
+from ..scans.files import read_label, read_volume, write_label, write_volume
+from ..scans.plausible import doubts, marked, volumes_ml
+from cssgan.scans.volumes import (
+    CT_WINDOW,
+    IGNORE,
+    MODALITIES,
+    PAPER_GRID,
+    REGIONS,
+    SMALL_GRID,
+    Grid,
+    Volume,
+    normalise,
+    to_grid,
+    with_label,
+)
 
 # %% ../../nbs/04_data/02_datasets.ipynb #8a3f974e
-def read_as(table: str, # a name in `TABLES`
-           ) -> str: # "1 LV, 2 RV, ..."
+def read_as(
+    table: str,  # a name in `TABLES`
+) -> str:  # "1 LV, 2 RV, ..."
     "What the numbers of a label map are taken for."
     return ", ".join(f"{value} {REGIONS[y]}" for value, y in TABLES[table].items() if 0 < y < IGNORE)
 
-def believed(values: np.ndarray, # (X, Y, Z) integers as the data set has them
-             affine: np.ndarray, # 4×4, of the label map
-             name: str, # of the file
-             table: str, # a name in `TABLES`
-             ) -> np.ndarray: # uint8, 0..5 and 255
+def believed(
+    values: np.ndarray,  # (X, Y, Z) integers as the data set has them
+    affine: np.ndarray,  # 4×4, of the label map
+    name: str,  # of the file
+    table: str,  # a name in `TABLES`
+) -> np.ndarray:  # uint8, 0..5 and 255
     "A label map in our numbers; what cannot be a heart is refused."
     labels = apply_table(values, TABLES[table] | {IGNORE: IGNORE}, name)
     certain = [d for d in doubts(labels, abs(np.linalg.det(affine[:3, :3])) / 1000) if d.certain]
@@ -44,16 +70,18 @@ def believed(values: np.ndarray, # (X, Y, Z) integers as the data set has them
                          "correct it, or renumber it")
     return labels
 
-def labels_of(case: Case, # a scan with a label
-             ) -> tuple: # ((X, Y, Z) uint8, 0..5 and 255; 4×4 affine)
+def labels_of(
+    case: Case,  # a scan with a label
+) -> tuple:  # ((X, Y, Z) uint8, 0..5 and 255; 4×4 affine)
     "Read a case's labels."
     values, affine = read_label(case.label)
     return believed(values, affine, case.label, case.table), affine
 
 # %% ../../nbs/04_data/02_datasets.ipynb #18638a7d
-def structures_of(case: Case, # a scan with a label, or a phantom
-                  grid: Grid=SMALL_GRID, # to draw a phantom on
-                  ) -> str: # "LV 92 ml, RV 95 ml, ..."
+def structures_of(
+    case: Case,  # a scan with a label, or a phantom
+    grid: Grid = SMALL_GRID,  # to draw a phantom on
+) -> str:  # "LV 92 ml, RV 95 ml, ..."
     "How large a case's structures are, in words."
     seed = phantom_seed(case.image)
     if seed is None and not case.label: return "no labels"
@@ -65,9 +93,10 @@ def structures_of(case: Case, # a scan with a label, or a phantom
     return volumes + f" ({odd})" * bool(odd)
 
 # %% ../../nbs/04_data/02_datasets.ipynb #cell-007
-def load_case(case: Case, # whose scan
-              grid: Grid=PAPER_GRID, # the training grid
-              ) -> Volume: # on the grid, in [-1, 1], with labels
+def load_case(
+    case: Case,  # whose scan
+    grid: Grid = PAPER_GRID,  # the training grid
+) -> Volume:  # on the grid, in [-1, 1], with labels
     "Read or draw a case and bring it to the training grid."
     seed = phantom_seed(case.image)
     if seed is not None: return normalise(phantom(seed, case.modality, grid))
@@ -80,16 +109,17 @@ def load_case(case: Case, # whose scan
     return normalise(placed)
 
 # %% ../../nbs/04_data/02_datasets.ipynb #cell-011
-SOURCES = (cssgan.scans.dicom, cssgan.scans.files, cssgan.scans.volumes, cssgan.scans.plausible, # modules that read, judge, resample scans
-           cssgan.phantoms.anatomy, cssgan.phantoms.chest, cssgan.phantoms.heart, cssgan.phantoms.scanners) # and those that draw phantoms
+SOURCES = (cssgan.scans.dicom, cssgan.scans.files, cssgan.scans.volumes, cssgan.scans.plausible,  # modules that read, judge, resample scans
+           cssgan.phantoms.anatomy, cssgan.phantoms.chest, cssgan.phantoms.heart, cssgan.phantoms.scanners)  # and those that draw phantoms
 
 @lru_cache
-def program() -> str: # hexadecimal digits
+def program() -> str:  # hexadecimal digits
     "A name for their code, read once."
     return hashlib.sha256(b"".join(Path(m.__file__).read_bytes() for m in SOURCES)).hexdigest()
 
-def files_of(place: str, # an image or a label; empty: none
-            ) -> list: # of paths
+def files_of(
+    place: str,  # an image or a label; empty: none
+) -> list:  # of paths
     "The files that a scan is read from: one, a folder's slices, or a header and what it names."
     if not os.path.exists(place): return []
     if os.path.isdir(place): return sorted(f.path for f in os.scandir(place) if f.is_file())
@@ -99,9 +129,10 @@ def files_of(place: str, # an image or a label; empty: none
     beside = os.path.join(os.path.dirname(place), os.fsdecode(data[1])) if data else place
     return [place, beside] if os.path.isfile(beside) and beside != place else [place]
 
-def fingerprint(case: Case, # whose scan
-                grid: Grid, # the training grid
-                ) -> str: # 32 hexadecimal digits
+def fingerprint(
+    case: Case,  # whose scan
+    grid: Grid,  # the training grid
+) -> str:  # 32 hexadecimal digits
     "A name for what `load_case` gives, different whenever that could differ."
     def stamp(file): return [os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns]
     def stamps(place): return [os.path.realpath(place), *map(stamp, files_of(place))]
@@ -112,8 +143,9 @@ def fingerprint(case: Case, # whose scan
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 # %% ../../nbs/04_data/02_datasets.ipynb #644f5654
-def content_of(case: Case, # whose scan
-               ) -> str: # "phantom:SEED", or hexadecimal digits
+def content_of(
+    case: Case,  # whose scan
+) -> str:  # "phantom:SEED", or hexadecimal digits
     "A name for the bytes of a scan and its label, wherever they lie, and for how the label is read."
     if case.image.startswith("phantom:"): return case.image
     def digests(place):
@@ -135,17 +167,19 @@ def cache_folder() -> Path:
                          "DIR, or CSSGAN_CACHE)") from e
 
 # %% ../../nbs/04_data/02_datasets.ipynb #9b1be6a6
-def checksum(tensors: dict, # of a prepared case
-             content: str, # its name
-             ) -> str: # 8 hexadecimal digits
+def checksum(
+    tensors: dict,  # of a prepared case
+    content: str,  # its name
+) -> str:  # 8 hexadecimal digits
     "CRC-32 of everything that is kept of a case."
     total = zlib.crc32(content.encode())
     for name in sorted(tensors): total = zlib.crc32(tensors[name].numpy(), total)
     return f"{total:08x}"
 
-def read_prepared(file: Path, # in the cache
-                  grid: Grid, # that the case was prepared for
-                  ) -> tuple: # (tensors, name of the content)
+def read_prepared(
+    file: Path,  # in the cache
+    grid: Grid,  # that the case was prepared for
+) -> tuple:  # (tensors, name of the content)
     "A prepared case; ValueError for what a prepared case cannot be."
     with safe_open(regular_file(file), "pt") as f:
         tensors = {name: f.get_tensor(name) for name in f.keys()}
@@ -156,19 +190,20 @@ def read_prepared(file: Path, # in the cache
         raise ValueError("other tensors than a case has")
     if checksum(tensors, content) != total: raise ValueError("the checksum is wrong")
     if not tensors["volume"].abs().amax() <= 1: raise ValueError("intensities outside [-1, 1]")
-    if (tensors["labels"] + 1).amax() > len(REGIONS): # in bytes, IGNORE + 1 is 0
+    if (tensors["labels"] + 1).amax() > len(REGIONS):  # in bytes, IGNORE + 1 is 0
         raise ValueError("labels that are none")
     if not tensors["range"].isfinite().all(): raise ValueError("an infinite range")
     return tensors, content
 
-def write_prepared(tensors: dict, # "volume" float16 [1, X, Y, Z], "labels" uint8 [X, Y, Z], "range" float32 [2]
-                   content: str, # its name
-                   file: Path, # in the cache
-                   ):
+def write_prepared(
+    tensors: dict,  # "volume" float16 [1, X, Y, Z], "labels" uint8 [X, Y, Z], "range" float32 [2]
+    content: str,  # its name
+    file: Path,  # in the cache
+):
     "Keep a prepared case."
     try:
         make_folder(file.parent)
-        facts = {"cssgan": f"{content} {checksum(tensors, content)}"} # one entry: safetensors writes several in any order
+        facts = {"cssgan": f"{content} {checksum(tensors, content)}"}  # one entry: safetensors writes several in any order
         write_whole(file, save(tensors, facts))
     except InputError as e:
         raise CacheError(f"no prepared scan can be kept: {e} (cssgan_train --cache DIR, or CSSGAN_CACHE)") from e
@@ -176,25 +211,28 @@ def write_prepared(tensors: dict, # "volume" float16 [1, X, Y, Z], "labels" uint
 # %% ../../nbs/04_data/02_datasets.ipynb #cc81365d
 class Samples(torch.utils.data.Dataset):
     "Cases, prepared once and read from the cache: (volume, labels, id) one by one."
-    def __init__(self,
-                 cases: list, # of Case
-                 grid: Grid=PAPER_GRID, # the training grid
-                 cache: str|Path|None=None, # a folder; by default the user's cache
-                 ):
+    def __init__(
+        self,
+        cases: list,  # of Case
+        grid: Grid = PAPER_GRID,  # the training grid
+        cache: str|Path|None = None,  # a folder; by default the user's cache
+    ):
         self.cases, self.grid, self.cache, self.contents = list(cases), grid, Path(cache or cache_folder()), {}
 
     def __len__(self): return len(self.cases)
 
-    def __getitem__(self,
-                    i: int, # which case
-                    ) -> tuple: # volume float32 [1, X, Y, Z] in [-1, 1], labels int64 [X, Y, Z], the case's id
+    def __getitem__(
+        self,
+        i: int,  # which case
+    ) -> tuple:  # volume float32 [1, X, Y, Z] in [-1, 1], labels int64 [X, Y, Z], the case's id
         case = self.cases[i]
         tensors = self.prepared(case)
         return tensors["volume"].float(), tensors["labels"].long(), case.id
 
-    def prepared(self,
-                 case: Case, # whose scan
-                 ) -> dict: # "volume" float16 [1, X, Y, Z], "labels" uint8 [X, Y, Z], "range" of intensities [2]
+    def prepared(
+        self,
+        case: Case,  # whose scan
+    ) -> dict:  # "volume" float16 [1, X, Y, Z], "labels" uint8 [X, Y, Z], "range" of intensities [2]
         "From the cache, or made and kept there."
         file = self.cache / f"{fingerprint(case, self.grid)}.safetensors"
         if os.path.lexists(file):
@@ -208,17 +246,19 @@ class Samples(torch.utils.data.Dataset):
         write_prepared(tensors, self.contents[case], file)
         return tensors
 
-    def content(self,
-                case: Case, # whose scan
-                ) -> str: # see `content_of`
+    def content(
+        self,
+        case: Case,  # whose scan
+    ) -> str:  # see `content_of`
         "What was read of a case."
         if phantom_seed(case.image) is not None: return case.image
         if case not in self.contents: self.prepared(case)
         return self.contents[case]
 
 # %% ../../nbs/04_data/02_datasets.ipynb #c59849d6
-def look_at(case: Case, # whose scan
-           ):
+def look_at(
+    case: Case,  # whose scan
+):
     "Refuse a case whose files are not there, or are no files."
     if phantom_seed(case.image) is not None: return
     if os.path.isdir(case.image) and not files_of(case.image):
@@ -226,9 +266,10 @@ def look_at(case: Case, # whose scan
     for file in filter(None, ("" if os.path.isdir(case.image) else case.image, case.label)):
         if not os.stat(regular_file(file)).st_size: raise InputError(f"{file} is empty: copy it again")
 
-def try_all(jobs, # what `job` takes, one after the other
-            job, # what to do with each
-            ):
+def try_all(
+    jobs,  # what `job` takes, one after the other
+    job,  # what to do with each
+):
     "Do all jobs, and then refuse the cases for which it did not work."
     bad, count = [], 0
     for count, one in enumerate(jobs, 1):
@@ -241,19 +282,20 @@ def try_all(jobs, # what `job` takes, one after the other
 @dataclass
 class BothDomains:
     "Training and validation samples of CT and MRI."
-    train_A: Samples # CT to train with
-    train_B: Samples # MRI to train with
-    valid_A: Samples # CT to validate with
-    valid_B: Samples # MRI to validate with
+    train_A: Samples  # CT to train with
+    train_B: Samples  # MRI to train with
+    valid_A: Samples  # CT to validate with
+    valid_B: Samples  # MRI to validate with
 
-    def parts(self) -> dict: # ("CT" or "MRI", "train" or "valid") → Samples
+    def parts(self) -> dict:  # ("CT" or "MRI", "train" or "valid") → Samples
         "The four sets of samples."
         return {("CT", "train"): self.train_A, ("MRI", "train"): self.train_B,
                 ("CT", "valid"): self.valid_A, ("MRI", "valid"): self.valid_B}
 
-    def prepare(self,
-                progress: bool=False, # show a bar
-               ):
+    def prepare(
+        self,
+        progress: bool = False,  # show a bar
+    ):
         "Read every scan now, so that whatever cannot be used is refused before the first step."
         from tqdm import tqdm
         parts = self.parts().values()
@@ -264,28 +306,29 @@ class BothDomains:
         bar = tqdm(scans, "reading scans", unit="scan", leave=False, disable=not progress or not scans)
         try_all(bar, lambda job: job[0].prepared(job[1]))
 
-    def names(self) -> tuple: # two times 16 hexadecimal digits: by content, and by ids alone
+    def names(self) -> tuple:  # two times 16 hexadecimal digits: by content, and by ids alone
         "Names for what is trained and validated with."
         def facts(samples, case): return (case.id, samples.content(case)) if isinstance(case, Case) else (str(case), "")
         cases = [[facts(samples, case) for case in samples.cases] for samples in self.parts().values()]
         ids = [[id for id, _ in part] for part in cases]
         return tuple(hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16] for what in (cases, ids))
 
-    def name(self) -> str: # 16 hexadecimal digits
+    def name(self) -> str:  # 16 hexadecimal digits
         "A name for what is trained and validated with, by the scans' content."
         return self.names()[0]
 
-    def unlabelled(self) -> list: # of (modality, "train" or "valid")
+    def unlabelled(self) -> list:  # of (modality, "train" or "valid")
         "The parts in which no case has labels: no segmentor can learn from them, or be judged by them."
         def has_labels(case): return not isinstance(case, Case) or case.label or phantom_seed(case.image) is not None
         return [part for part, samples in self.parts().items() if not any(map(has_labels, samples.cases))]
 
 # %% ../../nbs/04_data/02_datasets.ipynb #cell-018
-def unpaired_order(n_A: int, # cases of domain A
-                   n_B: int, # cases of domain B
-                   seed: int, # of the run
-                   epoch: int, # counted through the whole run
-                   ) -> list: # of (i, j): case i of A meets case j of B
+def unpaired_order(
+    n_A: int,  # cases of domain A
+    n_B: int,  # cases of domain B
+    seed: int,  # of the run
+    epoch: int,  # counted through the whole run
+) -> list:  # of (i, j): case i of A meets case j of B
     "Who meets whom in an epoch: one pass over the larger domain."
     rng, length = np.random.default_rng([seed, epoch]), max(n_A, n_B)
     def shuffled(n): return np.concatenate([rng.permutation(n) for _ in range(-(-length // n))])[:length].tolist()
@@ -294,15 +337,16 @@ def unpaired_order(n_A: int, # cases of domain A
 # %% ../../nbs/04_data/02_datasets.ipynb #cell-020
 class Batch(NamedTuple):
     "What one training step sees."
-    real_A: torch.Tensor # CT [N, 1, X, Y, Z] in [-1, 1]
-    y_A: torch.Tensor # its labels [N, X, Y, Z]
-    real_B: torch.Tensor # MRI [N, 1, X, Y, Z]
-    y_B: torch.Tensor # its labels
-    ids: tuple # the cases' names, A's and B's
+    real_A: torch.Tensor  # CT [N, 1, X, Y, Z] in [-1, 1]
+    y_A: torch.Tensor  # its labels [N, X, Y, Z]
+    real_B: torch.Tensor  # MRI [N, 1, X, Y, Z]
+    y_B: torch.Tensor  # its labels
+    ids: tuple  # the cases' names, A's and B's
 
 # %% ../../nbs/04_data/02_datasets.ipynb #23114e79
-def stack(samples: list, # (volume, labels, id) of one domain
-         ) -> tuple: # volumes [N, 1, X, Y, Z], labels [N, X, Y, Z], ids
+def stack(
+    samples: list,  # (volume, labels, id) of one domain
+) -> tuple:  # volumes [N, 1, X, Y, Z], labels [N, X, Y, Z], ids
     "Samples to tensors."
     volumes, labels, ids = zip(*samples)
     return torch.stack(volumes), torch.stack(labels), ids
@@ -316,18 +360,19 @@ class UnpairedData(BothDomains):
         "Pairs in an epoch: the size of the larger domain."
         return max(len(self.train_A), len(self.train_B))
 
-    def ranges(self) -> dict: # modality → (low, high)
+    def ranges(self) -> dict:  # modality → (low, high)
         "The intensities that -1 and 1 stand for: fixed for CT, the training volumes' median for MRI."
         mri = torch.stack([self.train_B.prepared(case)["range"] for case in self.train_B.cases])
         return {"CT": list(CT_WINDOW), "MRI": mri.median(0).values.tolist()}
 
-    def epoch(self,
-              seed: int, # of the run
-              number: int, # the epoch, counted through the whole run
-              batch_size: int=1, # volumes of each domain in a step
-              seen: int=0, # pairs of this epoch to leave out, because they were seen before an interruption
-              share: tuple=(0, 1), # (which, of how many) processes that share every step
-              ): # yields Batch
+    def epoch(
+        self,
+        seed: int,  # of the run
+        number: int,  # the epoch, counted through the whole run
+        batch_size: int = 1,  # volumes of each domain in a step
+        seen: int = 0,  # pairs of this epoch to leave out, because they were seen before an interruption
+        share: tuple = (0, 1),  # (which, of how many) processes that share every step
+    ):  # yields Batch
         "The batches of one epoch; the last one is filled up with the epoch's first pairs."
         order, (which, shares) = unpaired_order(len(self.train_A), len(self.train_B), seed, number), share
         for start in range(seen, len(order), batch_size * shares):
@@ -337,31 +382,34 @@ class UnpairedData(BothDomains):
             yield Batch(real_A, y_A, real_B, y_B, (*ids_A, *ids_B))
 
 # %% ../../nbs/04_data/02_datasets.ipynb #cell-022
-def unpaired(cases: list, # of Case, with splits
-             grid: Grid=PAPER_GRID, # the training grid
-             cache: str|Path|None=None, # where prepared cases are kept
-             ) -> UnpairedData:
+def unpaired(
+    cases: list,  # of Case, with splits
+    grid: Grid = PAPER_GRID,  # the training grid
+    cache: str|Path|None = None,  # where prepared cases are kept
+) -> UnpairedData:
     "Training and validation data of both domains; each must have cases."
     samples = lambda modality, split: Samples(select(cases, modality, split), grid, cache)
     return UnpairedData(samples("CT", "train"), samples("MRI", "train"), samples("CT", "valid"), samples("MRI", "valid"))
 
 # %% ../../nbs/04_data/02_datasets.ipynb #cell-028
-MOST_PHANTOMS = 100_000 # of each modality; a hundred thousand take a terabyte
+MOST_PHANTOMS = 100_000  # of each modality; a hundred thousand take a terabyte
 
-def scan_places(folder: str|Path, # of the data set
-                modality: str, # "CT" or "MRI"
-                name: str, # of the patient
-                ending: str=".nii.gz", # or ".nii"
-                ) -> list: # of Path: the label's and the image's
+def scan_places(
+    folder: str|Path,  # of the data set
+    modality: str,  # "CT" or "MRI"
+    name: str,  # of the patient
+    ending: str = ".nii.gz",  # or ".nii"
+) -> list:  # of Path: the label's and the image's
     "Where `write_scan` writes."
     return [Path(folder) / modality / f"{name}_{kind}{ending}" for kind in ("label", "image")]
 
 # %% ../../nbs/04_data/02_datasets.ipynb #7a3e704c
-def write_scan(scan: Volume, # with a label
-               folder: str|Path, # of the data set; made if need be
-               name: str, # of the patient
-               ending: str=".nii.gz", # or ".nii"
-              ):
+def write_scan(
+    scan: Volume,  # with a label
+    folder: str|Path,  # of the data set; made if need be
+    name: str,  # of the patient
+    ending: str = ".nii.gz",  # or ".nii"
+):
     "Add a labelled scan to a plain folder."
     label, image = scan_places(folder, scan.modality, name, ending)
     make_folder(image.parent)
@@ -369,10 +417,11 @@ def write_scan(scan: Volume, # with a label
     write_volume(scan, image)
 
 # %% ../../nbs/04_data/02_datasets.ipynb #8ebeebe7
-def phantom_seeds(n: int, # patients of each modality
-                  modalities: tuple, # "CT", "MRI"
-                  first: int, # the first patient's number
-                  ) -> list: # of (modality, seed)
+def phantom_seeds(
+    n: int,  # patients of each modality
+    modalities: tuple,  # "CT", "MRI"
+    first: int,  # the first patient's number
+) -> list:  # of (modality, seed)
     "Which phantoms are asked for; CT has even seeds, MRI odd ones."
     if not 1 <= n <= MOST_PHANTOMS:
         raise InputError(f"{brief(n)} phantoms cannot be written; ask for 1 or more, at most {MOST_PHANTOMS:,}")
@@ -382,43 +431,48 @@ def phantom_seeds(n: int, # patients of each modality
     numbers = range(first, first + n)
     return [(m, 2 * number + MODALITIES.index(m)) for number in numbers for m in dict.fromkeys(modalities)]
 
-def phantom_places(folder: str|Path, # of the data set
-                   n: int=2, # patients of each modality
-                   modalities: tuple=MODALITIES, # "CT", "MRI"
-                   first: int=0, # the first patient's number
-                   ending: str=".nii.gz", # or ".nii"
-                   ) -> list: # of Path
+def phantom_places(
+    folder: str|Path,  # of the data set
+    n: int = 2,  # patients of each modality
+    modalities: tuple = MODALITIES,  # "CT", "MRI"
+    first: int = 0,  # the first patient's number
+    ending: str = ".nii.gz",  # or ".nii"
+) -> list:  # of Path
     "Where `write_phantoms` writes."
     names = [(m, f"phantom_{seed:05d}") for m, seed in phantom_seeds(n, modalities, first)]
     return [place for m, name in names for place in scan_places(folder, m, name, ending)]
 
 # %% ../../nbs/04_data/02_datasets.ipynb #4996daaa
-def write_phantoms(folder: str|Path, # of the data set; made if need be
-                   n: int=2, # patients of each modality
-                   modalities: tuple=MODALITIES, # "CT", "MRI"
-                   first: int=0, # the first patient's number
-                   grid: Grid=PAPER_GRID, # of the scans
-                   ending: str=".nii.gz", # or ".nii"
-                  ):
+def write_phantoms(
+    folder: str|Path,  # of the data set; made if need be
+    n: int = 2,  # patients of each modality
+    modalities: tuple = MODALITIES,  # "CT", "MRI"
+    first: int = 0,  # the first patient's number
+    grid: Grid = PAPER_GRID,  # of the scans
+    ending: str = ".nii.gz",  # or ".nii"
+):
     "Draw phantoms and write them as a plain folder; CT has even seeds, MRI odd ones."
     for modality, seed in phantom_seeds(n, modalities, first):
         write_scan(phantom(seed, modality, grid), folder, f"phantom_{seed:05d}", ending)
 
 # %% ../../nbs/04_data/02_datasets.ipynb #cell-033
-def write_samples(folder: str|Path, # made if need be
-                 ):
+def write_samples(
+    folder: str|Path,  # made if need be
+):
     "Write the repository's `data_samples/`, the same bytes every time."
     write_phantoms(folder, 3, MODALITIES, 5000, SMALL_GRID, ".nii")
 
-def sample_places(folder: str|Path, # of the samples
-                 ) -> list: # of Path
+def sample_places(
+    folder: str|Path,  # of the samples
+) -> list:  # of Path
     "Where `write_samples` writes."
     return phantom_places(folder, 3, MODALITIES, 5000, ".nii")
 
 # %% ../../nbs/04_data/02_datasets.ipynb #cell-036
-def table_for(labels: np.ndarray, # integers as the data set has them
-              name: str="the label", # for the error
-              ) -> str: # a name in `TABLES`
+def table_for(
+    labels: np.ndarray,  # integers as the data set has them
+    name: str = "the label",  # for the error
+) -> str:  # a name in `TABLES`
     "The table that knows every value of a label map."
     values = np.unique(labels).tolist()
     for table, known in TABLES.items():
@@ -426,23 +480,25 @@ def table_for(labels: np.ndarray, # integers as the data set has them
     raise InputError(f"{name} has label values {brief(values, 40)} that no table knows: renumber it; the tables are "
                      f"{', '.join(f'{t} ({read_as(t)})' for t in TABLES)}")
 
-def heart_places(file: str|Path, # a label map
-                 folder: str|Path, # of the data set
-                 modalities: tuple=MODALITIES, # "CT", "MRI"
-                 ) -> list: # of Path
+def heart_places(
+    file: str|Path,  # a label map
+    folder: str|Path,  # of the data set
+    modalities: tuple = MODALITIES,  # "CT", "MRI"
+) -> list:  # of Path
     "Where `write_phantom_of` writes."
     ending = r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)$"
     name = re.sub(ending, "", Path(file).name, flags=re.IGNORECASE).lstrip(".") or "heart"
     return [place for modality in dict.fromkeys(modalities) for place in scan_places(folder, modality, name)]
 
 # %% ../../nbs/04_data/02_datasets.ipynb #16cde91a
-def write_phantom_of(file: str|Path, # a label map
-                     folder: str|Path, # of the data set; made if need be
-                     modalities: tuple=MODALITIES, # "CT", "MRI"
-                     table: str="", # in `TABLES`; empty: the one that knows the file's values
-                     grid: Grid=PAPER_GRID, # of the scans
-                     seed: int=0, # of the chest around the heart, and of the scanner
-                    ):
+def write_phantom_of(
+    file: str|Path,  # a label map
+    folder: str|Path,  # of the data set; made if need be
+    modalities: tuple = MODALITIES,  # "CT", "MRI"
+    table: str = "",  # in `TABLES`; empty: the one that knows the file's values
+    grid: Grid = PAPER_GRID,  # of the scans
+    seed: int = 0,  # of the chest around the heart, and of the scanner
+):
     "Put a labelled heart into a chest, scan it, and write it as a plain folder."
     if not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"the seed is {brief(seed)}; choose a whole number from 0 to {LARGEST_SEED}")

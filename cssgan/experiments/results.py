@@ -11,21 +11,24 @@ from itertools import cycle
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Annotated, Any
+
 import msgspec
+
 from ..guard import InputError, read_json
 from ..pictures import Picture, as_it_is
 
 # %% ../../nbs/10_experiments/01_results.ipynb #cell-006
 class Collected(msgspec.Struct):
     "What results/NAME.json says."
-    command: str # that made it
-    made_by: list[dict[str, Any]] # versions, commits and machines
-    rows: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)] # the records
+    command: str  # that made it
+    made_by: list[dict[str, Any]]  # versions, commits and machines
+    rows: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]  # the records
 
 # %% ../../nbs/10_experiments/01_results.ipynb #1028e12f
-def read_results(file: str|Path, # results/NAME.json
-                 **chosen, # keep only records with these values, e.g. score="Dice", modality="MRI"
-                 ): # pandas.DataFrame, one record a row
+def read_results(
+    file: str|Path,  # results/NAME.json
+    **chosen,  # keep only records with these values, e.g. score="Dice", modality="MRI"
+):  # pandas.DataFrame, one record a row
     "The records of a result file."
     import pandas as pd
     if not os.path.lexists(file): raise InputError(f"{file} is not there; run its sweep (results/README.md names the command)")
@@ -35,34 +38,38 @@ def read_results(file: str|Path, # results/NAME.json
     return frame
 
 # %% ../../nbs/10_experiments/01_results.ipynb #cell-010
-def mean_sd(values, # one per seed
-            ) -> tuple: # mean, standard deviation (nan for a single one)
+def mean_sd(
+    values,  # one per seed
+) -> tuple:  # mean, standard deviation (nan for a single one)
     "Mean and spread."
     values = list(values)
     return mean(values), stdev(values) if len(values) > 1 else float("nan")
 
 # %% ../../nbs/10_experiments/01_results.ipynb #41140c53
-def plus_minus(values, # one per seed
-               ) -> str: # "72.3 ± 1.0 (3)"
+def plus_minus(
+    values,  # one per seed
+) -> str:  # "72.3 ± 1.0 (3)"
     "Mean, spread and the number of seeds, to be read."
     centre, spread = mean_sd(values)
     return f"{centre:.1f} ± {spread:.1f} ({len(values)})" if len(values) > 1 else f"{centre:.1f} (1)"
 
 # %% ../../nbs/10_experiments/01_results.ipynb #cell-013
-def table(frame, # of records
-          rows, # column(s) whose values name the rows
-          columns, # column(s) whose values name the columns
-          value: str="mean", # the number
-          ): # pandas.DataFrame of strings
+def table(
+    frame,  # of records
+    rows,  # column(s) whose values name the rows
+    columns,  # column(s) whose values name the columns
+    value: str = "mean",  # the number
+):  # pandas.DataFrame of strings
     "Mean ± sd (number of seeds), in the order in which the records come."
     order = frame[rows if isinstance(rows, list) else [rows]].drop_duplicates()
     cells = frame.groupby([*order.columns, *([columns] if isinstance(columns, str) else columns)], sort=False)[value].agg(lambda v: plus_minus(list(v)))
     return cells.unstack(columns, sort=False)
 
 # %% ../../nbs/10_experiments/01_results.ipynb #cell-017
-def paired_difference(ours, # one per seed
-                      other, # one per seed, in the same order
-                      ) -> tuple: # mean difference, low, high: its 95 % interval (nan for a single pair)
+def paired_difference(
+    ours,  # one per seed
+    other,  # one per seed, in the same order
+) -> tuple:  # mean difference, low, high: its 95 % interval (nan for a single pair)
     "How much better, pair by pair."
     from scipy.stats import t
     differences = [a - b for a, b in zip(ours, other, strict=True)]
@@ -72,12 +79,13 @@ def paired_difference(ours, # one per seed
     return centre, centre - half, centre + half
 
 # %% ../../nbs/10_experiments/01_results.ipynb #cell-019
-def compare(frame, # of records with a column "method"
-            ours: str, # a method
-            other: str, # another one
-            value: str="mean", # the number
-            by: tuple=("seed",), # columns that make a pair
-            ) -> dict: # difference, low, high, pairs
+def compare(
+    frame,  # of records with a column "method"
+    ours: str,  # a method
+    other: str,  # another one
+    value: str = "mean",  # the number
+    by: tuple = ("seed",),  # columns that make a pair
+) -> dict:  # difference, low, high, pairs
     "`paired_difference` of two methods, over the pairs that both have."
     sides = [frame[frame["method"] == method].set_index(list(by))[value] for method in (ours, other)]
     both = sides[0].index.intersection(sides[1].index)
@@ -89,13 +97,14 @@ def compare(frame, # of records with a column "method"
 COLOURS = {"Baseline (R)": "#7a7a7a", "Baseline (R+R)": "#7a7a7a", "ADA (R+S)": "#e69f00", "Baseline (R+S)": "#e69f00", "Ours (R+S)": "#0072b2"}
 
 # %% ../../nbs/10_experiments/01_results.ipynb #c848df78
-def plot_shares(frame, # of records with a column "method"
-                x: str, # the column along the axis, a share from 0 to 1
-                value: str="mean", # the column up the axis
-                xlabel: str="share of real data, %", # below
-                ylabel: str="Dice, %", # beside
-                title: str|None=None, # above
-                ) -> Picture: # one colour a method
+def plot_shares(
+    frame,  # of records with a column "method"
+    x: str,  # the column along the axis, a share from 0 to 1
+    value: str = "mean",  # the column up the axis
+    xlabel: str = "share of real data, %",  # below
+    ylabel: str = "Dice, %",  # beside
+    title: str|None = None,  # above
+) -> Picture:  # one colour a method
     "A score against a share of the data."
     figure = Picture(figsize=(5.6, 3.4), dpi=80, layout="constrained")
     ax = figure.subplots()

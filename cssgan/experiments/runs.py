@@ -6,11 +6,24 @@
 __all__ = ['RunError', 'record_of']
 
 # %% ../../nbs/10_experiments/02_runs.ipynb #cell-003
-import asyncio, importlib.metadata, json, os, platform, re, signal, subprocess, sys, threading, time, traceback
+import asyncio
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
+
 import msgspec
+
 import cssgan
 from ..guard import InputError, _lock, brief, fitted, printable, read_bytes, read_json, write_whole
 
@@ -19,8 +32,9 @@ class RunError(InputError):
     "What is wrong with a grid, a run's folder, or the cluster; one line, with the cure."
 
 # %% ../../nbs/10_experiments/02_runs.ipynb #dfda0166
-def need(name: str, # of a module that only sweeps need
-         ): # the module
+def need(
+    name: str,  # of a module that only sweeps need
+):  # the module
     "Import something that is not there in a plain installation, or say what to install."
     try: return importlib.import_module(name)
     except ImportError as e: raise RunError(f"sweeps need {name.partition('.')[0]}, which is not here: pip install 'cssgan[experiments]'") from e
@@ -28,23 +42,24 @@ def need(name: str, # of a module that only sweeps need
 # %% ../../nbs/10_experiments/02_runs.ipynb #cell-015
 class Failure(msgspec.Struct):
     "What a run died of."
-    name: str # of the error
-    says: str # its message
-    cell: str # the first line of the cell; "": in none
+    name: str  # of the error
+    says: str  # its message
+    cell: str  # the first line of the cell; "": in none
 
 class Record(msgspec.Struct):
     "What made_by.json says at least."
     state: Literal["done", "failed"]
     parameters: dict[str, Any]
-    cssgan: str # version
+    cssgan: str  # version
     commit: str | None
-    changed: bool # since the commit?
+    changed: bool  # since the commit?
     machine: dict[str, Any]
     error: Failure | None = None
 
 # %% ../../nbs/10_experiments/02_runs.ipynb #1eebc4d9
-def record_of(folder: str|Path, # of a run
-              ) -> dict|None: # its made_by.json; None: not over
+def record_of(
+    folder: str|Path,  # of a run
+) -> dict|None:  # its made_by.json; None: not over
     "How a run ended, if it did."
     path, cure = Path(folder) / "made_by.json", "delete the run's folder, and sweep again"
     if not os.path.lexists(path): return None
@@ -53,38 +68,42 @@ def record_of(folder: str|Path, # of a run
     return said
 
 # %% ../../nbs/10_experiments/02_runs.ipynb #c3bc42bc
-def output_of(*command, # a program and its arguments
-              ) -> str: # "" if it fails, or is not there
+def output_of(
+    *command,  # a program and its arguments
+) -> str:  # "" if it fails, or is not there
     "What a program says."
     try: return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
     except (OSError, subprocess.SubprocessError): return ""
 
-def gpus() -> list: # their names
+def gpus() -> list:  # their names
     return output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
 
-def machine() -> dict: # nothing in it says whose it is
+def machine() -> dict:  # nothing in it says whose it is
     "The machine that a run ran on."
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.*)", cpuinfo.read_text() if cpuinfo.exists() else "", re.M)
     return {"processor": found[1] if found else platform.processor() or platform.machine(), "cores": os.cpu_count(), "gpus": gpus(),
             "system": platform.system(), "python": platform.python_version(), "torch": importlib.metadata.version("torch")}
 
-def source_state(folder: Path, # of the notebook
-                 ) -> dict: # commit (None outside a repository), and was anything changed since?
+def source_state(
+    folder: Path,  # of the notebook
+) -> dict:  # commit (None outside a repository), and was anything changed since?
     "Which state of the source made a result."
     return {"cssgan": cssgan.__version__, "commit": output_of("git", "-C", folder, "rev-parse", "HEAD") or None,
             "changed": bool(output_of("git", "-C", folder, "status", "--porcelain", "--untracked-files=no"))}
 
 # %% ../../nbs/10_experiments/02_runs.ipynb #cell-018
-def flat(record: dict, # may hold dictionaries
-         before: str="", # of the names
-         ) -> dict: # "dice.CT" → its value
+def flat(
+    record: dict,  # may hold dictionaries
+    before: str = "",  # of the names
+) -> dict:  # "dice.CT" → its value
     "A record without records in it."
     rows = [flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value} for name, value in record.items()]
     return {name: value for row in rows for name, value in row.items()}
 
-def metrics_of(folder: Path, # of a run
-               ) -> list: # of flat dictionaries
+def metrics_of(
+    folder: Path,  # of a run
+) -> list:  # of flat dictionaries
     "The numbers that a notebook left."
     path, cure = folder / "metrics.json", "let the notebook write a dictionary, or a list of them, into its out_dir"
     try: rows = fitted(json.loads(read_bytes(path, 50_000_000, RunError)), Metrics, path, cure, RunError)
@@ -95,32 +114,34 @@ def metrics_of(folder: Path, # of a run
 Metrics = dict[str, Any] | Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
 
 # %% ../../nbs/10_experiments/02_runs.ipynb #cell-022
-GRACE = 300. # seconds for an interrupted cell to end
+GRACE = 300.  # seconds for an interrupted cell to end
 
 class Line:
     "The line to whoever wants the run; the first thing said is the job."
-    def __init__(self, source): # a file, open for reading
+    def __init__(self, source):  # a file, open for reading
         self.source, self.job, self.dead = source, json.loads(source.readline()), threading.Event()
         threading.Thread(target=self.listen, daemon=True).start()
 
     def listen(self):
-        while os.read(self.source.fileno(), 100): pass # not self.source.read: Python cannot end while a thread is in there
+        while os.read(self.source.fileno(), 100): pass  # not self.source.read: Python cannot end while a thread is in there
         self.dead.set()
 
-def interrupt_when_dead(line: Line, # to watch
-                        kernel, # jupyter_client's manager of it
-                        busy: threading.Event, # set before the first cell is sent
-                        ):
+def interrupt_when_dead(
+    line: Line,  # to watch
+    kernel,  # jupyter_client's manager of it
+    busy: threading.Event,  # set before the first cell is sent
+):
     "What a thread does while the notebook runs."
     line.dead.wait()
-    time.sleep(1) # a cell that was sent just now has begun by then, and none is sent any more
+    time.sleep(1)  # a cell that was sent just now has begun by then, and none is sent any more
     for number, seconds in ((signal.SIGINT, GRACE), (signal.SIGKILL, 0)):
         if busy.is_set() and kernel.has_kernel: os.killpg(kernel.provisioner.pid, number)
         time.sleep(seconds)
 
 # %% ../../nbs/10_experiments/02_runs.ipynb #cell-025
-def execute(line: Line, # whose job it is
-            ):
+def execute(
+    line: Line,  # whose job it is
+):
     "Run the notebook in a kernel of this environment."
     import papermill
     from jupyter_client import AsyncKernelManager
@@ -130,23 +151,25 @@ def execute(line: Line, # whose job it is
         if line.dead.is_set(): raise RunError("stopped")
         busy.set()
         print(f"[cell {cell_index}] {first_line(cell.source)}", flush=True)
-    literal = lambda path: str(path).replace("{", "{{").replace("}", "}}") # papermill fills in what stands in braces
+    literal = lambda path: str(path).replace("{", "{{").replace("}", "}}")  # papermill fills in what stands in braces
     try:
         papermill.execute_notebook(literal(job["notebook"]), literal(Path(job["folder"]) / Path(job["notebook"]).name), job["parameters"] | {"out_dir": job["folder"]}, kernel_name="python3",
                                    language="python", progress_bar=False, start_timeout=300, iopub_timeout=60, stdout_file=sys.stdout, stderr_file=sys.stdout, km=kernel, on_cell_execute=before_cell)
     finally:
         if kernel.has_kernel: asyncio.run(kernel.shutdown_kernel())
 
-def first_line(source: str, # of a cell
-               ) -> str: # its first line that is code
+def first_line(
+    source: str,  # of a cell
+) -> str:  # its first line that is code
     return next((line.strip() for line in source.splitlines() if line.strip() and not line.strip().startswith("#")), "")
 
 # %% ../../nbs/10_experiments/02_runs.ipynb #cell-028
-HELD, STOPPED, REFUSED = 3, 4, 5 # exit status: somebody else is at it; stopped before the end; the folder cannot be used
+HELD, STOPPED, REFUSED = 3, 4, 5  # exit status: somebody else is at it; stopped before the end; the folder cannot be used
 
-def locked(folder: Path, # of a run
-           line: Line, # gives up when it goes dead
-           ): # the lock; None: somebody else has it
+def locked(
+    folder: Path,  # of a run
+    line: Line,  # gives up when it goes dead
+):  # the lock; None: somebody else has it
     "Get a run's folder for this process alone, at once or when it is free."
     from filelock import Timeout
     try:
@@ -157,8 +180,9 @@ def locked(folder: Path, # of a run
                 if not line.job["wait"]: return None
     except OSError as e: raise RunError(f"{folder} cannot be locked ({e.strerror}): choose another out: for the sweep") from e
 
-def attempt(line: Line, # whose job it is
-            ) -> dict: # how it ended
+def attempt(
+    line: Line,  # whose job it is
+) -> dict:  # how it ended
     "Run the notebook, and look at what it left."
     folder = Path(line.job["folder"])
     for old in ("made_by.json", "metrics.json"): (folder / old).unlink(missing_ok=True)
@@ -167,7 +191,7 @@ def attempt(line: Line, # whose job it is
         execute(line)
         metrics_of(folder)
         return {"state": "done"}
-    except Exception as e: # papermill's has what the kernel said
+    except Exception as e:  # papermill's has what the kernel said
         print(re.sub(r"\x1b\[[\d;]*m", "", "\n".join(getattr(e, "traceback", [traceback.format_exc()]))), flush=True)
         error = {"name": getattr(e, "ename", type(e).__name__), "says": printable(getattr(e, "evalue", e))[:500], "cell": first_line(getattr(e, "source", ""))}
         return {"state": "stopped" if line.dead.is_set() or error["name"] in ("KeyboardInterrupt", "Stopped") else "failed", "error": error}
@@ -180,7 +204,7 @@ def work():
     try:
         lock = locked(folder, line)
         if not lock: sys.exit(STOPPED if line.dead.is_set() else HELD)
-        if record_of(folder) not in (None, job["before"]): sys.exit() # somebody else did it meanwhile
+        if record_of(folder) not in (None, job["before"]): sys.exit()  # somebody else did it meanwhile
     except InputError as e:
         print(e, file=sys.stderr)
         sys.exit(REFUSED)
@@ -194,9 +218,10 @@ def work():
     write_whole(folder / "made_by.json", json.dumps(end | made_by, indent=1).encode())
 
 # %% ../../nbs/10_experiments/02_runs.ipynb #cell-031
-def start(job: dict, # folder, notebook, parameters, cwd, wait (for who has the folder?), before (the record that may be replaced)
-          threads: int|str, # for numbers
-          ) -> subprocess.Popen: # its stdin is the line
+def start(
+    job: dict,  # folder, notebook, parameters, cwd, wait (for who has the folder?), before (the record that may be replaced)
+    threads: int|str,  # for numbers
+) -> subprocess.Popen:  # its stdin is the line
     "Begin a run; it stops when its stdin is closed."
     environment = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]), "JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": str(threads)}
     process = subprocess.Popen([sys.executable, "-c", "from cssgan.experiments.runs import work; work()"], cwd=job["cwd"], env=os.environ | environment,
@@ -204,13 +229,14 @@ def start(job: dict, # folder, notebook, parameters, cwd, wait (for who has the 
     print(json.dumps(job), file=process.stdin, flush=True)
     return process
 
-def ended(process: subprocess.Popen, # of a run, over
-          folder: Path, # of the run
-          ) -> dict: # its record, or {"state": "held" or "stopped"}
+def ended(
+    process: subprocess.Popen,  # of a run, over
+    folder: Path,  # of the run
+) -> dict:  # its record, or {"state": "held" or "stopped"}
     "How a run's process ended."
     status, said = process.wait(), process.stderr.read()
     known = {HELD: {"state": "held"}, STOPPED: {"state": "stopped"}}
-    last = (said.strip().splitlines() or [""])[-1] # of a traceback, the error
+    last = (said.strip().splitlines() or [""])[-1]  # of a traceback, the error
     why = "was it killed, or was there not enough memory?" if status < 0 or not last else brief(last, 300)
     says = last if status == REFUSED else f"it ended with status {status}: {why}"
     return known.get(status) or (record_of(folder) if not status else None) or {"state": "failed", "error": {"name": "the run's process", "says": says, "cell": ""}}

@@ -9,60 +9,74 @@ __all__ = ['WAYS', 'Study', 'open_study', 'training_data', 'test_data', 'course'
            'has_twins', 'truth_record', 'write_results']
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-002
-import hashlib, json, shutil
+import hashlib
+import json
+import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean
 from typing import Annotated
-import msgspec, torch
-import cssgan.training.baselines, cssgan.fast.layers, cssgan.fast.networks, cssgan.fast.step
-import cssgan.joint, cssgan.losses, cssgan.models, cssgan.training.schedule, cssgan.training.run
-from ..guard import InputError, held, make_folder, read_json, write_whole
-from ..scans.volumes import CT_WINDOW, MODALITIES, REGIONS, Volume, normalise
-from ..phantoms.scanners import phantom
+
+import msgspec
+import torch
+
+import cssgan.fast.layers
+import cssgan.fast.networks
+import cssgan.fast.step
+import cssgan.joint
+import cssgan.losses
+import cssgan.models
+import cssgan.training.baselines
+import cssgan.training.run
+import cssgan.training.schedule
 from ..data.cases import Case, find_cases, select, thin, with_splits
 from ..data.datasets import Samples, UnpairedData, fingerprint, unpaired
-from ..models import Networks
 from ..fast.networks import accelerate
+from ..guard import InputError, held, make_folder, read_json, write_whole
 from ..metrics import dice_of_segmentor, distortion, s_score, translation_error
-from ..training.checkpoints import load_checkpoint
-from ..training.schedule import Config, preset
-from ..training.run import fit
+from ..models import Networks
+from ..phantoms.scanners import phantom
+from ..scans.volumes import CT_WINDOW, MODALITIES, REGIONS, Volume, normalise
 from ..training.baselines import HalfAndHalf, in_place_of_joint, translate_offline
+from ..training.checkpoints import load_checkpoint
+from ..training.run import fit
+from ..training.schedule import Config, preset
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-006
 @dataclass
 class Stage:
     "Networks that came out of some training, and what it took."
-    key: str # the name that its ingredients decide
-    nets: Networks # the six networks, with the weights of the best epoch
-    history: list # of each epoch: losses and scores by name
-    updates: dict # "S", "G": how often segmentors and generators have been updated since their first weights
+    key: str  # the name that its ingredients decide
+    nets: Networks  # the six networks, with the weights of the best epoch
+    history: list  # of each epoch: losses and scores by name
+    updates: dict  # "S", "G": how often segmentors and generators have been updated since their first weights
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-008
-LEARNERS = {"segmentors": "S", "generators": "G", "joint": "GS"} # discriminators go with the generators
+LEARNERS = {"segmentors": "S", "generators": "G", "joint": "GS"}  # discriminators go with the generators
 
-def count_updates(history: list, # of a run
-                  per_epoch: int, # steps
-                  before: dict, # "S", "G": updates before the run
-                  ) -> dict: # "S", "G": updates after it
+def count_updates(
+    history: list,  # of a run
+    per_epoch: int,  # steps
+    before: dict,  # "S", "G": updates before the run
+) -> dict:  # "S", "G": updates after it
     "How often the networks have been updated."
     return {name: before[name] + per_epoch * sum(name in LEARNERS[epoch["name"]] for epoch in history) for name in "SG"}
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-011
 TRAINERS = (cssgan.models, cssgan.losses, cssgan.joint, cssgan.fast.layers, cssgan.fast.networks, cssgan.fast.step,
-            cssgan.training.schedule, cssgan.training.run, cssgan.training.baselines) # the modules that decide what a stage becomes
+            cssgan.training.schedule, cssgan.training.run, cssgan.training.baselines)  # the modules that decide what a stage becomes
 
 @lru_cache
-def trainers() -> str: # hexadecimal digits
+def trainers() -> str:  # hexadecimal digits
     "A name for their code, read once."
     return hashlib.sha256(b"".join(Path(m.__file__).read_bytes() for m in TRAINERS)).hexdigest()
 
-def stage_key(config: Config, # of the stretch
-              data: UnpairedData, # that it learns from
-              *before: Stage|None, # stages that it needs
-              ) -> str: # 16 hexadecimal digits
+def stage_key(
+    config: Config,  # of the stretch
+    data: UnpairedData,  # that it learns from
+    *before: Stage|None,  # stages that it needs
+) -> str:  # 16 hexadecimal digits
     "A name for what a stretch of training gives."
     cases = [[fingerprint(case, samples.grid) for case in samples.cases] for samples in (data.train_A, data.train_B, data.valid_A, data.valid_B)]
     facts = [trainers(), asdict(config), type(data).__name__, cases, [stage.key if stage else None for stage in before]]
@@ -73,15 +87,16 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 class Trained(msgspec.Struct):
     "What stage.json says."
-    history: list[dict[str, float | str | None]] # of each epoch: losses and scores by name
-    updates: dict[str, Count] # "S", "G"
+    history: list[dict[str, float | str | None]]  # of each epoch: losses and scores by name
+    updates: dict[str, Count]  # "S", "G"
 
-def train_once(folder: str|Path, # for all stages
-               key: str, # from `stage_key`
-               data, # () → UnpairedData, called if there is something to train
-               config: Config, # of the stretch
-               start: Stage|None=None, # whose weights it starts from; None: fresh ones
-               ) -> Stage:
+def train_once(
+    folder: str|Path,  # for all stages
+    key: str,  # from `stage_key`
+    data,  # () → UnpairedData, called if there is something to train
+    config: Config,  # of the stretch
+    start: Stage|None = None,  # whose weights it starts from; None: fresh ones
+) -> Stage:
     "Train, or read what has been trained."
     place = make_folder(Path(folder) / key)
     with held(place.parent, "stage", name=f"{key}.lock", wait=True):
@@ -99,99 +114,111 @@ def train_once(folder: str|Path, # for all stages
 @dataclass
 class Study:
     "What all methods of a comparison share."
-    cases: list # of Case, with splits
-    config: Config # of the whole course: segmentors, generators, joint
-    folder: Path # for the stages
+    cases: list  # of Case, with splits
+    config: Config  # of the whole course: segmentors, generators, joint
+    folder: Path  # for the stages
 
-def open_study(data: str|Path, # what `find_cases` takes: "phantom-S1", a folder, a manifest
-               preset_name: str, # "paper", "cpu", "demo" or "smoke"
-               seed: int, # of the weights, the order of cases, the fractions
-               shared: str|Path, # a folder for what is trained once
-               **changes, # of the configuration, e.g. resnet=True
-               ) -> Study:
+def open_study(
+    data: str|Path,  # what `find_cases` takes: "phantom-S1", a folder, a manifest
+    preset_name: str,  # "paper", "cpu", "demo" or "smoke"
+    seed: int,  # of the weights, the order of cases, the fractions
+    shared: str|Path,  # a folder for what is trained once
+    **changes,  # of the configuration, e.g. resnet=True
+) -> Study:
     "A study by its parameters."
     return Study(with_splits(find_cases(data)), replace(preset(preset_name), seed=seed, **changes), Path(shared))
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-019
-def training_data(study: Study, # the study
-                  **fractions, # share of the training patients that are there, by modality: MRI=.14
-                  ) -> UnpairedData:
+def training_data(
+    study: Study,  # the study
+    **fractions,  # share of the training patients that are there, by modality: MRI=.14
+) -> UnpairedData:
     "The study's training and validation volumes."
     return unpaired(thin(study.cases, fractions, study.config.seed), study.config.grid)
 
-def test_data(study: Study, # the study
-              modality: str, # "CT" or "MRI"
-              ) -> Samples:
+def test_data(
+    study: Study,  # the study
+    modality: str,  # "CT" or "MRI"
+) -> Samples:
     "The volumes that no training sees."
     return Samples(select(study.cases, modality, "test"), study.config.grid)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-025
-def course(study: Study, # whose phases
-           *names: str, # "segmentors", "generators", "joint"
-           ) -> Config: # only those phases
+def course(
+    study: Study,  # whose phases
+    *names: str,  # "segmentors", "generators", "joint"
+) -> Config:  # only those phases
     "A stretch of the study's course."
     return replace(study.config, phases=tuple(p for p in study.config.phases if p.name in names))
 
 
-def train(study: Study, # the study
-          data: UnpairedData, # to learn from
-          config: Config, # of the stretch
-          start: Stage|None=None, # to go on from; None: fresh weights
-          ) -> Stage:
+def train(
+    study: Study,  # the study
+    data: UnpairedData,  # to learn from
+    config: Config,  # of the stretch
+    start: Stage|None = None,  # to go on from; None: fresh weights
+) -> Stage:
     "Any stretch of training."
     return train_once(study.folder, stage_key(config, data, start), lambda place: data, config, start)
 
-def train_segmentors(study: Study, # the study
-                     data: UnpairedData, # to learn from
-                     ) -> Stage:
+def train_segmentors(
+    study: Study,  # the study
+    data: UnpairedData,  # to learn from
+) -> Stage:
     "Pre-trained segmentors (section 4.2)."
     return train(study, data, course(study, "segmentors"))
 
-def train_generators(study: Study, # the study
-                     data: UnpairedData, # to learn from
-                     start: Stage|None=None, # with pre-trained segmentors
-                     ) -> Stage:
+def train_generators(
+    study: Study,  # the study
+    data: UnpairedData,  # to learn from
+    start: Stage|None = None,  # with pre-trained segmentors
+) -> Stage:
     "Pre-trained generators and discriminators (section 4.2)."
     return train(study, data, course(study, "generators"), start)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-029
-def equally_long(study: Study, # whose course was made for epochs of `pairs`
-                 data: UnpairedData, # to learn from
-                 pairs: int, # in an epoch of what it is compared with
-                 ) -> Study: # with about as many updates in every phase
+def equally_long(
+    study: Study,  # whose course was made for epochs of `pairs`
+    data: UnpairedData,  # to learn from
+    pairs: int,  # in an epoch of what it is compared with
+) -> Study:  # with about as many updates in every phase
     "The same study with epochs that suit the data."
     epochs = lambda n: max(1, round(n * pairs / data.length())) if n else 0
     phases = (replace(p, epochs=epochs(p.epochs), decay=epochs(p.decay)) for p in study.config.phases)
     return replace(study, config=replace(study.config, phases=tuple(phases)))
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-032
-def train_baseline(study: Study, # the study
-                   data: UnpairedData, # to learn from
-                   start: Stage, # pre-trained segmentors
-                   ) -> Stage:
+def train_baseline(
+    study: Study,  # the study
+    data: UnpairedData,  # to learn from
+    start: Stage,  # pre-trained segmentors
+) -> Stage:
     "Baseline (R): real volumes only."
     return train(study, data, in_place_of_joint(course(study, "joint"), "segmentors"), start)
 
-def train_without_shape(study: Study, # the study
-                        data: UnpairedData, # to learn from
-                        start: Stage, # pre-trained generators
-                        ) -> Stage:
+def train_without_shape(
+    study: Study,  # the study
+    data: UnpairedData,  # to learn from
+    start: Stage,  # pre-trained generators
+) -> Stage:
     "G w/o SC: generators that nobody asks about shapes."
     return train(study, data, in_place_of_joint(course(study, "joint"), "generators"), start)
 
-def train_jointly(study: Study, # the study
-                  data: UnpairedData, # to learn from
-                  start: Stage, # pre-trained segmentors and generators
-                  ) -> Stage:
+def train_jointly(
+    study: Study,  # the study
+    data: UnpairedData,  # to learn from
+    start: Stage,  # pre-trained segmentors and generators
+) -> Stage:
     "Ours: all six networks together."
     return train(study, data, course(study, "joint"), start)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-035
-def train_ada(study: Study, # the study
-              data: UnpairedData, # to learn from
-              start: Stage, # pre-trained segmentors
-              translators: Stage, # generators, who stay as they are
-              ) -> Stage:
+def train_ada(
+    study: Study,  # the study
+    data: UnpairedData,  # to learn from
+    start: Stage,  # pre-trained segmentors
+    translators: Stage,  # generators, who stay as they are
+) -> Stage:
     "The ad-hoc approach (section 5.3): translate once, then learn from both."
     config = in_place_of_joint(course(study, "joint"), "segmentors")
     def half_and_half(place):
@@ -201,95 +228,106 @@ def train_ada(study: Study, # the study
     return train_once(study.folder, stage_key(config, data, start, translators), half_and_half, config, start)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-042
-def record(scores: torch.Tensor, # percent [regions]
-           stage: Stage, # whose
-           **facts, # method, modality, fraction, ...
-           ) -> dict: # flat
+def record(
+    scores: torch.Tensor,  # percent [regions]
+    stage: Stage,  # whose
+    **facts,  # method, modality, fraction, ...
+) -> dict:  # flat
     "One line of a table."
     regions = {name: round(score, 2) for name, score in zip(REGIONS[1:], scores.tolist())}
     return facts | {"mean": round(scores.nanmean().item(), 2)} | regions | {f"updates_{name}": n for name, n in stage.updates.items()}
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #be79f31a
-def segmentation_record(study: Study, # whose test cases
-                        stage: Stage, # whose segmentor
-                        modality: str, # "CT" or "MRI"
-                        **facts, # method, fraction, ...
-                        ) -> dict: # flat
+def segmentation_record(
+    study: Study,  # whose test cases
+    stage: Stage,  # whose segmentor
+    modality: str,  # "CT" or "MRI"
+    **facts,  # method, fraction, ...
+) -> dict:  # flat
     "Dice on the test cases."
     segmentor = on_device(stage).S_A if modality == "CT" else on_device(stage).S_B
     return record(dice_of_segmentor(segmentor, test_data(study, modality)), stage, score="Dice", modality=modality, **facts)
 
-def on_device(stage: Stage, # whose networks
-              ) -> Networks: # for judging
+def on_device(
+    stage: Stage,  # whose networks
+) -> Networks:  # for judging
     "The networks, ready for use."
     return accelerate(stage.nets.eval().to("cuda" if torch.cuda.is_available() else "cpu"))
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-046
-def train_ceiling(study: Study, # the study
-                  ) -> Stage:
+def train_ceiling(
+    study: Study,  # the study
+) -> Stage:
     "Segmentors of all real volumes, trained as long as the others."
     return train_baseline(study, training_data(study), train_segmentors(study, training_data(study)))
 
-WAYS = {"CT": "CT→MRI", "MRI": "MRI→CT"} # a source's modality: the way of the translation
+WAYS = {"CT": "CT→MRI", "MRI": "MRI→CT"}  # a source's modality: the way of the translation
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #93d62516
-def generator_from(stage: Stage, # whose
-                   modality: str, # of the source
-                   ): # G_B or G_A
+def generator_from(
+    stage: Stage,  # whose
+    modality: str,  # of the source
+):  # G_B or G_A
     "The generator that translates a modality."
     return on_device(stage).G_B if modality == "CT" else on_device(stage).G_A
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #c1743c65
-def shape_record(study: Study, # whose test cases
-                 stage: Stage, # whose generator
-                 judges: Stage, # segmentors of real volumes
-                 modality: str, # of the sources
-                 **facts, # method, ...
-                 ) -> dict: # flat
+def shape_record(
+    study: Study,  # whose test cases
+    stage: Stage,  # whose generator
+    judges: Stage,  # segmentors of real volumes
+    modality: str,  # of the sources
+    **facts,  # method, ...
+) -> dict:  # flat
     "S-score on the test cases (section 5.2)."
     judge = on_device(judges).S_B if modality == "CT" else on_device(judges).S_A
     return record(s_score(generator_from(stage, modality), judge, test_data(study, modality)), stage, score="S-score", way=WAYS[modality], **facts)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-049
 @torch.no_grad()
-def translated(stage: Stage, # whose generator
-               modality: str, # of the source
-               volume: torch.Tensor, # [1, X, Y, Z] in [-1, 1]
-               ) -> torch.Tensor: # [1, 1, X, Y, Z]
+def translated(
+    stage: Stage,  # whose generator
+    modality: str,  # of the source
+    volume: torch.Tensor,  # [1, X, Y, Z] in [-1, 1]
+) -> torch.Tensor:  # [1, 1, X, Y, Z]
     "One volume, translated."
     generator = generator_from(stage, modality)
     device = next(generator.parameters()).device
     return generator(volume[None].to(device)).cpu()
 
-def translated_volume(stage: Stage, # whose generator
-                      real: Volume, # on the training grid, in [-1, 1]
-                      ) -> Volume: # the same without labels, in the other modality
+def translated_volume(
+    stage: Stage,  # whose generator
+    real: Volume,  # on the training grid, in [-1, 1]
+) -> Volume:  # the same without labels, in the other modality
     "One case, translated, for a picture."
     other = MODALITIES[1 - MODALITIES.index(real.modality)]
     voxels = translated(stage, real.modality, torch.from_numpy(real.voxels)[None])[0, 0].numpy()
     return replace(real, voxels=voxels, modality=other, label=None, range=CT_WINDOW if other == "CT" else real.range)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-053
-def true_translation(case: Case, # a phantom
-                     grid, # the training grid
-                     ) -> torch.Tensor: # [1, 1, X, Y, Z] in [-1, 1]
+def true_translation(
+    case: Case,  # a phantom
+    grid,  # the training grid
+) -> torch.Tensor:  # [1, 1, X, Y, Z] in [-1, 1]
     "The same anatomy in the other modality."
     if not case.image.startswith("phantom:"): raise InputError(f"{case.image} is a real scan, nobody knows its true translation; name phantom-S1")
     other = MODALITIES[1 - MODALITIES.index(case.modality)]
     return torch.from_numpy(normalise(phantom(int(case.image[8:]), other, grid)).voxels)[None, None]
 
-def has_twins(study: Study, # the study
-              ) -> bool: # are all its test cases phantoms?
+def has_twins(
+    study: Study,  # the study
+) -> bool:  # are all its test cases phantoms?
     "Can its translations be held against the truth?"
     return all(case.image.startswith("phantom:") for case in study.cases if case.split == "test")
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-055
-def truth_record(study: Study, # whose test cases; phantoms
-                 stage: Stage, # whose generator
-                 modality: str, # of the sources
-                 n: int=16, # how many test cases are judged
-                 **facts, # method, ...
-                 ) -> dict: # flat: mean absolute error in [-1, 1], distortion of the heart in mm
+def truth_record(
+    study: Study,  # whose test cases; phantoms
+    stage: Stage,  # whose generator
+    modality: str,  # of the sources
+    n: int = 16,  # how many test cases are judged
+    **facts,  # method, ...
+) -> dict:  # flat: mean absolute error in [-1, 1], distortion of the heart in mm
     "True error and true distortion."
     errors, moved, samples = [], [], test_data(study, modality)
     for case, (volume, labels, _) in zip(samples.cases[:n], samples):
@@ -299,10 +337,11 @@ def truth_record(study: Study, # whose test cases; phantoms
     return facts | {"score": "truth", "way": WAYS[modality], "error": round(mean(errors), 4), "distortion_mm": round(mean(moved), 3), "n": len(errors)}
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-059
-def write_results(out_dir: str|Path, # of the notebook's run; made if need be
-                  params: dict, # what it was asked
-                  records: list, # what it found, flat dicts
-                  ) -> list: # the records
+def write_results(
+    out_dir: str|Path,  # of the notebook's run; made if need be
+    params: dict,  # what it was asked
+    records: list,  # what it found, flat dicts
+) -> list:  # the records
     "Write params.json and metrics.json."
     folder = make_folder(out_dir)
     write_whole(folder / "params.json", json.dumps(params | {"cssgan": cssgan.__version__}, indent=1, default=str).encode())

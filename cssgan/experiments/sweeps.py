@@ -6,23 +6,43 @@
 __all__ = ['parameters_of', 'read_grid', 'collect']
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #cell-003
-import contextlib, hashlib, itertools, json, math, os, re, sys
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import sys
 from ast import literal_eval
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
+
 import msgspec
-from ..guard import InputError, brief, fitted, make_folder, printable, read_bytes, read_json, termination_interrupts, write_whole
+
 from .runs import RunError, ended, gpus, metrics_of, need, record_of, start
+from cssgan.guard import (
+    InputError,
+    brief,
+    fitted,
+    make_folder,
+    printable,
+    read_bytes,
+    read_json,
+    termination_interrupts,
+    write_whole,
+)
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #cell-012
-LONGEST_GRID = 50_000 # bytes
-DEEPEST = 8 # levels
+LONGEST_GRID = 50_000  # bytes
+DEEPEST = 8  # levels
 
-def loader(yaml, # the module
-          ): # a YAML loader
+def loader(
+    yaml,  # the module
+):  # a YAML loader
     "What a grid needs of YAML."
     class Plain(yaml.SafeLoader):
         "Plain values; no aliases, no name twice, few levels."
@@ -39,8 +59,9 @@ def loader(yaml, # the module
             return node
     return Plain
 
-def read_yaml(path: str|Path, # the grid file
-              ) -> dict: # what it says
+def read_yaml(
+    path: str|Path,  # the grid file
+) -> dict:  # what it says
     "A YAML file that holds names and values."
     yaml = need("yaml")
     content = read_bytes(path, LONGEST_GRID, RunError)
@@ -50,13 +71,14 @@ def read_yaml(path: str|Path, # the grid file
     return said
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #cell-015
-def parameters_of(notebook: Path, # the file
-                  ) -> dict: # parameter → its default, as text
+def parameters_of(
+    notebook: Path,  # the file
+) -> dict:  # parameter → its default, as text
     "What the notebook can be given."
     nbformat, translators = need("nbformat"), need("papermill.translators")
     try: content = read_bytes(notebook, 50_000_000, RunError)
     except RunError as e: raise RunError(f"the notebook {e}; its path is relative to the YAML file") from e
-    try: # nbformat raises of many kinds
+    try:  # nbformat raises of many kinds
         tagged = [c for c in nbformat.reads(content.decode("utf-8"), as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
         known = [{p.name: p.default for p in translators.PythonTranslator.inspect(c)} for c in tagged]
     except Exception as e: raise RunError(f"{notebook} is no notebook ({brief(e, 100)}): name an .ipynb file") from e
@@ -68,11 +90,12 @@ Text = Annotated[str, msgspec.Meta(max_length=1000)]
 Simple = None | bool | Annotated[int, msgspec.Meta(ge=-2**53, le=2**53)] | Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)] | Text
 Value = Simple | list[Simple | list[Simple]] | dict[Text, Simple]
 
-def check_values(name: str, # of the parameter
-                 values: list, # to give it
-                 default: str, # of the notebook, as text
-                 where: str|Path, # they come from, for the errors
-                 ):
+def check_values(
+    name: str,  # of the parameter
+    values: list,  # to give it
+    default: str,  # of the notebook, as text
+    where: str|Path,  # they come from, for the errors
+):
     "Refuse what a notebook cannot be given, and what was hardly meant."
     try: usual = literal_eval(default)
     except (ValueError, SyntaxError): usual = None
@@ -83,30 +106,32 @@ def check_values(name: str, # of the parameter
             raise RunError(f"{where}: {name} is {brief(repr(value))}, and the notebook has {brief(default)}: write a text in quotes, a number as 3 or 0.001 or 1.0e-3")
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #cell-021
-MOST = 10_000 # runs of a grid; more are a mistake
+MOST = 10_000  # runs of a grid; more are a mistake
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 class Said(msgspec.Struct, forbid_unknown_fields=True):
     "What a grid file may say."
-    notebook: Word # a path, relative to the file
-    parameters: dict[Word, Any] | None = None # name → value
-    grid: dict[Word, Any] | None = None # name → values
-    out: Word | None = None # folder of the runs
+    notebook: Word  # a path, relative to the file
+    parameters: dict[Word, Any] | None = None  # name → value
+    grid: dict[Word, Any] | None = None  # name → values
+    out: Word | None = None  # folder of the runs
 
-def check_keys(said: dict, # by the YAML file
-               path: str|Path, # of that file
-               ) -> Said: # the same
+def check_keys(
+    said: dict,  # by the YAML file
+    path: str|Path,  # of that file
+) -> Said:  # the same
     "Refuse a file that is no grid."
     found = fitted(said, Said, path, "a grid has notebook: PATH, parameters: (names and values), grid: (names and lists) and out: PATH", RunError)
     for name, values in (found.grid or {}).items():
         if not isinstance(values, list) or not values: raise RunError(f"{path}: {name} in the grid is {brief(repr(values))}: give a list of values, or move it to parameters")
     return found
 
-def check_names(fixed: dict, # parameter → value
-                grid: dict, # parameter → values
-                known: dict, # the notebook's parameters
-                path: str|Path, # of the YAML file
-                ):
+def check_names(
+    fixed: dict,  # parameter → value
+    grid: dict,  # parameter → values
+    known: dict,  # the notebook's parameters
+    path: str|Path,  # of the YAML file
+):
     "Refuse names that the notebook does not have, or that are given twice."
     if "out_dir" not in known: raise RunError(f"{path}: the notebook has no parameter out_dir: add one, and let it write metrics.json there")
     for name in [*fixed, *grid]:
@@ -116,10 +141,11 @@ def check_names(fixed: dict, # parameter → value
     if math.prod(map(len, grid.values())) > MOST: raise RunError(f"{path}: the grid has more than {MOST:,} points: shorten its lists")
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #cell-024
-def run_name(notebook: str, # its file's name
-             given: dict, # all parameters
-             varied: list, # the names of those that the grid varies
-             ) -> str: # a folder's name on any file system
+def run_name(
+    notebook: str,  # its file's name
+    given: dict,  # all parameters
+    varied: list,  # the names of those that the grid varies
+) -> str:  # a folder's name on any file system
     "A name for a run: readable, and its own."
     say = lambda value: value if isinstance(value, str) else json.dumps(value)
     readable = ",".join(f"{name}={re.sub(r'[^A-Za-z0-9._+-]+', '_', say(given[name]))}" for name in varied) or Path(notebook).stem
@@ -129,13 +155,14 @@ def run_name(notebook: str, # its file's name
 @dataclass(frozen=True)
 class Grid:
     "What a grid file asks for."
-    notebook: Path # to run
-    out: Path # folder of the runs
-    runs: dict # a run's name → its parameters
+    notebook: Path  # to run
+    out: Path  # folder of the runs
+    runs: dict  # a run's name → its parameters
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #665d6811
-def read_grid(path: str|Path, # the YAML file
-              ) -> Grid: # checked
+def read_grid(
+    path: str|Path,  # the YAML file
+) -> Grid:  # checked
     "Read a grid, or say in one line what is wrong with it."
     said = check_keys(read_yaml(path), path)
     notebook, fixed, grid = Path(path).parent / said.notebook, said.parameters or {}, said.grid or {}
@@ -148,8 +175,9 @@ def read_grid(path: str|Path, # the YAML file
     return Grid(notebook, Path(said.out or Path("runs") / Path(path).stem), runs)
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #cell-030
-def carry_out(job: dict, # what to run
-              ) -> dict: # how it ended
+def carry_out(
+    job: dict,  # what to run
+) -> dict:  # how it ended
     "What a Dask worker does with a job."
     from dask.system import CPU_COUNT
     from distributed import Event, get_worker
@@ -162,7 +190,7 @@ def carry_out(job: dict, # what to run
     return ended(process, folder)
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #cell-032
-PATIENCE = 15 # seconds for a scheduler to answer
+PATIENCE = 15  # seconds for a scheduler to answer
 
 def usual_workers() -> int:
     "Runs at a time on this machine: one where there is a GPU, else one for two cores."
@@ -170,15 +198,16 @@ def usual_workers() -> int:
     return 1 if gpus() else max(1, CPU_COUNT // 2)
 
 @contextlib.contextmanager
-def cluster(workers: int, # runs at a time on this machine
-            scheduler: str|None, # address of a scheduler; None: this machine
-            ): # yields Dask's client
+def cluster(
+    workers: int,  # runs at a time on this machine
+    scheduler: str|None,  # address of a scheduler; None: this machine
+):  # yields Dask's client
     "Dask, here or where it runs already; a cluster of our own is gone afterwards."
     from distributed import Client, LocalCluster
-    ours = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0", "silence_logs": "ERROR"} # nobody else on the network hears of it
+    ours = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0", "silence_logs": "ERROR"}  # nobody else on the network hears of it
     local = None if scheduler else LocalCluster(n_workers=1, threads_per_worker=workers, processes=False, **ours)
     with local or contextlib.nullcontext():
-        try: client = Client(local or scheduler, timeout=PATIENCE, set_as_default=bool(local)) # a default that nobody answers would stay the default
+        try: client = Client(local or scheduler, timeout=PATIENCE, set_as_default=bool(local))  # a default that nobody answers would stay the default
         except (OSError, ValueError) as e: raise RunError(f"no scheduler answers at {scheduler} ({e}): start one with `dask scheduler`, and give the address that it says") from e
         with client, client.as_current():
             try: client.wait_for_workers(1, timeout=4 * PATIENCE)
@@ -186,19 +215,21 @@ def cluster(workers: int, # runs at a time on this machine
             yield client
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #cell-035
-def jobs_of(grid: Grid, # what to run
-            names: list, # of the runs to do
-            before: dict, # a run's name → how it ended before, or None
-            client, # Dask's
-            ) -> dict: # a run's name → its job, all of it plain JSON
+def jobs_of(
+    grid: Grid,  # what to run
+    names: list,  # of the runs to do
+    before: dict,  # a run's name → how it ended before, or None
+    client,  # Dask's
+) -> dict:  # a run's name → its job, all of it plain JSON
     "What the workers are told."
     busy = Counter()
     for address, threads in client.nthreads().items(): busy[urlsplit(address).hostname] += threads
     shared = {"notebook": os.path.relpath(grid.notebook), "cwd": os.getcwd(), "sweep": f"cssgan-sweep-{os.urandom(8).hex()}", "threads": os.environ.get("OMP_NUM_THREADS"), "busy": dict(busy), "wait": False}
     return {name: {**shared, "folder": str(make_folder(grid.out / name)), "parameters": grid.runs[name], "before": before[name]} for name in names}
 
-def end_of(future, # Dask's
-           ) -> dict: # how a run ended
+def end_of(
+    future,  # Dask's
+) -> dict:  # how a run ended
     "What a worker returned, or what it died of."
     if future.status == "finished": return future.result()
     return {"state": "failed", "error": {"name": "the worker", "says": brief(future.exception(), 500), "cell": ""}}
@@ -207,9 +238,9 @@ def end_of(future, # Dask's
 @dataclass
 class Outcome:
     "What became of a sweep."
-    out: Path # folder of the runs
-    ends: dict # a run's name → how it ended; None: not yet
-    before: int=0 # runs that had been done before
+    out: Path  # folder of the runs
+    ends: dict  # a run's name → how it ended; None: not yet
+    before: int=0  # runs that had been done before
 
     def names(self, state): return [name for name, end in self.ends.items() if (end or {"state": "left"})["state"] == state]
 
@@ -218,22 +249,24 @@ class Outcome:
         if self.before: parts[0] += f" ({self.before} of them before)"
         return f"{len(self.ends)} run{'s' * (len(self.ends) != 1)} in {self.out}: {', '.join(parts)}"
 
-def complaint(name: str, # of a run
-              end: dict, # how it ended
-              out: Path, # folder of the runs
-              ) -> str: # one line
+def complaint(
+    name: str,  # of a run
+    end: dict,  # how it ended
+    out: Path,  # folder of the runs
+) -> str:  # one line
     "Why a run failed, and where to read on."
     error = end.get("error") or {"name": "failed", "says": "its record does not say why", "cell": ""}
     place = f" (in the cell that begins {brief(error['cell'], 100)!r}; see {out / name / 'log.txt'})" if error["cell"] else ""
     return printable(f"{name}: {brief(error['name'])}: {brief(error['says'], 500)}{place}")
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #cell-040
-def run_jobs(client, # Dask's
-             jobs: dict, # a run's name → its job
-             futures: dict, # takes up Dask's futures → a run's name
-             outcome: Outcome, # takes up how they end
-             bar, # tqdm's
-             ):
+def run_jobs(
+    client,  # Dask's
+    jobs: dict,  # a run's name → its job
+    futures: dict,  # takes up Dask's futures → a run's name
+    outcome: Outcome,  # takes up how they end
+    bar,  # tqdm's
+):
     "Do the jobs, and those last that another sweep is at."
     from distributed import as_completed
     for wait in (False, True):
@@ -247,11 +280,12 @@ def run_jobs(client, # Dask's
             else: bar.update()
             if end["state"] == "failed": bar.write(complaint(name, end, outcome.out), file=sys.stderr)
 
-def stop(client, # Dask's
-         jobs: dict, # a run's name → its job
-         futures: dict, # Dask's → a run's name
-         outcome: Outcome, # takes up which are done
-         ):
+def stop(
+    client,  # Dask's
+    jobs: dict,  # a run's name → its job
+    futures: dict,  # Dask's → a run's name
+    outcome: Outcome,  # takes up which are done
+):
     "Tell all runs to stop, and wait until they have."
     from distributed import Event, wait
     from tqdm import tqdm
@@ -261,11 +295,12 @@ def stop(client, # Dask's
     outcome.ends |= {name: record_of(outcome.out / name) for name in jobs}
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #cell-041
-def sweep(path: str|Path, # the grid, a YAML file
-          workers: int|None=None, # runs at a time on this machine; None: `usual_workers`
-          scheduler: str|None=None, # address of a Dask scheduler; None: this machine
-          again: bool=False, # try again what failed?
-          ) -> Outcome: # of all runs of the grid
+def sweep(
+    path: str|Path,  # the grid, a YAML file
+    workers: int|None = None,  # runs at a time on this machine; None: `usual_workers`
+    scheduler: str|None = None,  # address of a Dask scheduler; None: this machine
+    again: bool = False,  # try again what failed?
+) -> Outcome:  # of all runs of the grid
     "Do the runs that are not done yet; KeyboardInterrupt, if it is stopped, says how far it came."
     from tqdm import tqdm
     for module in ("papermill", "distributed"): need(module)
@@ -287,12 +322,14 @@ def sweep(path: str|Path, # the grid, a YAML file
     return outcome
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #cell-052
-def order_of(parameters: dict, # of a run
-             ) -> list: # to sort by: numbers as numbers, everything else as text
+def order_of(
+    parameters: dict,  # of a run
+) -> list:  # to sort by: numbers as numbers, everything else as text
     return [(name, 0, value, "") if isinstance(value, (int, float)) else (name, 1, 0, json.dumps(value)) for name, value in parameters.items()]
 
-def finished(folder: str|Path, # of a sweep
-             ) -> dict: # a run's folder → its made_by.json, in the order of their parameters
+def finished(
+    folder: str|Path,  # of a sweep
+) -> dict:  # a run's folder → its made_by.json, in the order of their parameters
     "The runs that are done."
     found = {path.parent: record_of(path.parent) for path in sorted(Path(folder).glob("*/made_by.json"))}
     done = {path: made_by for path, made_by in found.items() if made_by["state"] == "done"}
@@ -300,8 +337,9 @@ def finished(folder: str|Path, # of a sweep
     return dict(sorted(done.items(), key=lambda run: order_of(run[1]["parameters"])))
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #d74b15a7
-def collect(folder: str|Path, # of a sweep
-            ): # pandas' DataFrame
+def collect(
+    folder: str|Path,  # of a sweep
+):  # pandas' DataFrame
     "A row for every record of every finished run: parameters, numbers, and which version and commit made them."
     pandas, rows = need("pandas"), rows_of(finished(folder))
     last = ["cssgan", "commit"]
@@ -309,25 +347,28 @@ def collect(folder: str|Path, # of a sweep
     return pandas.DataFrame(rows, columns=[*columns, *last])
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #b89215af
-def rows_of(runs: dict, # a run's folder → its made_by.json
-            digits: int|None=None, # to round the numbers to
-            ) -> list: # of flat dictionaries
+def rows_of(
+    runs: dict,  # a run's folder → its made_by.json
+    digits: int|None = None,  # to round the numbers to
+) -> list:  # of flat dictionaries
     "The rows of the table."
     return [made_by["parameters"] | {"cssgan": made_by["cssgan"], "commit": made_by["commit"]} | rounded(row, digits)
             for folder, made_by in runs.items() for row in metrics_of(folder)]
 
-def rounded(row: dict, # flat
-            digits: int|None, # None: as they are
-            ) -> dict: # the same names; what is not a number is None
+def rounded(
+    row: dict,  # flat
+    digits: int|None,  # None: as they are
+) -> dict:  # the same names; what is not a number is None
     "Numbers for people."
     if digits is None: return row
     return {name: (round(value, digits) if abs(value) < float("inf") else None) if isinstance(value, float) else value for name, value in row.items()}
 
 # %% ../../nbs/10_experiments/04_sweeps.ipynb #cell-057
-def write_rows(folder: str|Path, # of a sweep
-               path: str|Path, # the JSON file
-               command: str, # that makes it
-               ):
+def write_rows(
+    folder: str|Path,  # of a sweep
+    path: str|Path,  # the JSON file
+    command: str,  # that makes it
+):
     "Keep what `collect` gives, and what made it."
     runs, made_by = finished(folder), []
     for run in runs.values():
@@ -337,8 +378,9 @@ def write_rows(folder: str|Path, # of a sweep
     text = f'{{"command": {json.dumps(command)},\n "made_by": {json.dumps(made_by)},\n "rows": [\n{lines}]}}\n'
     write_whole(make_folder(Path(path).parent) / Path(path).name, text.encode())
 
-def collected(path: str|Path, # a file
-              ) -> bool:
+def collected(
+    path: str|Path,  # a file
+) -> bool:
     "Is it what `write_rows` wrote?"
     from cssgan.experiments.results import Collected
     try: return bool(read_json(path, Collected, "name another file"))

@@ -7,63 +7,72 @@ __all__ = []
 
 # %% ../../nbs/06_fast/02_layers.ipynb #90769555
 from math import gcd
+
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
+
 from ..models import Join
 
 # %% ../../nbs/06_fast/02_layers.ipynb #7dc4a5c2
-def voxels_per_register(channels: int, # that a convolution computes for each voxel
-                        depth: int, # voxels along Z
-                        ) -> int: # 1, 2, 3 or 4 voxels; 1 if `depth` does not divide by more
+def voxels_per_register(
+    channels: int,  # that a convolution computes for each voxel
+    depth: int,  # voxels along Z
+) -> int:  # 1, 2, 3 or 4 voxels; 1 if `depth` does not divide by more
     "How many neighbours along Z fill a register of sixteen numbers."
     n = max(1, min(4, 16 // channels))
     return n if depth % n == 0 else 1
 
-def fold_z(x: torch.Tensor, # [N, C, X, Y, Z]
-           n: int, # neighbours along Z
-           ) -> torch.Tensor: # [N, n·C, X, Y, Z/n]
+def fold_z(
+    x: torch.Tensor,  # [N, C, X, Y, Z]
+    n: int,  # neighbours along Z
+) -> torch.Tensor:  # [N, n·C, X, Y, Z/n]
     "Neighbours become channels; with channels last, the same memory."
     return x.movedim(1, -1).unflatten(3, (-1, n)).flatten(4).movedim(-1, 1)
 
-def unfold_z(x: torch.Tensor, # [N, n·C, X, Y, Z/n]
-             n: int, # neighbours along Z
-             ) -> torch.Tensor: # [N, C, X, Y, Z]
+def unfold_z(
+    x: torch.Tensor,  # [N, n·C, X, Y, Z/n]
+    n: int,  # neighbours along Z
+) -> torch.Tensor:  # [N, C, X, Y, Z]
     "Undo `fold_z`."
     return x.movedim(1, -1).unflatten(-1, (n, -1)).flatten(3, 4).movedim(-1, 1)
 
 # %% ../../nbs/06_fast/02_layers.ipynb #5b440ab2
-def kernel_taps(kernel: torch.Tensor, # [n·c_out, c_in, 3, 3, n + 2]
-                n: int, # neighbours along Z
-                ) -> torch.Tensor: # [c_out, c_in, 3, 3, 3, n], a view
+def kernel_taps(
+    kernel: torch.Tensor,  # [n·c_out, c_in, 3, 3, n + 2]
+    n: int,  # neighbours along Z
+) -> torch.Tensor:  # [c_out, c_in, 3, 3, 3, n], a view
     "The weights of each neighbour in a folded kernel."
     return kernel.unflatten(0, (n, -1)).unfold(-1, 3, 1).diagonal(0, 0, -2)
 
-def fold_kernel(weight: torch.Tensor, # [c_out, c_in, 3, 3, 3]
-                n: int, # neighbours along Z
-                ) -> torch.Tensor: # [n·c_out, c_in, 3, 3, n + 2]
+def fold_kernel(
+    weight: torch.Tensor,  # [c_out, c_in, 3, 3, 3]
+    n: int,  # neighbours along Z
+) -> torch.Tensor:  # [n·c_out, c_in, 3, 3, n + 2]
     "For each neighbour the same weights, one voxel further on."
     c_out, c_in = weight.shape[:2]
-    kernel = weight.new_zeros(n * c_out, 3, 3, n + 2, c_in).movedim(-1, 1) # channels last, here too
+    kernel = weight.new_zeros(n * c_out, 3, 3, n + 2, c_in).movedim(-1, 1)  # channels last, here too
     kernel_taps(kernel, n).copy_(weight[..., None])
     return kernel
 
 # %% ../../nbs/06_fast/02_layers.ipynb #e3626b8f
-def folded_conv(x: torch.Tensor, # [N, c_in, X, Y, Z]
-                weight: torch.Tensor, # [c_out, c_in, 3, 3, 3]
-                bias: torch.Tensor|None=None, # [c_out]
-                ) -> torch.Tensor: # [N, c_out, X, Y, Z]
+def folded_conv(
+    x: torch.Tensor,  # [N, c_in, X, Y, Z]
+    weight: torch.Tensor,  # [c_out, c_in, 3, 3, 3]
+    bias: torch.Tensor|None = None,  # [c_out]
+) -> torch.Tensor:  # [N, c_out, X, Y, Z]
     "A 3×3×3 convolution with padding 1, registers full."
     n = voxels_per_register(len(weight), x.shape[-1])
     bias = bias if bias is None else bias.repeat(n)
     return unfold_z(F.conv3d(x, fold_kernel(weight, n), bias, stride=(1, 1, n), padding=1), n)
 
 # %% ../../nbs/06_fast/02_layers.ipynb #50e41e69
-def folded_weight_gradients(x: torch.Tensor, # [N, c_in, X, Y, Z]
-                            weight: torch.Tensor, # [c_out, c_in, 3, 3, 3]
-                            gradient: torch.Tensor, # of what `folded_conv` returned [N, c_out, X, Y, Z]
-                            bias: bool, # was there one?
-                            ) -> tuple: # the weights' and the bias's
+def folded_weight_gradients(
+    x: torch.Tensor,  # [N, c_in, X, Y, Z]
+    weight: torch.Tensor,  # [c_out, c_in, 3, 3, 3]
+    gradient: torch.Tensor,  # of what `folded_conv` returned [N, c_out, X, Y, Z]
+    bias: bool,  # was there one?
+) -> tuple:  # the weights' and the bias's
     "The gradients of `weight` and `bias`, registers full."
     n, full = voxels_per_register(len(weight), x.shape[-1]), torch.promote_types(weight.dtype, torch.float32)
     _, of_kernel, of_bias = torch.ops.aten.convolution_backward(
@@ -78,7 +87,7 @@ class FoldedConv(torch.autograd.Function):
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        return folded_conv(x, weight, bias).detach() # no view: a rectifier may write on it
+        return folded_conv(x, weight, bias).detach()  # no view: a rectifier may write on it
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
@@ -90,37 +99,42 @@ class FoldedConv(torch.autograd.Function):
                 *(folded_weight_gradients(x, weight, gradient, of_bias) if of_weight else (None, None)))
 
 # %% ../../nbs/06_fast/02_layers.ipynb #b8775aa7
-def in_cpu_autocast(x: torch.Tensor, # what enters a layer
-                    ) -> bool: # is it computed in bfloat16 on a CPU?
+def in_cpu_autocast(
+    x: torch.Tensor,  # what enters a layer
+) -> bool:  # is it computed in bfloat16 on a CPU?
     "Is it worth filling registers?"
     return x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
 
 class Conv3x3(nn.Conv3d):
     "A 3×3×3 convolution that leaves a volume's size as it is."
-    def forward(self,
-                x: torch.Tensor, # [N, c_in, X, Y, Z]
-                ) -> torch.Tensor: # [N, c_out, X, Y, Z]
+    def forward(
+        self,
+        x: torch.Tensor,  # [N, c_in, X, Y, Z]
+    ) -> torch.Tensor:  # [N, c_out, X, Y, Z]
         folds = min(self.in_channels, self.out_channels) < 16 and in_cpu_autocast(x)
         return FoldedConv.apply(x, self.weight, self.bias) if folds else super().forward(x)
 
 # %% ../../nbs/06_fast/02_layers.ipynb #510109de
-def fold_voxels(x: torch.Tensor, # one volume [1, C, X, Y, Z]
-                ) -> torch.Tensor: # [voxels / n, n·C]; n: the largest of 1, 2, 4, ... 32 that divides the voxels
+def fold_voxels(
+    x: torch.Tensor,  # one volume [1, C, X, Y, Z]
+) -> torch.Tensor:  # [voxels / n, n·C]; n: the largest of 1, 2, 4, ... 32 that divides the voxels
     "Neighbours become channels; with channels last, the same memory."
     return x.movedim(1, -1).reshape(-1, gcd(x[0, 0].numel(), 32) * x.shape[1])
 
-def scale_and_shift(rows: torch.Tensor, # [voxels / n, n·C]
-                    mean: torch.Tensor, # [C]
-                    scale: torch.Tensor, # [C]
-                    bias: torch.Tensor, # [C]
-                    ) -> torch.Tensor: # scale · (rows - mean) + bias
+def scale_and_shift(
+    rows: torch.Tensor,  # [voxels / n, n·C]
+    mean: torch.Tensor,  # [C]
+    scale: torch.Tensor,  # [C]
+    bias: torch.Tensor,  # [C]
+) -> torch.Tensor:  # scale · (rows - mean) + bias
     "Scale and shift every channel, in one pass."
     mean, scale, bias = (of_channel.repeat(rows.shape[1] // len(of_channel)) for of_channel in (mean, scale, bias))
     return F.batch_norm(rows, mean, torch.ones_like(mean), scale, bias, eps=0.)
 
-def as_volume(rows: torch.Tensor, # [voxels / n, n·C]
-              like: torch.Tensor, # the volume [1, C, X, Y, Z] that it was
-              ) -> torch.Tensor: # [1, C, X, Y, Z]
+def as_volume(
+    rows: torch.Tensor,  # [voxels / n, n·C]
+    like: torch.Tensor,  # the volume [1, C, X, Y, Z] that it was
+) -> torch.Tensor:  # [1, C, X, Y, Z]
     "Undo `fold_voxels`."
     return rows.view(like.movedim(1, -1).shape).movedim(-1, 1)
 
@@ -135,7 +149,7 @@ class FoldedNorm(torch.autograd.Function):
         means, variances = (of_row.view(-1, len(weight)) for of_row in found)
         mean, per_sd = means.mean(0), (variances.mean(0) + means.var(0, correction=0) + eps).rsqrt()
         ctx.save_for_backward(x, weight, mean, per_sd)
-        return as_volume(scale_and_shift(rows, mean, weight * per_sd, bias), x).detach() # no view, as above
+        return as_volume(scale_and_shift(rows, mean, weight * per_sd, bias), x).detach()  # no view, as above
 
     @staticmethod
     def backward(ctx, gradient):
@@ -150,18 +164,20 @@ class FoldedNorm(torch.autograd.Function):
         return as_volume(of_x, x), of_weight, of_bias, None
 
 # %% ../../nbs/06_fast/02_layers.ipynb #a87c1a52
-def gradient_in_layout(x: torch.Tensor, # any
-                       layout: torch.memory_format, # channels first or last
-                       ) -> torch.Tensor: # the same
+def gradient_in_layout(
+    x: torch.Tensor,  # any
+    layout: torch.memory_format,  # channels first or last
+) -> torch.Tensor:  # the same
     "The same numbers; the gradient that comes back is brought into this layout."
     if x.requires_grad: x.register_hook(lambda gradient: gradient.contiguous(memory_format=layout))
     return x
 
 class InstanceNorm(nn.InstanceNorm3d):
     "Instance normalisation between convolutions in the channels-last layout."
-    def forward(self,
-                x: torch.Tensor, # [N, C, X, Y, Z]
-                ) -> torch.Tensor: # [N, C, X, Y, Z], channels last in memory
+    def forward(
+        self,
+        x: torch.Tensor,  # [N, C, X, Y, Z]
+    ) -> torch.Tensor:  # [N, C, X, Y, Z], channels last in memory
         last = torch.channels_last_3d
         if len(x) > 1 or not self.affine or not in_cpu_autocast(x):
             return gradient_in_layout(super().forward(x), torch.contiguous_format).contiguous(memory_format=last)
@@ -170,11 +186,12 @@ class InstanceNorm(nn.InstanceNorm3d):
         return gradient_in_layout(y, last)
 
 # %% ../../nbs/06_fast/02_layers.ipynb #aa09d599
-SPREAD_1D = torch.tensor([[0., 0., 1.], [0., 1., 1.], [1., 1., 0.], [1., 0., 0.]]) # 4 weights from 3, along one axis
-SPREAD = torch.kron(SPREAD_1D, torch.kron(SPREAD_1D, SPREAD_1D)).T.contiguous() # [27, 64], along three
+SPREAD_1D = torch.tensor([[0., 0., 1.], [0., 1., 1.], [1., 1., 0.], [1., 0., 0.]])  # 4 weights from 3, along one axis
+SPREAD = torch.kron(SPREAD_1D, torch.kron(SPREAD_1D, SPREAD_1D)).T.contiguous()  # [27, 64], along three
 
-def doubling_kernel(weight: torch.Tensor, # [c_out, c_in, 3, 3, 3]
-                    ) -> torch.Tensor: # [c_in, c_out, 4, 4, 4], of a transposed convolution
+def doubling_kernel(
+    weight: torch.Tensor,  # [c_out, c_in, 3, 3, 3]
+) -> torch.Tensor:  # [c_in, c_out, 4, 4, 4], of a transposed convolution
     "Add up the weights that meet the same voxel; in full precision, not of rounded weights."
     with torch.autocast(weight.device.type, enabled=False):
         kernel = weight.transpose(0, 1).reshape(-1, 27) @ SPREAD.to(weight)
@@ -203,9 +220,10 @@ class Doubling(torch.autograd.Function):
 
 class UpConv3d(nn.Conv3d):
     "Nearest ×2 and then a 3×3×3 convolution, computed from the small volume."
-    def forward(self,
-                x: torch.Tensor, # [N, c_in, X, Y, Z]
-                ) -> torch.Tensor: # [N, c_out, 2X, 2Y, 2Z]
+    def forward(
+        self,
+        x: torch.Tensor,  # [N, c_in, X, Y, Z]
+    ) -> torch.Tensor:  # [N, c_out, 2X, 2Y, 2Z]
         kernel = doubling_kernel(self.weight)
         if in_cpu_autocast(x): return Doubling.apply(x, kernel, self.bias)
         return F.conv_transpose3d(x, kernel, self.bias, stride=2, padding=1)

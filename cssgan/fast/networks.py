@@ -8,26 +8,30 @@ __all__ = ['mixed_precision', 'accelerate']
 # %% ../../nbs/06_fast/03_networks.ipynb #c15bd56b
 import torch
 from torch import nn
-from ..models import Generator, Join, PatchDiscriminator, ResnetGenerator, Segmentor, UNet3d
+
 from .layers import Conv3x3, DenseJoin, InstanceNorm, MaxPool, Undoubled, UpConv3d
+from ..models import Generator, Join, PatchDiscriminator, ResnetGenerator, Segmentor, UNet3d
 
 # %% ../../nbs/06_fast/03_networks.ipynb #c6a41563
-def has_fast_bfloat16(device: torch.device, # where the networks are
-                      ) -> bool: # is bfloat16 quicker than float32 there?
+def has_fast_bfloat16(
+    device: torch.device,  # where the networks are
+) -> bool:  # is bfloat16 quicker than float32 there?
     "A GPU that knows bfloat16, or a CPU with AVX-512."
     if device.type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 # %% ../../nbs/06_fast/03_networks.ipynb #5e3873e9
-def mixed_precision(device: torch.device, # where the networks are
-                    ) -> torch.autocast: # a context: `with mixed_precision(device): ...`
+def mixed_precision(
+    device: torch.device,  # where the networks are
+) -> torch.autocast:  # a context: `with mixed_precision(device): ...`
     "bfloat16 where it pays, float32 elsewhere."
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device),
-                          cache_enabled=False) # the cache is one for all threads
+                          cache_enabled=False)  # the cache is one for all threads
 
 # %% ../../nbs/06_fast/03_networks.ipynb #ac4cd419
-def which_path(device: torch.device, # where the networks are
-               ) -> str: # for people
+def which_path(
+    device: torch.device,  # where the networks are
+) -> str:  # for people
     "What the quick networks do on this machine."
     kind = {"cpu": "a CPU", "cuda": "a GPU"}.get(device.type, device.type)
     if not has_fast_bfloat16(device): return f"float32 on {kind}, which has no fast bfloat16"
@@ -47,22 +51,24 @@ class FastPatchDiscriminator(InMixedPrecision, PatchDiscriminator): "A discrimin
 class FastSegmentor(InMixedPrecision, Segmentor): "A segmentor in mixed precision."
 
 # %% ../../nbs/06_fast/03_networks.ipynb #9535c7ee
-QUICK = {nn.InstanceNorm3d: InstanceNorm, nn.MaxPool3d: MaxPool, Join: DenseJoin, # plain class → quick class
+QUICK = {nn.InstanceNorm3d: InstanceNorm, nn.MaxPool3d: MaxPool, Join: DenseJoin,  # plain class → quick class
          Generator: FastGenerator, ResnetGenerator: FastResnetGenerator,
          PatchDiscriminator: FastPatchDiscriminator, Segmentor: FastSegmentor}
 
-def keeps_size(layer: nn.Module, # any layer
-               ) -> bool: # is it a plain 3×3×3 convolution of stride 1 with padding 1?
+def keeps_size(
+    layer: nn.Module,  # any layer
+) -> bool:  # is it a plain 3×3×3 convolution of stride 1 with padding 1?
     "Can `Conv3x3` take its place?"
     return type(layer) is nn.Conv3d and (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups,
         layer.padding_mode) == ((3,) * 3, (1,) * 3, (1,) * 3, (1,) * 3, 1, "zeros")
 
 # %% ../../nbs/06_fast/03_networks.ipynb #b637a60c
-def accelerate(nets: nn.Module, # `Networks`, one of them, or several in a container
-               ) -> nn.Module: # the same object
+def accelerate(
+    nets: nn.Module,  # `Networks`, one of them, or several in a container
+) -> nn.Module:  # the same object
     "Exchange plain layers for quick ones, in place, and set their layout; what is quick already stays."
     for layer in nets.modules():
-        if isinstance(layer, UNet3d): # its doublings move into the convolutions that follow them
+        if isinstance(layer, UNet3d):  # its doublings move into the convolutions that follow them
             layer.upsample.__class__ = Undoubled
             for block in layer.widen: block[0].__class__ = UpConv3d
         elif keeps_size(layer): layer.__class__ = Conv3x3
@@ -70,11 +76,12 @@ def accelerate(nets: nn.Module, # `Networks`, one of them, or several in a conta
     return nets.to(memory_format=torch.channels_last_3d)
 
 # %% ../../nbs/06_fast/03_networks.ipynb #2dce681c
-PLAIN = {quick: plain for plain, quick in QUICK.items()} # quick class → plain class
+PLAIN = {quick: plain for plain, quick in QUICK.items()}  # quick class → plain class
 PLAIN |= {Conv3x3: nn.Conv3d, UpConv3d: nn.Conv3d, Undoubled: nn.Upsample}
 
-def decelerate(nets: nn.Module, # as for `accelerate`
-               ) -> nn.Module: # the same object
+def decelerate(
+    nets: nn.Module,  # as for `accelerate`
+) -> nn.Module:  # the same object
     "Undo `accelerate`: plain layers, channels first."
     for layer in nets.modules():
         if type(layer) in PLAIN: layer.__class__ = PLAIN[type(layer)]

@@ -6,14 +6,22 @@
 __all__ = []
 
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-002
-import logging, multiprocessing, os, re, signal, socket, threading
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from multiprocessing import connection
+
 import torch
 import torch.distributed as dist
+
 from ..guard import InputError, brief
 
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-006
@@ -26,9 +34,10 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-010
-def average(tensors: list, # of any shapes, the same ones in every process
-            summed: int=1, # how many have been added up in each of them
-           ):
+def average(
+    tensors: list,  # of any shapes, the same ones in every process
+    summed: int = 1,  # how many have been added up in each of them
+):
     "Replace tensors by their mean over all processes, and over all that have been added up."
     if processes() * summed == 1 or not tensors: return
     flat = torch.cat([t.flatten() for t in tensors])
@@ -36,23 +45,26 @@ def average(tensors: list, # of any shapes, the same ones in every process
     for tensor, mean in zip(tensors, flat.div_(processes() * summed).split([t.numel() for t in tensors])): tensor.copy_(mean.view_as(tensor))
 
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-013
-def gather(volumes: torch.Tensor, # [N, ...], of the same shape in every process
-          ) -> torch.Tensor: # [processes × N, ...], in the order of the ranks
+def gather(
+    volumes: torch.Tensor,  # [N, ...], of the same shape in every process
+) -> torch.Tensor:  # [processes × N, ...], in the order of the ranks
     "What every process has, for all."
     if processes() == 1: return volumes
     everyone = [torch.empty_like(volumes) for _ in range(processes())]
     dist.all_gather(everyone, volumes.contiguous())
     return torch.cat(everyone)
 
-def own_share(volumes: torch.Tensor, # [processes × N, ...]
-             ) -> torch.Tensor: # [N, ...]
+def own_share(
+    volumes: torch.Tensor,  # [processes × N, ...]
+) -> torch.Tensor:  # [N, ...]
     "The part that belongs to this process."
     return volumes.chunk(processes())[rank()]
 
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-016
-def agree(wish: bool, # of this process
-          device: torch.device="cpu", # where messages are sent from
-          ) -> bool: # of any process
+def agree(
+    wish: bool,  # of this process
+    device: torch.device = "cpu",  # where messages are sent from
+) -> bool:  # of any process
     "Does any process wish it?"
     if processes() == 1: return wish
     votes = torch.tensor(float(wish), device=device)
@@ -62,8 +74,9 @@ def agree(wish: bool, # of this process
 class ProcessError(InputError):
     "What one of several processes died of."
 
-def from_first(make, # a function without arguments, which only rank 0 calls
-              ):
+def from_first(
+    make,  # a function without arguments, which only rank 0 calls
+):
     "What rank 0 makes, for all; an error of rank 0 is everybody's."
     if processes() == 1: return make()
     made, error = None, None
@@ -77,23 +90,25 @@ def from_first(make, # a function without arguments, which only rank 0 calls
     return box[0]
 
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-020
-cores_to_share = ContextVar("cores_to_share", default=None) # if the caller keeps to one of them
+cores_to_share = ContextVar("cores_to_share", default=None)  # if the caller keeps to one of them
 
 @cache
-def crew(process: int, # its number; threads do not live on in a forked child, which needs its own
-        ) -> ThreadPoolExecutor:
+def crew(
+    process: int,  # its number; threads do not live on in a forked child, which needs its own
+) -> ThreadPoolExecutor:
     "Two threads that stay, because new ones would have to be warmed up."
     return ThreadPoolExecutor(2, "cssgan")
 
-def for_both(function, # of one item
-             items: tuple, # two, which do not need each other
-             at_once: bool=True, # each with half of the cores? otherwise, and on a GPU, one after the other
-             device: torch.device="cpu", # where the function computes
-             ) -> list: # what it returned for each
+def for_both(
+    function,  # of one item
+    items: tuple,  # two, which do not need each other
+    at_once: bool = True,  # each with half of the cores? otherwise, and on a GPU, one after the other
+    device: torch.device = "cpu",  # where the function computes
+) -> list:  # what it returned for each
     "Call a function for both items, with all the cores that the caller may have."
     own = torch.get_num_threads()
     cores = cores_to_share.get() or own
-    late = not threading.main_thread().is_alive() # Python is about to end, and starts nothing any more
+    late = not threading.main_thread().is_alive()  # Python is about to end, and starts nothing any more
     def with_cores(n, item):
         torch.set_num_threads(n)
         return function(item)
@@ -101,7 +116,7 @@ def for_both(function, # of one item
         if not at_once or torch.device(device).type != "cpu" or cores == 1 or late: return [with_cores(cores, item) for item in items]
         futures = [crew(os.getpid()).submit(with_cores, cores // 2, item) for item in items]
         try: return [future.result() for future in futures]
-        finally: wait(futures) # if one fails, or somebody interrupts, nothing goes on behind our back
+        finally: wait(futures)  # if one fails, or somebody interrupts, nothing goes on behind our back
     finally: torch.set_num_threads(own)
 
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-023
@@ -117,10 +132,11 @@ def one_core_between():
         cores_to_share.reset(token)
 
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-027
-def said(name: str, # of an environment variable
-         low: int, # the least that it may be
-         high: int, # the most
-        ) -> int:
+def said(
+    name: str,  # of an environment variable
+    low: int,  # the least that it may be
+    high: int,  # the most
+) -> int:
     "A number that a starter of processes put into the environment."
     value = os.environ.get(name)
     start = "start with torchrun or srun, or unset their variables"
@@ -129,7 +145,7 @@ def said(name: str, # of an environment variable
         raise InputError(f"{name} is {brief(value)!r} in the environment, no number from {low} to {high}: {start}")
     return int(value)
 
-def team() -> tuple: # processes on this machine, processes in all
+def team() -> tuple:  # processes on this machine, processes in all
     "Who was started together, as torchrun or srun say."
     several = lambda *names: any(os.environ.get(name, "1") != "1" for name in names)
     if "LOCAL_WORLD_SIZE" in os.environ or several("WORLD_SIZE"):
@@ -144,18 +160,19 @@ def team() -> tuple: # processes on this machine, processes in all
     if world % here: raise InputError(f"{world} processes, {here} on each machine: ask for equally many on each")
     return here, world
 
-def check_torchrun(world, here): # as `team` returns them
+def check_torchrun(world, here):  # as `team` returns them
     "What else torchrun says to several processes."
     said("MASTER_PORT", 1, 65535), said("RANK", 0, world - 1), said("LOCAL_RANK", 0, here - 1)
     if not os.environ.get("MASTER_ADDR"):
         raise InputError("the environment is half set: there is no MASTER_ADDR; start with torchrun")
 
-def check_srun(world, here): # as `team` returns them
+def check_srun(world, here):  # as `team` returns them
     "What else srun says to several processes."
     said("SLURM_NTASKS", world, world), said("SLURM_PROCID", 0, world - 1), said("SLURM_LOCALID", 0, here - 1)
 
-def tasks_per_node(world: int, # processes in all
-                  ) -> int:
+def tasks_per_node(
+    world: int,  # processes in all
+) -> int:
     "What SLURM says of this: 4, or 4(x2) for two machines."
     value = os.environ.get("SLURM_STEP_TASKS_PER_NODE")
     if value is None: return said("SLURM_STEP_TASKS_PER_NODE", 1, world)
@@ -165,7 +182,7 @@ def tasks_per_node(world: int, # processes in all
     return int(even[1])
 
 # %% ../../nbs/06_fast/01_processes.ipynb #12fc6d86
-def join() -> torch.device: # the one to train on
+def join() -> torch.device:  # the one to train on
     "Take part in the processes that were started, or be the only one."
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import LightningEnvironment
@@ -179,23 +196,25 @@ def join() -> torch.device: # the one to train on
     return fabric.device
 
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-030
-def environments(n: int, # processes
-                ) -> dict: # rank → what to add to its environment
+def environments(
+    n: int,  # processes
+) -> dict:  # rank → what to add to its environment
     "What tells each process who it is; the same that torchrun tells."
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1] # a free one
+        port = s.getsockname()[1]  # a free one
     threads = os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // n))
     shared = dict(WORLD_SIZE=n, LOCAL_WORLD_SIZE=n, GROUP_RANK=0, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, TORCHELASTIC_RUN_ID="cssgan", OMP_NUM_THREADS=threads)
     return {r: {name: str(value) for name, value in (shared | {"RANK": r, "LOCAL_RANK": r}).items()} for r in range(n)}
 
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-033
 DEAD_LINE = r"[\w.]*(RuntimeError|Dist\w*Error): .*(gloo|NCCL)"
-ECHO = re.compile(f"{DEAD_LINE}|Signal \\d|To enable traceback", re.DOTALL) # who has nothing of its own to say
+ECHO = re.compile(f"{DEAD_LINE}|Signal \\d|To enable traceback", re.DOTALL)  # who has nothing of its own to say
 WORDLESS = "one of the processes ended without a word; was it killed, or was there not enough memory?"
 
-def first_words(result, # what PyTorch's starter tells of processes that ended
-               ) -> str: # one line
+def first_words(
+    result,  # what PyTorch's starter tells of processes that ended
+) -> str:  # one line
     "What the first process that failed said."
     failures = sorted(result.failures.values(), key=lambda f: f.timestamp)
     says = [f.message["message"] if isinstance(f.message, dict) else str(f.message) for f in failures]
@@ -207,29 +226,31 @@ def end_with_parent():
     "Wait until the process that started this one has gone, and go as well."
     parent = multiprocessing.parent_process()
     while os.getppid() == parent.pid and not connection.wait([parent.sentinel], timeout=1): pass
-    os._exit(1) # whatever the others are waiting for: nobody will come
+    os._exit(1)  # whatever the others are waiting for: nobody will come
 
-def child(function, # what to call
-          *args, # for it
-         ):
+def child(
+    function,  # what to call
+    *args,  # for it
+):
     "What a process that `several` started does."
     threading.Thread(target=end_with_parent, daemon=True).start()
     return function(*args)
 
-def several(n: int, # processes, on this machine
-            function, # what each of them calls; importable, as are its arguments
-            *args, # for the function
-           ):
+def several(
+    n: int,  # processes, on this machine
+    function,  # what each of them calls; importable, as are its arguments
+    *args,  # for the function
+):
     "Call a function in several new processes, and wait for all of them; raises `ProcessError`."
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
     from torch.distributed.elastic.multiprocessing.api import SignalException
     for noisy in ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn"): logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)} # the starter sets its own
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)}  # the starter sets its own
     calls, asked = {r: (function, *args) for r in range(n)}, False
     workers = start_processes("cssgan", child, calls, environments(n), DefaultLogsSpecs(), start_method="spawn")
     try:
         try: result = workers.wait(period=.1)
-        except SignalException: # let them finish their step, and save
+        except SignalException:  # let them finish their step, and save
             asked = True
             for pid in workers.pids().values(): os.kill(pid, signal.SIGTERM)
             result = workers.wait(period=.1)
@@ -238,5 +259,5 @@ def several(n: int, # processes, on this machine
         for s, handler in before.items(): signal.signal(s, handler)
     if not result.is_failed(): return
     says = first_words(result)
-    if asked and says in (WORDLESS, "KeyboardInterrupt:"): raise KeyboardInterrupt # asked before they could save
+    if asked and says in (WORDLESS, "KeyboardInterrupt:"): raise KeyboardInterrupt  # asked before they could save
     raise ProcessError(says)

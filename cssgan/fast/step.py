@@ -8,74 +8,82 @@ __all__ = []
 # %% ../../nbs/06_fast/04_step.ipynb #e234459d
 from functools import partial
 from typing import NamedTuple
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
 from ..data.datasets import Batch
+from .networks import mixed_precision
+from .processes import average, for_both, gather, one_core_between, own_share
+from ..joint import Optimizers, Passes, freeze_all_but
 from ..losses import adversarial_loss, cycle_loss, discriminator_loss, generator_objective, shape_loss
 from ..models import Networks
-from ..joint import Optimizers, Passes, freeze_all_but
-from .processes import average, for_both, gather, one_core_between, own_share
-from .networks import mixed_precision
 
 # %% ../../nbs/06_fast/04_step.ipynb #723c1533
-def scale_gradient(x: torch.Tensor, # any
-                   factor: float, # of its gradient
-                   ) -> torch.Tensor: # the same
+def scale_gradient(
+    x: torch.Tensor,  # any
+    factor: float,  # of its gradient
+) -> torch.Tensor:  # the same
     "The same numbers; the gradient that comes back through them is scaled."
     same = x.view_as(x)
     same.register_hook(lambda gradient: factor * gradient)
     return same
 
 # %% ../../nbs/06_fast/04_step.ipynb #ad75552f
-def upcast(x: torch.Tensor, # what a network computed, perhaps in bfloat16
-           ) -> torch.Tensor: # float32, or float64 if it was
+def upcast(
+    x: torch.Tensor,  # what a network computed, perhaps in bfloat16
+) -> torch.Tensor:  # float32, or float64 if it was
     "Full precision, and channels first, where a softmax is several times as quick."
     return x.to(torch.promote_types(x.dtype, torch.float32), memory_format=torch.contiguous_format)
 
 # %% ../../nbs/06_fast/04_step.ipynb #5023ba43
 class Direction(NamedTuple):
     "A→B→A or B→A→B: a real volume, and the networks that it meets on its round trip."
-    here: str # "A" or "B": its own domain
-    there: str # the other one
-    real: torch.Tensor # [1, 1, X, Y, Z]
-    labels: torch.Tensor # [1, X, Y, Z]
-    G_there: nn.Module # translates it
-    G_here: nn.Module # translates it back
-    D_there: nn.Module # judges its translation
-    S_there: nn.Module # finds its labels in its translation
-    S_here: nn.Module # finds them in itself, and in its reconstruction
+    here: str  # "A" or "B": its own domain
+    there: str  # the other one
+    real: torch.Tensor  # [1, 1, X, Y, Z]
+    labels: torch.Tensor  # [1, X, Y, Z]
+    G_there: nn.Module  # translates it
+    G_here: nn.Module  # translates it back
+    D_there: nn.Module  # judges its translation
+    S_there: nn.Module  # finds its labels in its translation
+    S_here: nn.Module  # finds them in itself, and in its reconstruction
 
-def direction(nets: Networks, # the six networks
-              here: str, # "A" or "B": the volume's own domain
-              real: torch.Tensor, # [1, 1, X, Y, Z]
-              labels: torch.Tensor, # [1, X, Y, Z]
-              ) -> Direction:
+def direction(
+    nets: Networks,  # the six networks
+    here: str,  # "A" or "B": the volume's own domain
+    real: torch.Tensor,  # [1, 1, X, Y, Z]
+    labels: torch.Tensor,  # [1, X, Y, Z]
+) -> Direction:
     "The round trip of one volume."
     there = {"A": "B", "B": "A"}[here]
     names = f"G_{there}", f"G_{here}", f"D_{there}", f"S_{there}", f"S_{here}"
     return Direction(here, there, real, labels, *(getattr(nets, name) for name in names))
 
-def directions(nets: Networks, # the six networks
-               batch: Batch, # real volumes and their labels
-               ) -> list: # for each pair two: A→B→A and B→A→B
+def directions(
+    nets: Networks,  # the six networks
+    batch: Batch,  # real volumes and their labels
+) -> list:  # for each pair two: A→B→A and B→A→B
     "The round trips of a batch."
     pairs = zip(*(part.split(1) for part in batch[:4]), strict=True)
     return [(direction(nets, "A", real_A, y_A), direction(nets, "B", real_B, y_B))
             for real_A, y_A, real_B, y_B in pairs]
 
 # %% ../../nbs/06_fast/04_step.ipynb #8131ce9b
-def side_by_side_pays(batch: Batch, # of any number of pairs
-                      ) -> bool: # are both directions computed at once?
+def side_by_side_pays(
+    batch: Batch,  # of any number of pairs
+) -> bool:  # are both directions computed at once?
     "Has a volume at most 2^19 voxels (80 along a side)? A round number between those that `bench/step.py` measures."
     return batch.real_A[0].numel() <= 2**19
 
 # %% ../../nbs/06_fast/04_step.ipynb #a20fcc9e
-def accumulate_and_step(optimizers: tuple, # of the networks that learn now
-                        learn, # a function of one direction: forward, backward once, returns what others want to know
-                        pairs: list, # for each pair of volumes its two directions
-                        at_once: bool, # both directions side by side? otherwise one after the other
-                        ) -> list: # for each pair what `learn` returned for its two directions
+def accumulate_and_step(
+    optimizers: tuple,  # of the networks that learn now
+    learn,  # a function of one direction: forward, backward once, returns what others want to know
+    pairs: list,  # for each pair of volumes its two directions
+    at_once: bool,  # both directions side by side? otherwise one after the other
+) -> list:  # for each pair what `learn` returned for its two directions
     "One step down the mean gradient of all pairs, the same step in every process."
     weights = [weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
     found, total = [], None
@@ -90,29 +98,32 @@ def accumulate_and_step(optimizers: tuple, # of the networks that learn now
     return found
 
 # %% ../../nbs/06_fast/04_step.ipynb #978a592a
-def collect(found: list, # for each pair and direction: translation, reconstruction, losses by name
-            ) -> tuple: # the passes, and the losses by name
+def collect(
+    found: list,  # for each pair and direction: translation, reconstruction, losses by name
+) -> tuple:  # the passes, and the losses by name
     "Translations of all pairs as stacks; losses, the sum of both directions, the mean of all pairs."
     (fake_B, rec_A, of_A), (fake_A, rec_B, of_B) = (zip(*of_direction) for of_direction in zip(*found))
     losses = {name: sum(a[name] + b[name] for a, b in zip(of_A, of_B)) / len(found) for name in of_A[0]}
     return Passes(*(torch.cat(stack) for stack in (fake_A, fake_B, rec_A, rec_B))), losses
 
 # %% ../../nbs/06_fast/04_step.ipynb #b6c44228
-def round_trip(d: Direction, # whose volume is translated
-               spare_memory: bool=False, # activation checkpointing?
-               ) -> tuple: # translation and reconstruction [1, 1, X, Y, Z]
+def round_trip(
+    d: Direction,  # whose volume is translated
+    spare_memory: bool = False,  # activation checkpointing?
+) -> tuple:  # translation and reconstruction [1, 1, X, Y, Z]
     "Translate, and translate back."
     there, back = d.G_there, d.G_here
     if spare_memory: there, back = (partial(checkpoint, G, use_reentrant=False) for G in (there, back))
     fake = there(d.real)
     return fake, back(fake)
 
-def update_generators(nets: Networks, # the six networks
-                      optimizer: torch.optim.Optimizer, # of G_A and G_B
-                      batch: Batch, # real volumes and their labels
-                      lambda_cyc: float=10., # weight of the cycle loss
-                      spare_memory: bool=False, # activation checkpointing, and one direction after the other?
-                      ) -> tuple: # the passes, for those who learn next, and the losses by name
+def update_generators(
+    nets: Networks,  # the six networks
+    optimizer: torch.optim.Optimizer,  # of G_A and G_B
+    batch: Batch,  # real volumes and their labels
+    lambda_cyc: float = 10.,  # weight of the cycle loss
+    spare_memory: bool = False,  # activation checkpointing, and one direction after the other?
+) -> tuple:  # the passes, for those who learn next, and the losses by name
     "Optimize `G_A, G_B` as a CycleGAN does, discriminators fixed, segmentors not asked."
     freeze_all_but(nets, "G_A", "G_B")
     def learn(d):
@@ -125,11 +136,12 @@ def update_generators(nets: Networks, # the six networks
     return collect(accumulate_and_step((optimizer,), learn, directions(nets, batch), at_once))
 
 # %% ../../nbs/06_fast/04_step.ipynb #dfb24eaf
-def learn_direction(d: Direction, # with everybody whom the volume meets
-                    lambda_cyc: float, # weight of the cycle loss
-                    gamma_shape: float, # weight of the shape loss
-                    spare_memory: bool, # activation checkpointing?
-                    ) -> tuple: # translation, reconstruction, losses by name
+def learn_direction(
+    d: Direction,  # with everybody whom the volume meets
+    lambda_cyc: float,  # weight of the cycle loss
+    gamma_shape: float,  # weight of the shape loss
+    spare_memory: bool,  # activation checkpointing?
+) -> tuple:  # translation, reconstruction, losses by name
     "Forward and backward for the generators and segmentors of one direction."
     with mixed_precision(d.real.device):
         fake, rec = round_trip(d, spare_memory)
@@ -144,13 +156,14 @@ def learn_direction(d: Direction, # with everybody whom the volume meets
     losses = {"gan": gan, "cyc": cyc, "shape": shape, f"S_{d.here}": own.detach(), f"S_{d.there}": shape / 3}
     return fake, rec, losses
 
-def update_generators_and_segmentors(nets: Networks, # the six networks
-                                     optimizers: Optimizers, # those of G and S take a step
-                                     batch: Batch, # real volumes and their labels
-                                     lambda_cyc: float=10., # weight of the cycle loss
-                                     gamma_shape: float=1., # weight of the shape loss
-                                     spare_memory: bool=False, # activation checkpointing, one direction at a time?
-                                     ) -> tuple: # the passes, and the losses by name
+def update_generators_and_segmentors(
+    nets: Networks,  # the six networks
+    optimizers: Optimizers,  # those of G and S take a step
+    batch: Batch,  # real volumes and their labels
+    lambda_cyc: float = 10.,  # weight of the cycle loss
+    gamma_shape: float = 1.,  # weight of the shape loss
+    spare_memory: bool = False,  # activation checkpointing, one direction at a time?
+) -> tuple:  # the passes, and the losses by name
     "The generators' turn and the segmentors' in one: the same losses, the same new weights."
     freeze_all_but(nets, "G_A", "G_B", "S_A", "S_B")
     learn = partial(learn_direction, lambda_cyc=lambda_cyc, gamma_shape=gamma_shape, spare_memory=spare_memory)
@@ -158,10 +171,11 @@ def update_generators_and_segmentors(nets: Networks, # the six networks
     return collect(accumulate_and_step((optimizers.G, optimizers.S), learn, directions(nets, batch), at_once))
 
 # %% ../../nbs/06_fast/04_step.ipynb #9e0b5e89
-def update_segmentors(nets: Networks, # the six networks
-                      optimizer: torch.optim.Optimizer, # of S_A and S_B
-                      batch: Batch, # real volumes and their labels
-                      ) -> dict: # losses by name
+def update_segmentors(
+    nets: Networks,  # the six networks
+    optimizer: torch.optim.Optimizer,  # of S_A and S_B
+    batch: Batch,  # real volumes and their labels
+) -> dict:  # losses by name
     "Optimize `S_A, S_B` on real volumes alone."
     freeze_all_but(nets, "S_A", "S_B")
     def learn(of_domain):
@@ -174,12 +188,13 @@ def update_segmentors(nets: Networks, # the six networks
     found = accumulate_and_step((optimizer,), learn, pairs, side_by_side_pays(batch))
     return {name: torch.stack(losses).mean() for name, losses in zip(("S_A", "S_B"), zip(*found))}
 
-def update_discriminators(nets: Networks, # the six networks
-                          optimizer: torch.optim.Optimizer, # of D_A and D_B
-                          batch: Batch, # real volumes
-                          fake_A: torch.Tensor, # synthetic CT, of now or of earlier [N, 1, X, Y, Z]
-                          fake_B: torch.Tensor, # synthetic MRI [N, 1, X, Y, Z]
-                          ) -> dict: # losses by name
+def update_discriminators(
+    nets: Networks,  # the six networks
+    optimizer: torch.optim.Optimizer,  # of D_A and D_B
+    batch: Batch,  # real volumes
+    fake_A: torch.Tensor,  # synthetic CT, of now or of earlier [N, 1, X, Y, Z]
+    fake_B: torch.Tensor,  # synthetic MRI [N, 1, X, Y, Z]
+) -> dict:  # losses by name
     "Optimize `D_A, D_B` with the generators fixed."
     freeze_all_but(nets, "D_A", "D_B")
     def learn(of_domain):
@@ -187,49 +202,52 @@ def update_discriminators(nets: Networks, # the six networks
         with mixed_precision(x.device): loss = discriminator_loss(*upcast(discriminator(x)).chunk(2))
         loss.backward()
         return loss.detach()
-    x_A, x_B = (torch.stack(both, dim=1) for both in ((batch.real_A, fake_A), (batch.real_B, fake_B))) # pair by pair
+    x_A, x_B = (torch.stack(both, dim=1) for both in ((batch.real_A, fake_A), (batch.real_B, fake_B)))  # pair by pair
     pairs = [((nets.D_A, a), (nets.D_B, b)) for a, b in zip(x_A, x_B, strict=True)]
     found = accumulate_and_step((optimizer,), learn, pairs, side_by_side_pays(batch))
     return {name: torch.stack(losses).mean() for name, losses in zip(("D_A", "D_B"), zip(*found))}
 
 # %% ../../nbs/06_fast/04_step.ipynb #c2ded3b0
-def exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes): # as for `joint_step`
+def exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes):  # as for `joint_step`
     "What the pools give back is what the discriminators learn from."
     fake_A, fake_B = (own_share(pools[side].exchange(gather(fakes), rng))
                       for side, fakes in (("A", passes.fake_A), ("B", passes.fake_B)))
     return update_discriminators(nets, optimizers.D, batch, fake_A, fake_B)
 
 @one_core_between()
-def segmentor_step(nets: Networks, # the six networks
-                   optimizers: Optimizers, # that of S takes a step
-                   batch: Batch, # real volumes and their labels
-                   ) -> dict: # losses by name
+def segmentor_step(
+    nets: Networks,  # the six networks
+    optimizers: Optimizers,  # that of S takes a step
+    batch: Batch,  # real volumes and their labels
+) -> dict:  # losses by name
     "Segmentors learn from real volumes."
     return update_segmentors(nets, optimizers.S, batch)
 
 @one_core_between()
-def generator_step(nets: Networks, # the six networks
-                   optimizers: Optimizers, # those of G and D take a step
-                   batch: Batch, # real volumes
-                   pools: dict, # "A", "B": past translations
-                   rng: torch.Generator, # of the pools
-                   lambda_cyc: float=10., # weight of the cycle loss
-                   spare_memory: bool=False, # activation checkpointing?
-                   ) -> dict: # losses by name
+def generator_step(
+    nets: Networks,  # the six networks
+    optimizers: Optimizers,  # those of G and D take a step
+    batch: Batch,  # real volumes
+    pools: dict,  # "A", "B": past translations
+    rng: torch.Generator,  # of the pools
+    lambda_cyc: float = 10.,  # weight of the cycle loss
+    spare_memory: bool = False,  # activation checkpointing?
+) -> dict:  # losses by name
     "A CycleGAN's step: generators, then discriminators."
     passes, losses = update_generators(nets, optimizers.G, batch, lambda_cyc, spare_memory)
     return losses | exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes)
 
 @one_core_between()
-def joint_step(nets: Networks, # the six networks
-               optimizers: Optimizers, # all three take a step
-               batch: Batch, # real volumes and their labels
-               pools: dict, # "A", "B": past translations
-               rng: torch.Generator, # of the pools
-               lambda_cyc: float=10., # weight of the cycle loss
-               gamma_shape: float=1., # weight of the shape loss
-               spare_memory: bool=False, # activation checkpointing?
-               ) -> dict: # losses by name
+def joint_step(
+    nets: Networks,  # the six networks
+    optimizers: Optimizers,  # all three take a step
+    batch: Batch,  # real volumes and their labels
+    pools: dict,  # "A", "B": past translations
+    rng: torch.Generator,  # of the pools
+    lambda_cyc: float = 10.,  # weight of the cycle loss
+    gamma_shape: float = 1.,  # weight of the shape loss
+    spare_memory: bool = False,  # activation checkpointing?
+) -> dict:  # losses by name
     "One alternating update: generators and segmentors, then discriminators."
     passes, losses = update_generators_and_segmentors(nets, optimizers, batch, lambda_cyc, gamma_shape, spare_memory)
     return losses | exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes)

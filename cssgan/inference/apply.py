@@ -10,23 +10,39 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
-import numpy as np, torch
+
+import numpy as np
+import torch
+
 import cssgan
-from ..scans.volumes import (MODALITIES, Grid, Volume, back_to_scan, check_modality, denormalise, heart_centre, label_to_scan,
-                            normalise, to_grid, whole_scan_grid, with_label)
-from ..scans.files import read_volume
 from ..fast.networks import accelerate
-from ..scans.plausible import ATRIA, doubts, rim_of_lv
-from ..training.checkpoints import load_checkpoint
 from ..guard import InputError, brief, warn
+from ..scans.files import read_volume
+from ..scans.plausible import ATRIA, doubts, rim_of_lv
+from cssgan.scans.volumes import (
+    MODALITIES,
+    Grid,
+    Volume,
+    back_to_scan,
+    check_modality,
+    denormalise,
+    heart_centre,
+    label_to_scan,
+    normalise,
+    to_grid,
+    whole_scan_grid,
+    with_label,
+)
+from ..training.checkpoints import load_checkpoint
 
 # %% ../../nbs/08_inference/01_apply.ipynb #cell-008
-def prepare(scan: Volume, # in its own grid and unit
-            grid: Grid, # the checkpoint's training grid
-            window: tuple, # the checkpoint's (low, high) in HU for CT
-            centre, # world point (x, y, z) of the heart, mm
-            box: Grid|None=None, # what to look at, around the centre; None: the whole scan
-            ) -> Volume: # in [-1, 1], patient's axes, the training grid's spacing
+def prepare(
+    scan: Volume,  # in its own grid and unit
+    grid: Grid,  # the checkpoint's training grid
+    window: tuple,  # the checkpoint's (low, high) in HU for CT
+    centre,  # world point (x, y, z) of the heart, mm
+    box: Grid|None = None,  # what to look at, around the centre; None: the whole scan
+) -> Volume:  # in [-1, 1], patient's axes, the training grid's spacing
     "What the networks see of a scan."
     scan = replace(scan, label=None, range=tuple(window) if scan.modality == "CT" else None)
     scan = replace(scan, range=to_grid(scan, grid, centre).range)
@@ -35,25 +51,27 @@ def prepare(scan: Volume, # in its own grid and unit
 
 # %% ../../nbs/08_inference/01_apply.ipynb #cell-012
 @torch.no_grad()
-def slide(network: torch.nn.Module, # G or S
-          volume: Volume, # in [-1, 1]
-          grid: Grid, # the training grid: the size of a window
-          ) -> torch.Tensor: # float32 [channels, X, Y, Z], on the volume's grid
+def slide(
+    network: torch.nn.Module,  # G or S
+    volume: Volume,  # in [-1, 1]
+    grid: Grid,  # the training grid: the size of a window
+) -> torch.Tensor:  # float32 [channels, X, Y, Z], on the volume's grid
     "Apply a network window by window, and blend; to a volume that one window covers, at once."
     from monai.inferers import sliding_window_inference
     device = next(network.parameters()).device
     def predict(window): return network(window).float()
     x = torch.from_numpy(np.ascontiguousarray(volume.voxels, np.float32))[None, None].to(device)
-    if volume.shape == grid.shape: out = predict(x) # nothing to blend
+    if volume.shape == grid.shape: out = predict(x)  # nothing to blend
     else: out = sliding_window_inference(x, grid.shape, 1, predict, overlap=0.5, mode="gaussian", cval=-1.)
     if not torch.isfinite(out).all():
         raise InputError("the network answers NaN or infinity, its weights are damaged: use another checkpoint")
     return out[0].cpu()
 
 # %% ../../nbs/08_inference/01_apply.ipynb #cell-018
-def as_scan(scan: str|Path|Volume, # a NIfTI file, a folder of DICOM slices, or a volume
-            modality: str, # "CT" or "MRI"
-            ) -> Volume:
+def as_scan(
+    scan: str|Path|Volume,  # a NIfTI file, a folder of DICOM slices, or a volume
+    modality: str,  # "CT" or "MRI"
+) -> Volume:
     "The scan, read if need be, and of the modality that is needed."
     if isinstance(scan, (str, PathLike)): return read_volume(scan, modality)
     if not isinstance(scan, Volume):
@@ -65,11 +83,12 @@ def _kind(thing) -> str:
     "What something is, in two words."
     return f"of the type {type(thing).__module__}.{type(thing).__name__}"
 
-NEAR = 50. # mm: a centre may lie this far outside the scan, which may show only a part of the heart
+NEAR = 50.  # mm: a centre may lie this far outside the scan, which may show only a part of the heart
 
-def as_centre(centre, # what the user said
-              scan: Volume, # the scan
-              ) -> np.ndarray: # world point (x, y, z), mm
+def as_centre(
+    centre,  # what the user said
+    scan: Volume,  # the scan
+) -> np.ndarray:  # world point (x, y, z), mm
     "A centre that can be one."
     try: point = np.asarray(centre, float)
     except (TypeError, ValueError, OverflowError): point = np.empty(0)
@@ -85,16 +104,18 @@ def as_centre(centre, # what the user said
     return point
 
 # %% ../../nbs/08_inference/01_apply.ipynb #cell-019
-def load_networks(checkpoint: str|Path, # a checkpoint's folder
-                 ) -> tuple: # the six networks, the training grid, modality → what -1 and 1 stand for
+def load_networks(
+    checkpoint: str|Path,  # a checkpoint's folder
+) -> tuple:  # the six networks, the training grid, modality → what -1 and 1 stand for
     "What inference needs of a checkpoint."
     nets, about, _ = load_checkpoint(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return accelerate(nets.to(device)), Grid(*(tuple(about["grid"][key]) for key in ("shape", "spacing"))), about["ranges"]
 
 # %% ../../nbs/08_inference/01_apply.ipynb #cell-026
-def one_heart(labels: np.ndarray, # integers (X, Y, Z)
-              ) -> np.ndarray: # the same, with one connected piece
+def one_heart(
+    labels: np.ndarray,  # integers (X, Y, Z)
+) -> np.ndarray:  # the same, with one connected piece
     "Keep the largest connected piece of all labels together."
     from scipy import ndimage
     pieces, count = ndimage.label(labels > 0)
@@ -102,11 +123,12 @@ def one_heart(labels: np.ndarray, # integers (X, Y, Z)
     return np.where(pieces == 1 + np.bincount(pieces.ravel())[1:].argmax(), labels, 0).astype(labels.dtype)
 
 # %% ../../nbs/08_inference/01_apply.ipynb #cell-028
-BEYOND = 0.8 # of a voxel, from the middle of a scan's outermost ones
+BEYOND = 0.8  # of a voxel, from the middle of a scan's outermost ones
 
-def within(seen: Volume, # on a grid
-           scan: Volume, # in its own grid
-           ) -> np.ndarray: # (X, Y, Z) bool, on the first grid
+def within(
+    seen: Volume,  # on a grid
+    scan: Volume,  # in its own grid
+) -> np.ndarray:  # (X, Y, Z) bool, on the first grid
     "Which voxels lie in the scan, or at its border."
     inside, index = np.ones(seen.shape, bool), np.ogrid[tuple(slice(n) for n in seen.shape)]
     for (*row, shift), n in zip(np.linalg.inv(scan.affine) @ seen.affine, scan.shape):
@@ -114,63 +136,67 @@ def within(seen: Volume, # on a grid
         inside &= (at > -BEYOND) & (at < n - 1 + BEYOND)
     return inside
 
-def look(segmentor: torch.nn.Module, # S_A or S_B
-         scan: Volume, # in its own grid and unit
-         grid: Grid, # the training grid
-         window: tuple, # the checkpoint's (low, high) in HU for CT
-         centre, # world point (x, y, z) of the heart, mm
-         box: Grid|None=None, # what to look at, around the centre; None: the whole scan
-         ) -> Volume: # what the segmentor saw, with labels of one heart
+def look(
+    segmentor: torch.nn.Module,  # S_A or S_B
+    scan: Volume,  # in its own grid and unit
+    grid: Grid,  # the training grid
+    window: tuple,  # the checkpoint's (low, high) in HU for CT
+    centre,  # world point (x, y, z) of the heart, mm
+    box: Grid|None = None,  # what to look at, around the centre; None: the whole scan
+) -> Volume:  # what the segmentor saw, with labels of one heart
     "Segment a part of a scan."
     seen = prepare(scan, grid, window, centre, box)
     labels = slide(segmentor, seen, grid).argmax(0).numpy().astype(np.uint8)
-    return replace(seen, label=one_heart(labels * within(seen, scan))) # nothing lies where nobody looked
+    return replace(seen, label=one_heart(labels * within(seen, scan)))  # nothing lies where nobody looked
 
 # %% ../../nbs/08_inference/01_apply.ipynb #cell-030
-def box_around(found: Volume, # with labels of one heart
-               grid: Grid, # the training grid
-               margin: int=4, # voxels on each side
-               ) -> Grid: # as large as the training grid, or as the heart with a margin
+def box_around(
+    found: Volume,  # with labels of one heart
+    grid: Grid,  # the training grid
+    margin: int = 4,  # voxels on each side
+) -> Grid:  # as large as the training grid, or as the heart with a margin
     "What to look at the second time."
     extents = [np.ptp(np.flatnonzero(found.label.any(axis=others))) + 1 for others in ((1, 2), (0, 2), (0, 1))]
     return Grid(tuple(max(n, int(e) + 2 * margin) for n, e in zip(grid.shape, extents)), grid.spacing)
 
 # %% ../../nbs/08_inference/01_apply.ipynb #43178b4b
-def agreement(one: Volume, # with labels
-              other: Volume, # with labels
-              ) -> float: # mean Dice of the regions that either has, 0 to 1
+def agreement(
+    one: Volume,  # with labels
+    other: Volume,  # with labels
+) -> float:  # mean Dice of the regions that either has, 0 to 1
     "Do two looks say the same?"
     a, b = label_to_scan(one.label, one.affine, other), other.label
     both = [(a == k, b == k) for k in np.union1d(a, b) if k]
     return float(np.mean([2 * (x & y).sum() / (x.sum() + y.sum()) for x, y in both])) if both else 0.
 
 # %% ../../nbs/08_inference/01_apply.ipynb #291ab855
-AGREED = .75, .55 # Dice of two looks: from the first on they are one, below the second they contradict each other
+AGREED = .75, .55  # Dice of two looks: from the first on they are one, below the second they contradict each other
 
 class Finding(NamedTuple):
     "What a segmentor found, and what speaks against it."
-    seen: Volume # what it saw last, with labels of one heart
-    agreed: float # agreement of its last two looks, 0 to 1
+    seen: Volume  # what it saw last, with labels of one heart
+    agreed: float  # agreement of its last two looks, 0 to 1
 
     @property
-    def doubts(self): # a list of texts
-        found = [str(d) for d in doubts(self.seen.label, self.seen.voxel_ml) if d != ATRIA] # weak networks do that
+    def doubts(self):  # a list of texts
+        found = [str(d) for d in doubts(self.seen.label, self.seen.voxel_ml) if d != ATRIA]  # weak networks do that
         differs = self.seen.label.any() and self.agreed < AGREED[1]
         return found + ["looking again, the network found something else"] * bool(differs)
 
     @property
-    def score(self): # the most plausible of several findings has the highest
+    def score(self):  # the most plausible of several findings has the highest
         certain = any(d.certain for d in doubts(self.seen.label, self.seen.voxel_ml))
         return self.agreed + float(np.nan_to_num(rim_of_lv(self.seen.label))) - len(self.doubts) / 4 - certain
 
 # %% ../../nbs/08_inference/01_apply.ipynb #fd46c91b
-def settle(segmentor: torch.nn.Module, # S_A or S_B
-           scan: Volume, # in its own grid and unit
-           grid: Grid, # the training grid
-           window: tuple, # the checkpoint's (low, high) in HU for CT
-           centre, # world point (x, y, z), mm
-           looks: int=4, # at most
-           ) -> Finding:
+def settle(
+    segmentor: torch.nn.Module,  # S_A or S_B
+    scan: Volume,  # in its own grid and unit
+    grid: Grid,  # the training grid
+    window: tuple,  # the checkpoint's (low, high) in HU for CT
+    centre,  # world point (x, y, z), mm
+    looks: int = 4,  # at most
+) -> Finding:
     "Look, and look again around what was found, until two looks agree."
     found, agreed = look(segmentor, scan, grid, window, centre, grid), 0.
     for _ in range(looks - 1):
@@ -184,9 +210,10 @@ def settle(segmentor: torch.nn.Module, # S_A or S_B
     return Finding(found, agreed)
 
 # %% ../../nbs/08_inference/01_apply.ipynb #d538298f
-def places(scan: Volume, # in its own grid and unit
-           grid: Grid, # the training grid
-           ) -> list: # world points (x, y, z), mm; none in a scan that is hardly longer than a box
+def places(
+    scan: Volume,  # in its own grid and unit
+    grid: Grid,  # the training grid
+) -> list:  # world points (x, y, z), mm; none in a scan that is hardly longer than a box
     "Where else a heart might be."
     (whole, middle), depth = whole_scan_grid(scan, grid.spacing), grid.extent[2]
     spare = whole.extent[2] - depth
@@ -198,22 +225,24 @@ def places(scan: Volume, # in its own grid and unit
     return points
 
 # %% ../../nbs/08_inference/01_apply.ipynb #0afe73a8
-def elsewhere_in(segmentor: torch.nn.Module, # S_A or S_B
-                 scan: Volume, # in its own grid and unit
-                 grid: Grid, # the training grid
-                 window: tuple, # the checkpoint's (low, high) in HU for CT
-                 ) -> list: # of Finding
+def elsewhere_in(
+    segmentor: torch.nn.Module,  # S_A or S_B
+    scan: Volume,  # in its own grid and unit
+    grid: Grid,  # the training grid
+    window: tuple,  # the checkpoint's (low, high) in HU for CT
+) -> list:  # of Finding
     "What is found at other places, on the training grid's spacing."
     coarse = to_grid(scan, *whole_scan_grid(scan, grid.spacing))
     tried = [settle(segmentor, coarse, grid, window, place, looks=3) for place in places(coarse, grid)]
     return [t for t in tried if t.seen.label.any()]
 
-def find_heart(segmentor: torch.nn.Module, # S_A or S_B
-               scan: Volume, # in its own grid and unit, without a label
-               grid: Grid, # the training grid
-               window: tuple, # the checkpoint's (low, high) in HU for CT
-               centre=None, # world point (x, y, z), mm, if somebody knows it
-               ) -> Finding: # the most plausible
+def find_heart(
+    segmentor: torch.nn.Module,  # S_A or S_B
+    scan: Volume,  # in its own grid and unit, without a label
+    grid: Grid,  # the training grid
+    window: tuple,  # the checkpoint's (low, high) in HU for CT
+    centre=None,  # world point (x, y, z), mm, if somebody knows it
+) -> Finding:  # the most plausible
     "Look where the heart presumably is, and elsewhere if that is doubtful."
     presumed = heart_centre(scan) if centre is None else centre
     first = settle(segmentor, scan, grid, window, presumed)
@@ -225,18 +254,20 @@ def find_heart(segmentor: torch.nn.Module, # S_A or S_B
     return max(first, settle(segmentor, scan, grid, window, heart_centre(best.seen)), key=lambda t: t.score)
 
 # %% ../../nbs/08_inference/01_apply.ipynb #a15492bf
-def doubtful(found: Finding, # what a segmentor found
-             ) -> str: # one line; empty if there is no doubt
+def doubtful(
+    found: Finding,  # what a segmentor found
+) -> str:  # one line; empty if there is no doubt
     "Why a finding may not be the heart."
     if not found.seen.label.any(): return "no heart was found"
     return f"this may not be the heart: {'; '.join(found.doubts[:2])}" if found.doubts else ""
 
 # %% ../../nbs/08_inference/01_apply.ipynb #40d44daa
-def segment(scan: str|Path|Volume, # CT or MRI: a NIfTI file, a folder of DICOM slices, or a volume
-            checkpoint: str|Path, # a checkpoint's folder
-            modality: str, # "CT" or "MRI": what the scan is
-            centre=None, # world point (x, y, z) of the heart, mm; None: presumed from the body
-            ) -> Volume: # the scan itself, with labels 0..5
+def segment(
+    scan: str|Path|Volume,  # CT or MRI: a NIfTI file, a folder of DICOM slices, or a volume
+    checkpoint: str|Path,  # a checkpoint's folder
+    modality: str,  # "CT" or "MRI": what the scan is
+    centre=None,  # world point (x, y, z) of the heart, mm; None: presumed from the body
+) -> Volume:  # the scan itself, with labels 0..5
     "Segment a scan of any size."
     name, scan = _name(scan), replace(as_scan(scan, check_modality(modality)), label=None)
     centre = None if centre is None else as_centre(centre, scan)
@@ -253,13 +284,14 @@ def _name(scan) -> str:
     return "the volume" if isinstance(scan, Volume) else brief(scan, 100)
 
 # %% ../../nbs/08_inference/01_apply.ipynb #22d40635
-def heart_for_range(scan: Volume, # in its own grid and unit, without a label
-                    segmentor: torch.nn.Module, # S_B
-                    grid: Grid, # the training grid
-                    ranges: dict, # the checkpoint's, modality → (low, high)
-                    centre, # world point (x, y, z), mm, or None
-                    name: str, # of the scan, for a warning
-                    ) -> tuple: # world point (x, y, z), mm; lines for the history
+def heart_for_range(
+    scan: Volume,  # in its own grid and unit, without a label
+    segmentor: torch.nn.Module,  # S_B
+    grid: Grid,  # the training grid
+    ranges: dict,  # the checkpoint's, modality → (low, high)
+    centre,  # world point (x, y, z), mm, or None
+    name: str,  # of the scan, for a warning
+) -> tuple:  # world point (x, y, z), mm; lines for the history
     "Around which point an MRI's percentiles are taken, and how it was found."
     if scan.modality == "CT": return heart_centre(scan) if centre is None else centre, ()
     point, how = (heart_centre(scan), "presumed from the body") if centre is None else (centre, "as given")
@@ -272,11 +304,12 @@ def heart_for_range(scan: Volume, # in its own grid and unit, without a label
     return point, (f"intensities taken around ({', '.join(f'{c:.0f}' for c in point)}) mm, {how}",)
 
 # %% ../../nbs/08_inference/01_apply.ipynb #a85aa968
-def translate(scan: str|Path|Volume, # CT or MRI: a NIfTI file, a folder of DICOM slices, or a volume
-              checkpoint: str|Path, # a checkpoint's folder
-              to: str, # "MRI" for a CT scan, "CT" for an MRI scan
-              centre=None, # world point (x, y, z) of the heart, mm; None: presumed from the body
-              ) -> Volume: # synthetic, in the scan's grid; CT in HU
+def translate(
+    scan: str|Path|Volume,  # CT or MRI: a NIfTI file, a folder of DICOM slices, or a volume
+    checkpoint: str|Path,  # a checkpoint's folder
+    to: str,  # "MRI" for a CT scan, "CT" for an MRI scan
+    centre=None,  # world point (x, y, z) of the heart, mm; None: presumed from the body
+) -> Volume:  # synthetic, in the scan's grid; CT in HU
     "Translate a scan of any size into the other modality."
     name, modality = _name(scan), MODALITIES[1 - MODALITIES.index(check_modality(to))]
     scan = replace(as_scan(scan, modality), label=None)

@@ -13,8 +13,8 @@ from ..scans.volumes import Grid
 
 # %% ../../nbs/03_phantoms/01_anatomy.ipynb #cell-008
 def stream(
-    seed:int,  # of the phantom, 0 or more
-    job:int=0,  # 0 anatomy, 1 CT, 2 MRI
+    seed: int,  # of the phantom, 0 or more
+    job: int = 0,  # 0 anatomy, 1 CT, 2 MRI
 ) -> np.random.Generator:  # random numbers for this job only
     "The random numbers of one job of one phantom."
     if int(seed) != seed or seed < 0: raise InputError(f"seed {seed}: a phantom's seed is a whole number, 0 or more")
@@ -22,7 +22,7 @@ def stream(
 
 # %% ../../nbs/03_phantoms/01_anatomy.ipynb #cell-013
 def grid_axes(
-    grid:Grid,  # shape and spacing
+    grid: Grid,  # shape and spacing
 ) -> list:  # three arrays of mm from the grid's centre
     "The coordinates along each axis of a grid."
     return [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(grid.shape, grid.spacing)]
@@ -30,8 +30,8 @@ def grid_axes(
 # %% ../../nbs/03_phantoms/01_anatomy.ipynb #cell-017
 def bspline_weights(
     x,  # positions along an axis, mm
-    step:float,  # between two nodes, mm
-    nodes:int,  # how many, centred on 0
+    step: float,  # between two nodes, mm
+    nodes: int,  # how many, centred on 0
 ) -> np.ndarray:  # (positions, nodes)
     "How much each node counts at each position: the cubic B-spline."
     t = np.abs(x[:, None] / step - (np.arange(nodes) - nodes // 2))
@@ -41,8 +41,8 @@ def bspline_weights(
 def smooth_field(
     rng,  # random numbers
     axes,  # three coordinate arrays, mm
-    step:float,  # size of the details, mm
-    reach:float=200.,  # the field fades to 0 beyond this distance, mm
+    step: float,  # size of the details, mm
+    reach: float = 200.,  # the field fades to 0 beyond this distance, mm
 ) -> np.ndarray:  # (X, Y, Z), mean 0, standard deviation about 1
     "A random field whose details are `step` millimetres large."
     nodes = 2 * int(reach / step) + 1
@@ -75,8 +75,8 @@ def capsule(
     points,  # (3, ...) mm
     a,  # start, mm
     b,  # end, mm
-    ra:float,  # radius at the start, mm
-    rb:float,  # radius at the end, mm
+    ra: float,  # radius at the start, mm
+    rb: float,  # radius at the end, mm
 ) -> np.ndarray:  # distance, negative inside
     "A straight piece of tube with round ends."
     a, b = np.asarray(a, float), np.asarray(b, float)
@@ -87,7 +87,7 @@ def capsule(
 # %% ../../nbs/03_phantoms/01_anatomy.ipynb #cell-030
 def curve(
     knots,  # (K, n) points, with more numbers each if wanted (a radius)
-    pieces:int=5,  # between two knots
+    pieces: int = 5,  # between two knots
 ) -> np.ndarray:  # (pieces * (K - 1) + 1, n)
     "A smooth curve through all knots (Catmull-Rom)."
     k = np.asarray(knots, float)
@@ -183,10 +183,10 @@ Anatomy._repr_png_ = lambda self: show_tissues(self)._repr_png_()
 MIDDLE = (-5., 8., -12.)  # of an average heart, mm from the point that all numbers below start from
 
 def bent_space(
-    grid:Grid,  # the voxels
+    grid: Grid,  # the voxels
     rng,  # random numbers
-    bend:float,  # how far a point moves, mm (standard deviation)
-    step:float=55.,  # how slowly the movement changes, mm
+    bend: float,  # how far a point moves, mm (standard deviation)
+    step: float = 55.,  # how slowly the movement changes, mm
 ) -> Space:  # full of air
     "The points of a grid, moved by a smooth random deformation."
     axes = [a + m for a, m in zip(grid_axes(grid), MIDDLE)]
@@ -197,12 +197,12 @@ def bent_space(
 
 # %% ../../nbs/03_phantoms/01_anatomy.ipynb #cell-050
 def paint_tube(
-    space:Space,  # painted in place
-    tissue:str,  # of the tube
+    space: Space,  # painted in place
+    tissue: str,  # of the tube
     knots,  # (K, 4): x, y, z, radius in mm
-    grow:float=0.,  # added to the radius, mm
+    grow: float = 0.,  # added to the radius, mm
     over=None,  # only over these tissues
-    margin:float=25.,  # more than any bend, mm
+    margin: float = 25.,  # more than any bend, mm
 ):
     "Paint a tube along a smooth curve."
     path = curve(knots)

@@ -12,7 +12,7 @@ from .anatomy import Patient, Space, ellipsoid, smooth_field
 def chest_distance(
     body,  # (3, ...) mm, x from the midline
     half,  # half width and half depth where it is widest, mm
-    front:float=66.,  # y of the inner wall in front, mm
+    front: float = 66.,  # y of the inner wall in front, mm
 ) -> np.ndarray:  # mm outside (positive) or inside the ribs
     "The distance from the inner wall of the chest, along a ray from its axis."
     x, y, z = body[0], body[1] - (front - half[1]), body[2]
@@ -22,8 +22,8 @@ def chest_distance(
 
 # %% ../../nbs/03_phantoms/02_chest.ipynb #cell-011
 def paint_wall(
-    space:Space,  # painted in place
-    p:Patient,  # sizes
+    space: Space,  # painted in place
+    p: Patient,  # sizes
     body,  # (3, X, Y, Z) points, x from the midline
     d,  # (X, Y, Z) distance from the inner wall of the chest
     rng,  # random numbers
@@ -38,7 +38,7 @@ def paint_wall(
     space.paint("lung", d < 0)
 
 def paint_ribs(
-    space:Space,  # painted in place
+    space: Space,  # painted in place
     body,  # (3, X, Y, Z) points, x from the midline
     d,  # (X, Y, Z) distance from the inner wall of the chest
 ):
@@ -67,7 +67,7 @@ def vertebrae(
     return front, np.minimum(np.maximum(np.minimum(wings, spike), 6 - level), ring - 14), ring - 8.5, level
 
 def paint_spine(
-    space:Space,  # painted in place
+    space: Space,  # painted in place
     body,  # (3, X, Y, Z) points, x from the midline
     d,  # (X, Y, Z) distance from the inner wall of the chest
 ):
@@ -84,8 +84,8 @@ def paint_spine(
 
 # %% ../../nbs/03_phantoms/02_chest.ipynb #cell-019
 def paint_belly(
-    space:Space,  # painted in place
-    p:Patient,  # sizes
+    space: Space,  # painted in place
+    p: Patient,  # sizes
     body,  # (3, X, Y, Z) points, x from the midline
     d,  # (X, Y, Z) distance from the inner wall of the chest
 ):
@@ -103,8 +103,8 @@ def paint_belly(
 
 # %% ../../nbs/03_phantoms/02_chest.ipynb #cell-023
 def paint_lungs(
-    space:Space,  # painted in place
-    p:Patient,  # sizes
+    space: Space,  # painted in place
+    p: Patient,  # sizes
     body,  # (3, X, Y, Z) points, x from the midline
     rng,  # random numbers
 ):
@@ -122,8 +122,8 @@ def paint_lungs(
 
 # %% ../../nbs/03_phantoms/02_chest.ipynb #cell-027
 def paint_chest(
-    space:Space,  # painted in place
-    p:Patient,  # sizes
+    space: Space,  # painted in place
+    p: Patient,  # sizes
     rng,  # random numbers
 ):
     "Everything but the heart and the great vessels."

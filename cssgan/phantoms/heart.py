@@ -8,10 +8,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .anatomy import (REGION_TISSUES, Anatomy, Patient, Space, bent_space, capsule, draw_patient, ellipsoid, paint_tube, plane,
-                            smooth_field, stream)
-from .chest import paint_chest
 from ..guard import InputError
+from cssgan.phantoms.anatomy import (
+    REGION_TISSUES,
+    Anatomy,
+    Patient,
+    Space,
+    bent_space,
+    capsule,
+    draw_patient,
+    ellipsoid,
+    paint_tube,
+    plane,
+    smooth_field,
+    stream,
+)
+from .chest import paint_chest
 from ..scans.volumes import PAPER_GRID, Grid
 
 # %% ../../nbs/03_phantoms/03_heart.ipynb #cell-008
@@ -33,7 +45,7 @@ class Heart:
     pulmonary: np.ndarray  # of the valve between RV and pulmonary artery
 
 def place_heart(
-    p:Patient,  # sizes
+    p: Patient,  # sizes
 ) -> Heart:  # positions
     "Put the parts of a heart together."
     lv = np.array([-30., 8., -20.])
@@ -45,8 +57,8 @@ def place_heart(
 # %% ../../nbs/03_phantoms/03_heart.ipynb #cell-014
 def ventricles(
     q,  # (3, ...) points in the heart's frame, mm
-    p:Patient,  # sizes
-    h:Heart,  # positions
+    p: Patient,  # sizes
+    h: Heart,  # positions
 ) -> dict:  # name -> distance
     "The cavities of both ventricles, and the outer surface of the left one's wall (`epi`)."
     egg, base = np.array([p.lv, p.lv, p.length]), plane(q, h.mitral, -LONG)
@@ -60,8 +72,8 @@ def ventricles(
 # %% ../../nbs/03_phantoms/03_heart.ipynb #cell-017
 def atria(
     q,  # (3, ...) points in the heart's frame, mm
-    p:Patient,  # sizes
-    h:Heart,  # positions
+    p: Patient,  # sizes
+    h: Heart,  # positions
 ) -> dict:  # name -> distance
     "The cavities of both atria."
     ear = lambda centre, size, a, b, ra, rb: capsule(q, centre + np.array(a) * size, centre + np.array(b) * size, ra, rb)
@@ -74,10 +86,10 @@ def atria(
 
 # %% ../../nbs/03_phantoms/03_heart.ipynb #cell-020
 def paint_chambers(
-    space:Space,  # painted in place
-    d:dict,  # distances from ventricles and atria
+    space: Space,  # painted in place
+    d: dict,  # distances from ventricles and atria
     box,  # the voxels of the distances
-    p:Patient,  # sizes
+    p: Patient,  # sizes
 ):
     "The heart's fat, walls and blood."
     near, near2 = np.sort([d["epi"], d["RV"], d["LA"], d["RA"]], axis=0)[:2]
@@ -92,12 +104,12 @@ def paint_chambers(
 
 # %% ../../nbs/03_phantoms/03_heart.ipynb #cell-023
 def paint_strands(
-    space:Space,  # painted in place
+    space: Space,  # painted in place
     q,  # points in the heart's frame
-    d:dict,  # distances
+    d: dict,  # distances
     box,  # the voxels of both
-    p:Patient,  # sizes
-    h:Heart,  # positions
+    p: Patient,  # sizes
+    h: Heart,  # positions
     rng,  # random numbers
 ):
     "Papillary muscles and the sponge of trabeculae."
@@ -111,8 +123,8 @@ def paint_strands(
     space.paint("RV trabecula", (sponge > .6) & (d["RV"] > -7) & low, box, ["RV blood"])
 
 def paint_coronaries(
-    space:Space,  # painted in place
-    d:dict,  # distances
+    space: Space,  # painted in place
+    d: dict,  # distances
     box,  # their voxels
 ):
     "Coronary arteries, and the coronary vein."
@@ -122,8 +134,8 @@ def paint_coronaries(
 
 # %% ../../nbs/03_phantoms/03_heart.ipynb #cell-027
 def arteries(
-    h:Heart,  # positions
-    p:Patient,  # sizes
+    h: Heart,  # positions
+    p: Patient,  # sizes
     to_body,  # function: point in the heart's frame, radius -> (x, y, z, r) in the body
 ) -> dict:  # tissue -> list of (K, 4) knots
     "The aorta with its arch, the pulmonary artery with its two branches."
@@ -136,8 +148,8 @@ def arteries(
     return {"aorta": [aorta], "pulmonary artery": [[to_body(v, 12), to_body(v + (2, -16, 14), 13.5), fork], right, left]}
 
 def veins(
-    h:Heart,  # positions
-    p:Patient,  # sizes
+    h: Heart,  # positions
+    p: Patient,  # sizes
     to_body,  # as above
 ) -> dict:  # tissue -> list of (K, 4) knots
     "Four pulmonary veins, and the caval veins from above and below."
@@ -153,7 +165,7 @@ def veins(
 SOFT = ("air", "fat", "muscle", "lung", "lung vessel", "liver", "heart wall", "vessel wall", "marrow", "airway")
 
 def airways(
-    p:Patient,  # sizes
+    p: Patient,  # sizes
 ) -> dict:  # tissue -> list of (K, 4) knots
     "Windpipe, bronchi, and the gullet behind them."
     m = p.midline
@@ -162,9 +174,9 @@ def airways(
     return {"muscle": [gullet], "airway": [[(m + 3, -35, 190, 8.5), (m + 3, -42, 100, 8.5), (m, -46, 56, 8.5)], *bronchi]}
 
 def paint_vessels(
-    space:Space,  # painted in place
-    p:Patient,  # sizes
-    h:Heart,  # positions
+    space: Space,  # painted in place
+    p: Patient,  # sizes
+    h: Heart,  # positions
     pose,  # 3×3: the heart's frame -> body
     shift,  # the rest of it, mm
 ):
@@ -185,8 +197,8 @@ def rotation(
             @ np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]]))
 
 def paint_heart(
-    space:Space,  # painted in place
-    p:Patient,  # sizes
+    space: Space,  # painted in place
+    p: Patient,  # sizes
     rng,  # random numbers
 ):
     "The heart in its pose, and the great vessels."
@@ -200,8 +212,8 @@ def paint_heart(
 
 # %% ../../nbs/03_phantoms/03_heart.ipynb #cell-037
 def draw_anatomy(
-    seed:int,  # 0 or more
-    grid:Grid=PAPER_GRID,  # shape and spacing; the heart is in its middle
+    seed: int,  # 0 or more
+    grid: Grid = PAPER_GRID,  # shape and spacing; the heart is in its middle
 ) -> Anatomy:  # tissues and label
     "Draw a patient's chest with the heart in it."
     rng = stream(seed)
@@ -228,7 +240,7 @@ def fit_pose(
 def label_on_grid(
     label,  # (X, Y, Z) region numbers
     affine,  # 4×4, its voxels to world points
-    grid:Grid,  # the new voxels
+    grid: Grid,  # the new voxels
 ) -> tuple:  # label on the grid, the grid's affine
     "The nearest label at each voxel of a grid whose middle is the middle of the labelled box."
     from scipy.ndimage import affine_transform
@@ -249,8 +261,8 @@ def middles(
 
 # %% ../../nbs/03_phantoms/03_heart.ipynb #cell-046
 def paint_labelled(
-    space:Space,  # painted in place; not bent
-    p:Patient,  # sizes of the chest
+    space: Space,  # painted in place; not bent
+    p: Patient,  # sizes of the chest
     label,  # (X, Y, Z) region numbers
 ):
     "Put a labelled heart into a chest: fat, vessels where they fit its chambers, walls, and the labels themselves."
@@ -270,8 +282,8 @@ def paint_labelled(
 def anatomy_from_labels(
     label,  # (X, Y, Z) region numbers 0..5
     affine,  # 4×4, its voxels to world points in mm
-    grid:Grid=PAPER_GRID,  # shape and spacing; the middle of the labelled box is in its middle
-    seed:int=0,  # of the chest around it
+    grid: Grid = PAPER_GRID,  # shape and spacing; the middle of the labelled box is in its middle
+    seed: int = 0,  # of the chest around it
 ) -> Anatomy:  # tissues whose label is the map
     "Put a labelled heart into a drawn chest."
     label = np.asarray(label)

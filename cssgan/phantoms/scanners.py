@@ -6,9 +6,12 @@ __all__ = ['render', 'phantom']
 # %% ../../nbs/03_phantoms/04_scanners.ipynb #cell-004
 import numpy as np
 
-from .anatomy import TISSUES, Anatomy, grid_axes, smooth_field, stream
-from .heart import anatomy_from_labels, draw_anatomy  # both ways to an anatomy can be imported from here, too
 from ..guard import InputError
+from .anatomy import TISSUES, Anatomy, grid_axes, smooth_field, stream
+from cssgan.phantoms.heart import (  # both ways to an anatomy can be imported from here, too
+    anatomy_from_labels,
+    draw_anatomy,
+)
 from ..scans.volumes import MODALITIES, PAPER_GRID, Grid, Volume
 
 # %% ../../nbs/03_phantoms/04_scanners.ipynb #cell-008
@@ -32,8 +35,8 @@ def ct_values(
 def partial_volume(
     image,  # (X, Y, Z)
     spacing,  # mm
-    width:float,  # of the blur, mm (standard deviation)
-    thickness:float=None,  # of a slice along z, mm
+    width: float,  # of the blur, mm (standard deviation)
+    thickness: float = None,  # of a slice along z, mm
 ) -> np.ndarray:  # blurred
     "What each voxel takes in from its neighbours."
     from scipy.ndimage import gaussian_filter, uniform_filter1d
@@ -42,10 +45,10 @@ def partial_volume(
 
 # %% ../../nbs/03_phantoms/04_scanners.ipynb #cell-014
 def render_ct(
-    anatomy:Anatomy,  # tissues
+    anatomy: Anatomy,  # tissues
     rng,  # random numbers
     spacing,  # mm
-    thickness:float=None,  # of a slice, mm
+    thickness: float = None,  # of a slice, mm
 ) -> np.ndarray:  # (X, Y, Z) HU
     "What a contrast CT sees of an anatomy."
     from scipy.ndimage import gaussian_filter
@@ -82,10 +85,10 @@ def coil(
     return near * np.exp(rng.uniform(.08, .25) * smooth_field(rng, axes, 70))
 
 def render_mri(
-    anatomy:Anatomy,  # tissues
+    anatomy: Anatomy,  # tissues
     rng,  # random numbers
     spacing,  # mm
-    thickness:float=None,  # of a slice, mm
+    thickness: float = None,  # of a slice, mm
 ) -> np.ndarray:  # (X, Y, Z) arbitrary units
     "What a bright-blood MRI sees of an anatomy."
     axes = grid_axes(Grid(anatomy.tissues.shape, spacing))
@@ -98,10 +101,10 @@ def render_mri(
 
 # %% ../../nbs/03_phantoms/04_scanners.ipynb #cell-025
 def render(
-    anatomy:Anatomy,  # from draw_anatomy or anatomy_from_labels
-    modality:str,  # "CT" or "MRI"
-    seed:int=None,  # of the scanner's random numbers; None: the anatomy's
-    thickness:float=None,  # of a slice along z, mm; None: thin slices
+    anatomy: Anatomy,  # from draw_anatomy or anatomy_from_labels
+    modality: str,  # "CT" or "MRI"
+    seed: int = None,  # of the scanner's random numbers; None: the anatomy's
+    thickness: float = None,  # of a slice along z, mm; None: thin slices
 ) -> Volume:  # image and label
     "Scan an anatomy."
     if modality not in MODALITIES:
@@ -114,9 +117,9 @@ def render(
     return Volume(np.rint(voxels).astype(np.float32), anatomy.affine, modality, anatomy.label, history)
 
 def phantom(
-    seed:int,  # 0 or more
-    modality:str,  # "CT" or "MRI"
-    grid:Grid=PAPER_GRID,  # shape and spacing
+    seed: int,  # 0 or more
+    modality: str,  # "CT" or "MRI"
+    grid: Grid = PAPER_GRID,  # shape and spacing
 ) -> Volume:  # image and label
     "Draw a patient and scan it."
     return render(draw_anatomy(seed, grid), modality)

@@ -6,13 +6,21 @@
 __all__ = []
 
 # %% ../../nbs/01_scans/02_dicom.ipynb #cell-003
-import math, os, re, struct, threading, warnings, zlib
+import math
+import os
+import re
+import struct
+import threading
+import warnings
+import zlib
 from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
+
 import nibabel as nib
 import numpy as np
+
 from ..guard import InputError, brief, regular_file, warn
 from .volumes import check_modality
 

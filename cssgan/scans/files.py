@@ -6,14 +6,19 @@
 __all__ = ['read_volume', 'read_label', 'write_volume', 'write_label']
 
 # %% ../../nbs/01_scans/03_files.ipynb #cell-003
-import gzip, os, re, zlib
+import gzip
+import os
+import re
+import zlib
 from functools import partial
 from pathlib import Path
+
 import nibabel as nib
 import numpy as np
+
 from ..guard import InputError, brief, free_place, gunzip, printable, regular_file, warn, write_whole
-from .volumes import LARGEST, Volume, _corners, _times, check_affine, check_intensities, check_modality
 from .dicom import RAS, is_dicom, read_dicom
+from .volumes import LARGEST, Volume, _corners, _times, check_affine, check_intensities, check_modality
 
 # %% ../../nbs/01_scans/03_files.ipynb #cell-012
 GZIP = b"\x1f\x8b"

@@ -7,19 +7,23 @@ __all__ = ['volumes_ml', 'doubts']
 
 # %% ../../nbs/01_scans/04_plausible.ipynb #9774cd66
 from typing import NamedTuple
+
 import numpy as np
+
 from .volumes import IGNORE, REGIONS
 
 # %% ../../nbs/01_scans/04_plausible.ipynb #a14c7177
-def marked(label: np.ndarray, # (X, Y, Z) uint8: an index of REGIONS, or IGNORE
-           ) -> np.ndarray: # bool: where some region of the heart is
+def marked(
+    label: np.ndarray,  # (X, Y, Z) uint8: an index of REGIONS, or IGNORE
+) -> np.ndarray:  # bool: where some region of the heart is
     "Everything that is called heart."
     return (label > 0) & (label != IGNORE)
 
-def around(label: np.ndarray, # (X, Y, Z)
-           inside: np.ndarray|None=None, # (X, Y, Z) bool; None: all that is marked
-           margin: int=0, # voxels on each side, as far as there are any
-           ) -> np.ndarray: # a view; empty if nothing is marked
+def around(
+    label: np.ndarray,  # (X, Y, Z)
+    inside: np.ndarray|None = None,  # (X, Y, Z) bool; None: all that is marked
+    margin: int = 0,  # voxels on each side, as far as there are any
+) -> np.ndarray:  # a view; empty if nothing is marked
     "The part of a label map that holds the heart."
     inside = marked(label) if inside is None else inside
     found = [np.flatnonzero(inside.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
@@ -27,9 +31,10 @@ def around(label: np.ndarray, # (X, Y, Z)
     return label[tuple(slice(max(0, f[0] - margin), f[-1] + 1 + margin) for f in found)]
 
 # %% ../../nbs/01_scans/04_plausible.ipynb #f62e03ba
-def beside(label: np.ndarray, # (X, Y, Z)
-           region: str, # one of REGIONS
-           ) -> dict|None: # region → share of the rim, 0 to 1; None without it, or with hardly anything known beside it
+def beside(
+    label: np.ndarray,  # (X, Y, Z)
+    region: str,  # one of REGIONS
+) -> dict|None:  # region → share of the rim, 0 to 1; None without it, or with hardly anything known beside it
     "What shares a face with a region."
     from scipy import ndimage
     heart = around(label)
@@ -40,35 +45,39 @@ def beside(label: np.ndarray, # (X, Y, Z)
     if not known.size or known.size < rim.size / 4: return None
     return dict(zip(REGIONS, (np.bincount(known, minlength=len(REGIONS)) / known.size).tolist()))
 
-def rim_of_lv(label: np.ndarray, # (X, Y, Z)
-              ) -> float: # 0 to 1; NaN if there is no LV, or nothing known beside it
+def rim_of_lv(
+    label: np.ndarray,  # (X, Y, Z)
+) -> float:  # 0 to 1; NaN if there is no LV, or nothing known beside it
     "The share of the LV's rim that is myocardium."
     return float((beside(label, "LV") or {}).get("myocardium", np.nan))
 
 # %% ../../nbs/01_scans/04_plausible.ipynb #26349261
-def volumes_ml(label: np.ndarray, # (X, Y, Z)
-               voxel_ml: float, # the volume of a voxel, ml
-               ) -> dict: # region → ml
+def volumes_ml(
+    label: np.ndarray,  # (X, Y, Z)
+    voxel_ml: float,  # the volume of a voxel, ml
+) -> dict:  # region → ml
     "How large every region is."
     return {region: float(np.count_nonzero(label == k) * voxel_ml) for k, region in enumerate(REGIONS) if k}
 
 # %% ../../nbs/01_scans/04_plausible.ipynb #3426e9c8
-USUAL = {"LV": (15, 450), "RV": (15, 450), "LA": (8, 400), "RA": (8, 400), "myocardium": (20, 400)} # ml: low, high
-MOST = {"LV": 1500, "RV": 1500, "LA": 2500, "RA": 2500, "myocardium": 1200} # ml: wide bounds of ours, far above giant atria
-LEAST = 1. # ml of everything that is marked
-FINEST = 1e-6 # ml: a voxel of 0.1 mm
+USUAL = {"LV": (15, 450), "RV": (15, 450), "LA": (8, 400), "RA": (8, 400), "myocardium": (20, 400)}  # ml: low, high
+MOST = {"LV": 1500, "RV": 1500, "LA": 2500, "RA": 2500, "myocardium": 1200}  # ml: wide bounds of ours, far above giant atria
+LEAST = 1.  # ml of everything that is marked
+FINEST = 1e-6  # ml: a voxel of 0.1 mm
 
 # %% ../../nbs/01_scans/04_plausible.ipynb #34ac6409
-def cut_off(label: np.ndarray, # (X, Y, Z)
-            ) -> list: # names of regions
+def cut_off(
+    label: np.ndarray,  # (X, Y, Z)
+) -> list:  # names of regions
     "The regions that reach the border of the scan."
     faces = [np.unique(label.take(end, axis)) for axis in range(3) for end in (0, -1)]
     return [region for k, region in enumerate(REGIONS) if k and any(k in face for face in faces)]
 
 # %% ../../nbs/01_scans/04_plausible.ipynb #241439cd
-def in_one_piece(label: np.ndarray, # (X, Y, Z)
-                 gap: int=2, # voxels that two pieces may lie apart
-                 ) -> float: # 0 to 1; NaN if nothing is marked
+def in_one_piece(
+    label: np.ndarray,  # (X, Y, Z)
+    gap: int = 2,  # voxels that two pieces may lie apart
+) -> float:  # 0 to 1; NaN if nothing is marked
     "The share of what is marked that belongs to the largest piece."
     from scipy import ndimage
     heart = marked(around(label))
@@ -80,15 +89,16 @@ def in_one_piece(label: np.ndarray, # (X, Y, Z)
 # %% ../../nbs/01_scans/04_plausible.ipynb #9fedcc2c
 class Doubt(NamedTuple):
     "Something about labels that is unlikely for a heart, or impossible."
-    text: str # in words, to follow the name of what is doubted and a colon
-    certain: bool = False # True: no heart is like that
+    text: str  # in words, to follow the name of what is doubted and a colon
+    certain: bool = False  # True: no heart is like that
     def __str__(self): return self.text
 
 # %% ../../nbs/01_scans/04_plausible.ipynb #83271be9
-ENCLOSED = .25, .4 # share of the LV's rim that is myocardium: below the first no heart, below the second unlikely
+ENCLOSED = .25, .4  # share of the LV's rim that is myocardium: below the first no heart, below the second unlikely
 
-def _muscle(label, # (X, Y, Z)
-            ) -> list: # of Doubt
+def _muscle(
+    label,  # (X, Y, Z)
+) -> list:  # of Doubt
     "Doubts about what the myocardium surrounds."
     rims = {region: b["myocardium"] for region in ("LV", "RV", "LA", "RA") if (b := beside(label, region))}
     if (lv := rims.get("LV")) is None: return []
@@ -103,9 +113,10 @@ def _muscle(label, # (X, Y, Z)
 # %% ../../nbs/01_scans/04_plausible.ipynb #756998a4
 ATRIA = Doubt("the LA lies at the RV, or the RA at the LV")
 
-def _order(label, # (X, Y, Z)
-           seen=REGIONS, # names of regions that are in view
-           ) -> list: # of Doubt
+def _order(
+    label,  # (X, Y, Z)
+    seen=REGIONS,  # names of regions that are in view
+) -> list:  # of Doubt
     "Doubts about where the RV and the atria are."
     from scipy import ndimage
     rims = {region: b["myocardium"] for region in ("RV", "LA", "RA") if region in seen and (b := beside(label, region))}
@@ -115,15 +126,16 @@ def _order(label, # (X, Y, Z)
         return [Doubt(f"the {most} touches the myocardium more than the RV does", True)]
     if rims["RV"] < .05: return [Doubt("the RV does not lie beside the myocardium")]
     heart = around(label)
-    near = {k: ndimage.binary_dilation(heart == k, iterations=2) for k in (3, 4)} # 3: LA, 4: RA
-    touch = lambda atrium, ventricle: int(np.count_nonzero(near[atrium] & (heart == ventricle))) # 1: LV, 2: RV
+    near = {k: ndimage.binary_dilation(heart == k, iterations=2) for k in (3, 4)}  # 3: LA, 4: RA
+    touch = lambda atrium, ventricle: int(np.count_nonzero(near[atrium] & (heart == ventricle)))  # 1: LV, 2: RV
     right, wrong = touch(3, 1) + touch(4, 2), touch(3, 2) + touch(4, 1)
     return [ATRIA] if wrong > max(10, 2 * right) else []
 
 # %% ../../nbs/01_scans/04_plausible.ipynb #a49dfce6
-def _sizes(label, # (X, Y, Z)
-           voxel_ml: float, # ml
-           ) -> list: # of Doubt
+def _sizes(
+    label,  # (X, Y, Z)
+    voxel_ml: float,  # ml
+) -> list:  # of Doubt
     "Doubts about volumes."
     ml, cut = volumes_ml(label, voxel_ml), cut_off(label)
     partial = bool(cut) or bool((label == IGNORE).any())
@@ -137,11 +149,12 @@ def _sizes(label, # (X, Y, Z)
     return [Doubt(text) for text in texts]
 
 # %% ../../nbs/01_scans/04_plausible.ipynb #ebfa354a
-SLICE = 30. # ml in view of a region that is cut off: the rim of less says little
+SLICE = 30.  # ml in view of a region that is cut off: the rim of less says little
 
-def _places(label, # (X, Y, Z)
-            voxel_ml: float, # ml
-            ) -> list: # of Doubt
+def _places(
+    label,  # (X, Y, Z)
+    voxel_ml: float,  # ml
+) -> list:  # of Doubt
     "Doubts about what lies beside what, as far as it is in view."
     cut, ml = cut_off(label), volumes_ml(label, voxel_ml)
     seen = [region for region in ml if region not in cut or ml[region] >= SLICE]
@@ -149,9 +162,10 @@ def _places(label, # (X, Y, Z)
     return found or ([] if (label == IGNORE).any() else _order(label, seen))
 
 # %% ../../nbs/01_scans/04_plausible.ipynb #19d1bdf6
-def doubts(label: np.ndarray, # (X, Y, Z) uint8: an index of REGIONS, or IGNORE
-           voxel_ml: float, # the volume of a voxel, ml: `Volume.voxel_ml`
-           ) -> list: # of Doubt, the certain ones first; empty for a heart
+def doubts(
+    label: np.ndarray,  # (X, Y, Z) uint8: an index of REGIONS, or IGNORE
+    voxel_ml: float,  # the volume of a voxel, ml: `Volume.voxel_ml`
+) -> list:  # of Doubt, the certain ones first; empty for a heart
     "Why labels might not be a heart."
     if not marked(label).any(): return [Doubt("nothing is marked", not bool((label == IGNORE).any()))]
     if len(np.unique(label)) == 1: return [Doubt(f"every voxel is {REGIONS[label.flat[0]]}", True)]
@@ -162,9 +176,10 @@ def doubts(label: np.ndarray, # (X, Y, Z) uint8: an index of REGIONS, or IGNORE
     return sorted(found, key=lambda d: not d.certain)
 
 # %% ../../nbs/01_scans/04_plausible.ipynb #b3fb699b
-def describe_volumes(label: np.ndarray, # (X, Y, Z)
-                     voxel_ml: float, # the volume of a voxel, ml: `Volume.voxel_ml`
-                     ) -> str: # "LV 102 ml, RV …"
+def describe_volumes(
+    label: np.ndarray,  # (X, Y, Z)
+    voxel_ml: float,  # the volume of a voxel, ml: `Volume.voxel_ml`
+) -> str:  # "LV 102 ml, RV …"
     "How large every region is, in words; or that there is no heart."
     if not marked(label).any(): return "no heart was found"
     certain = [d for d in doubts(label, voxel_ml) if d.certain]

@@ -8,8 +8,10 @@ __all__ = ['REGIONS', 'IGNORE', 'MODALITIES', 'PAPER_GRID', 'SMALL_GRID', 'CT_WI
 
 # %% ../../nbs/01_scans/01_volumes.ipynb #cell-003
 from dataclasses import dataclass, replace
+
 import nibabel as nib
 import numpy as np
+
 from ..guard import InputError, brief
 
 # %% ../../nbs/01_scans/01_volumes.ipynb #cell-007
@@ -45,7 +47,8 @@ class Grid:
     @property
     def extent(self): return np.array(self.shape) * np.array(self.spacing)
 
-    def affine(self,
+    def affine(
+        self,
         centre=(0.0, 0.0, 0.0),  # world point (x, y, z) for the middle of the grid, mm
     ) -> np.ndarray:  # 4×4, voxel index to world point in mm
         "Place the grid's middle at a point of the world."

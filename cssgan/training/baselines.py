@@ -9,42 +9,48 @@ __all__ = ['in_place_of_joint', 'translate_offline', 'HalfAndHalf']
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+
 import torch
 from safetensors.torch import load_file, save
+
+from ..data.datasets import Batch, UnpairedData
 from ..guard import make_folder, write_whole
-from ..data.datasets import Batch, Samples, UnpairedData
-from .schedule import Config, Phase
 from ..models import Networks
+from .schedule import Config, Phase
 
 # %% ../../nbs/07_training/04_baselines.ipynb #cell-005
-def in_place_of_joint(config: Config, # of a joint run
-                      name: str, # "segmentors" or "generators": what is trained instead
-                      ) -> Config: # with the same lengths, rates and seed
+def in_place_of_joint(
+    config: Config,  # of a joint run
+    name: str,  # "segmentors" or "generators": what is trained instead
+) -> Config:  # with the same lengths, rates and seed
     "The same course, with every joint phase replaced."
     return replace(config, phases=tuple(replace(p, name=name) if p.name == "joint" else p for p in config.phases))
 
 # %% ../../nbs/07_training/04_baselines.ipynb #cell-017
 class SyntheticSamples(torch.utils.data.Dataset):
     "Volumes that fixed generators made, with the labels of their sources."
-    def __init__(self,
-                 files: list, # of safetensors files with "volume" and "labels"
-                 ):
+    def __init__(
+        self,
+        files: list,  # of safetensors files with "volume" and "labels"
+    ):
         self.files = list(files)
 
     def __len__(self): return len(self.files)
 
-    def __getitem__(self,
-                    i: int, # which one
-                    ) -> tuple: # volume float32 [1, X, Y, Z] in [-1, 1], labels int64 [X, Y, Z], its name
+    def __getitem__(
+        self,
+        i: int,  # which one
+    ) -> tuple:  # volume float32 [1, X, Y, Z] in [-1, 1], labels int64 [X, Y, Z], its name
         tensors = load_file(self.files[i])
         return tensors["volume"].float(), tensors["labels"].long(), self.files[i].stem
 
 # %% ../../nbs/07_training/04_baselines.ipynb #cell-018
-def keep(folder: Path, # where to
-         name: str, # of the volume
-         volume: torch.Tensor, # [1, 1, X, Y, Z]
-         labels: torch.Tensor, # [X, Y, Z]
-         ) -> Path: # the file
+def keep(
+    folder: Path,  # where to
+    name: str,  # of the volume
+    volume: torch.Tensor,  # [1, 1, X, Y, Z]
+    labels: torch.Tensor,  # [X, Y, Z]
+) -> Path:  # the file
     "Write one synthetic volume and its labels."
     file = folder / f"{name}.safetensors"
     write_whole(file, save({"volume": volume[0].half().cpu(), "labels": labels.to(torch.uint8)}))
@@ -52,10 +58,11 @@ def keep(folder: Path, # where to
 
 # %% ../../nbs/07_training/04_baselines.ipynb #cell-019
 @torch.no_grad()
-def translate_offline(nets: Networks, # trained generators
-                      data: UnpairedData, # whose training volumes are translated
-                      folder: str|Path, # for the files
-                      ) -> tuple: # SyntheticSamples of domain A, and of domain B
+def translate_offline(
+    nets: Networks,  # trained generators
+    data: UnpairedData,  # whose training volumes are translated
+    folder: str|Path,  # for the files
+) -> tuple:  # SyntheticSamples of domain A, and of domain B
     "Every training volume to the other side, and back."
     folder, device, files = make_folder(folder), next(nets.parameters()).device, {"A": [], "B": []}
     sides = ((data.train_A, nets.G_B, nets.G_A, "B", "A"), (data.train_B, nets.G_A, nets.G_B, "A", "B"))
@@ -71,16 +78,17 @@ def translate_offline(nets: Networks, # trained generators
 @dataclass
 class HalfAndHalf(UnpairedData):
     "Real data with as much synthetic data in every batch."
-    synthetic_A: SyntheticSamples = None # synthetic CT
-    synthetic_B: SyntheticSamples = None # synthetic MRI
+    synthetic_A: SyntheticSamples = None  # synthetic CT
+    synthetic_B: SyntheticSamples = None  # synthetic MRI
 
-    def epoch(self,
-              seed: int, # of the run
-              number: int, # the epoch, counted through the whole run
-              batch_size: int=1, # real volumes of each domain in a step; as many synthetic ones come with them
-              seen: int=0, # pairs of this epoch to leave out
-              share: tuple=(0, 1), # (which, of how many) processes that share every step
-              ): # yields Batch
+    def epoch(
+        self,
+        seed: int,  # of the run
+        number: int,  # the epoch, counted through the whole run
+        batch_size: int = 1,  # real volumes of each domain in a step; as many synthetic ones come with them
+        seen: int = 0,  # pairs of this epoch to leave out
+        share: tuple = (0, 1),  # (which, of how many) processes that share every step
+    ):  # yields Batch
         "The batches of one epoch, each half real and half synthetic."
         real = super().epoch(seed, number, batch_size, seen, share)
         synthetic = chain.from_iterable(self.synthetic(seed, number, batch_size, again, share) for again in range(self.length()))

@@ -6,30 +6,38 @@
 __all__ = ['CheckpointError', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #cell-003
-import hashlib, json, math, os, re
+import hashlib
+import json
+import math
+import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
-import msgspec, torch
+
+import msgspec
+import torch
 from msgspec import UNSET, Meta, Struct, UnsetType
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+
 import cssgan
-from ..scans.volumes import Grid, MODALITIES, REGIONS
-from ..scans.files import SPACING_LIMITS
 from ..guard import InputError, brief, fitted, make_folder, read_bytes, regular_file, remove_orphans, write_whole
 from ..models import Networks
+from ..scans.files import SPACING_LIMITS
+from ..scans.volumes import MODALITIES, REGIONS, Grid
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #cell-005
 class CheckpointError(InputError):
     "A checkpoint that cannot be used; the message names it and the cure."
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #cell-008
-def about_networks(nets: Networks, # the six networks
-                   grid: Grid, # the training grid
-                   ranges: dict, # modality → (low, high): the intensities that -1 and 1 stand for
-                   **more, # anything else that JSON can hold: configuration, history, progress
-                  ) -> dict: # what goes into checkpoint.json
+def about_networks(
+    nets: Networks,  # the six networks
+    grid: Grid,  # the training grid
+    ranges: dict,  # modality → (low, high): the intensities that -1 and 1 stand for
+    **more,  # anything else that JSON can hold: configuration, history, progress
+) -> dict:  # what goes into checkpoint.json
     "Describe the networks so that anybody can use them."
     return {"cssgan": cssgan.__version__, "networks": nets.sizes, "grid": {"shape": grid.shape, "spacing": grid.spacing},
             "ranges": ranges, "regions": REGIONS, **more}
@@ -37,11 +45,11 @@ def about_networks(nets: Networks, # the six networks
 # %% ../../nbs/07_training/01_checkpoints.ipynb #09debf85
 Text = Annotated[str, Meta(max_length=200)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
-Number = Annotated[float, Meta(ge=-1e30, le=1e30)] # so that infinity is none
+Number = Annotated[float, Meta(ge=-1e30, le=1e30)]  # so that infinity is none
 Share = Annotated[float, Meta(ge=0, le=1e6)]
-Side = Annotated[int, Meta(ge=1, le=1024)] # voxels
-Spacing = Annotated[float, Meta(ge=SPACING_LIMITS[0], le=SPACING_LIMITS[1])] # mm
-MOST_VOXELS = 2**24 # of a training grid; the paper's has 2**20
+Side = Annotated[int, Meta(ge=1, le=1024)]  # voxels
+Spacing = Annotated[float, Meta(ge=SPACING_LIMITS[0], le=SPACING_LIMITS[1])]  # mm
+MOST_VOXELS = 2**24  # of a training grid; the paper's has 2**20
 
 class Sizes(Struct, forbid_unknown_fields=True):
     "What the networks are built from."
@@ -85,10 +93,11 @@ class Settings(Struct, forbid_unknown_fields=True):
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #f4ed999e
 Checksum = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Files = Annotated[dict[Text, Checksum], Meta(min_length=1, max_length=64)] # by name
+Files = Annotated[dict[Text, Checksum], Meta(min_length=1, max_length=64)]  # by name
 
-def beside(names, # of files
-           ):
+def beside(
+    names,  # of files
+):
     "Refuse names of files that lie elsewhere, or are no .safetensors."
     for name in names:
         if not re.fullmatch(r"\w[\w.-]*\.safetensors", name, re.ASCII):
@@ -130,7 +139,7 @@ class About(Struct):
         "A run is somewhere between its beginning and its end."
         lengths = [phase.epochs + phase.decay for phase in self.config.phases] + [1]
         if self.config.grid != self.grid: raise ValueError("two training grids")
-        over = self.files.training is UNSET # `best` is written before the next phase begins
+        over = self.files.training is UNSET  # `best` is written before the next phase begins
         if self.phase >= len(lengths) or self.epoch >= lengths[self.phase] + over:
             raise ValueError("a run that has done more epochs than it has")
         done = [row.get("phase") for row in self.history]
@@ -141,32 +150,35 @@ class About(Struct):
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #88a5e62f
 CHECKPOINT, PREVIOUS = "checkpoint.json", "previous.json"
-FIRST = ".first" # a file that is there until a first checkpoint is whole
+FIRST = ".first"  # a file that is there until a first checkpoint is whole
 OURS = re.compile(r"(weights|training)-[0-9a-f]{12}\.safetensors")
 
-def plain(said, # anything that JSON can hold
-         ):
+def plain(
+    said,  # anything that JSON can hold
+):
     "As JSON would give it back; a number that is none becomes None."
     if isinstance(said, dict): return {str(key): plain(value) for key, value in said.items()}
     if isinstance(said, (list, tuple)): return [plain(value) for value in said]
     return None if isinstance(said, float) and not math.isfinite(said) else said
 
-def checksum_of(about: dict, # what checkpoint.json says, without its checksum
-               ) -> str: # 64 hexadecimal digits
+def checksum_of(
+    about: dict,  # what checkpoint.json says, without its checksum
+) -> str:  # 64 hexadecimal digits
     "A checksum that does not depend on how JSON is laid out."
     return hashlib.sha256(json.dumps(plain(about), sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #cell-024
-MOST_JSON = 20_000_000 # bytes; a thousand epochs and a hundred thousand steps have room
+MOST_JSON = 20_000_000  # bytes; a thousand epochs and a hundred thousand steps have room
 DAMAGED = "it is damaged, or no checkpoint of cssgan: copy it again"
 
-def read_about(folder: str|Path, # the checkpoint's folder
-               words: str=CHECKPOINT, # or the one before
-              ) -> dict: # what `about_networks` wrote, and the files
+def read_about(
+    folder: str|Path,  # the checkpoint's folder
+    words: str = CHECKPOINT,  # or the one before
+) -> dict:  # what `about_networks` wrote, and the files
     "Read checkpoint.json."
     file = Path(folder) / words
     content = read_bytes(file, MOST_JSON, CheckpointError)
-    try: about = json.loads(content, parse_constant=lambda _: None) # NaN, as older versions wrote it
+    try: about = json.loads(content, parse_constant=lambda _: None)  # NaN, as older versions wrote it
     except (ValueError, RecursionError) as e:
         raise CheckpointError(f"{file} is damaged ({brief(e, 80)}): copy it again") from e
     checksum = about.pop("checksum", None) if isinstance(about, dict) else None
@@ -178,10 +190,11 @@ def read_about(folder: str|Path, # the checkpoint's folder
     return about | plain(msgspec.to_builtins(known))
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #cell-012
-def write_tensors(folder: Path, # the checkpoint's folder
-                  kind: str, # "weights" or "training"
-                  tensors: dict, # name → tensor
-                  ) -> dict: # {file's name: its checksum}
+def write_tensors(
+    folder: Path,  # the checkpoint's folder
+    kind: str,  # "weights" or "training"
+    tensors: dict,  # name → tensor
+) -> dict:  # {file's name: its checksum}
     "Write tensors under a name that their content decides."
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     checksum = hashlib.sha256(content).hexdigest()
@@ -190,28 +203,31 @@ def write_tensors(folder: Path, # the checkpoint's folder
     return {name: checksum}
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #cell-015
-def keep_previous(folder: Path, # the checkpoint's folder
-                  files: dict, # of the checkpoint that is about to be written
-                 ):
+def keep_previous(
+    folder: Path,  # the checkpoint's folder
+    files: dict,  # of the checkpoint that is about to be written
+):
     "The checkpoint that is there becomes the one before, if it shares no file with the new one."
     try: content = read_bytes(folder / CHECKPOINT, MOST_JSON)
-    except InputError: return # there is none yet
+    except InputError: return  # there is none yet
     named, new = names_in(folder, CHECKPOINT), {name for group in files.values() for name in group}
     if named and not named & new: write_whole(folder / PREVIOUS, content)
 
-def names_in(folder: Path, # a checkpoint's folder
-             words: str, # "checkpoint.json" or "previous.json"
-            ) -> set: # names of the files that it needs; empty if it cannot be read
+def names_in(
+    folder: Path,  # a checkpoint's folder
+    words: str,  # "checkpoint.json" or "previous.json"
+) -> set:  # names of the files that it needs; empty if it cannot be read
     "The tensor files that a checkpoint names."
     try: return {name for group in read_about(folder, words)["files"].values() for name in group}
     except InputError: return set()
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #ccd9971a
-def save_checkpoint(folder: str|Path, # the checkpoint's folder; made if need be
-                    nets: Networks, # the six networks
-                    about: dict, # from `about_networks`
-                    training: dict|None=None, # name → tensor: to go on; keeps the checkpoint before
-                   ):
+def save_checkpoint(
+    folder: str|Path,  # the checkpoint's folder; made if need be
+    nets: Networks,  # the six networks
+    about: dict,  # from `about_networks`
+    training: dict|None = None,  # name → tensor: to go on; keeps the checkpoint before
+):
     "Write a checkpoint, whole or not at all, in the place of an older one."
     folder = make_folder(folder)
     first = not any((folder / words).exists() for words in (CHECKPOINT, PREVIOUS))
@@ -227,28 +243,31 @@ def save_checkpoint(folder: str|Path, # the checkpoint's folder; made if need be
     clean_up(folder)
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #94df631f
-def clean_up(folder: Path, # a checkpoint's folder
-            ):
+def clean_up(
+    folder: Path,  # a checkpoint's folder
+):
     "Remove tensors that no checkpoint names any more, and what a kill left half-written."
     named = names_in(folder, CHECKPOINT) | names_in(folder, PREVIOUS)
     for file in folder.glob("*.safetensors"):
         if OURS.fullmatch(file.name) and file.name not in named: file.unlink(missing_ok=True)
-    for half in (".weights-*.safetensors.*", ".training-*.safetensors.*", ".checkpoint.json.*"): # of older versions
+    for half in (".weights-*.safetensors.*", ".training-*.safetensors.*", ".checkpoint.json.*"):  # of older versions
         for file in folder.glob(half): file.unlink(missing_ok=True)
     (folder / FIRST).unlink(missing_ok=True)
     remove_orphans(folder)
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #cell-019
-def refuse_pickles(folder: Path, # a checkpoint's folder
-                  ):
+def refuse_pickles(
+    folder: Path,  # a checkpoint's folder
+):
     "A pickle can run any program; a folder that carries one is not touched."
     for file in sorted(folder.glob("*")) if folder.is_dir() else []:
         if file.suffix in (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib"):
             raise CheckpointError(f"{file} is a pickle, which could run a program; only safetensors are read: remove it, or get a checkpoint without it")
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #cell-021
-def find_checkpoint(folder: str|Path, # a checkpoint's folder, or that of a run
-                   ) -> Path: # the folder with checkpoint.json
+def find_checkpoint(
+    folder: str|Path,  # a checkpoint's folder, or that of a run
+) -> Path:  # the folder with checkpoint.json
     "Where the checkpoint is."
     wanted = "name the folder that cssgan_train wrote (its best/ or last/)"
     if not str(folder): raise CheckpointError(f"the checkpoint's name is empty: {wanted}")
@@ -266,12 +285,13 @@ def find_checkpoint(folder: str|Path, # a checkpoint's folder, or that of a run
     raise CheckpointError(f"{folder} holds no checkpoint.json; {wanted}")
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #cell-028
-HEADER = 10_000_000 # bytes that the names and shapes in a .safetensors file may take
+HEADER = 10_000_000  # bytes that the names and shapes in a .safetensors file may take
 
-def read_tensors(folder: Path, # the checkpoint's folder
-                 files: dict, # file's name → checksum
-                 most: int=2**36, # bytes that the tensors of all files may have together
-                 ) -> dict: # name → tensor
+def read_tensors(
+    folder: Path,  # the checkpoint's folder
+    files: dict,  # file's name → checksum
+    most: int = 2**36,  # bytes that the tensors of all files may have together
+) -> dict:  # name → tensor
     "Read tensors whose checksum is right."
     tensors = {}
     beside(files)
@@ -289,16 +309,17 @@ def read_tensors(folder: Path, # the checkpoint's folder
     return tensors
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #cell-030
-def like_these(tensors: dict, # name → tensor, from a file
-               expected: dict, # name → a tensor of the right shape and type
-               name, # of the checkpoint, for the message
-              ) -> dict: # the same, known to be what is expected
+def like_these(
+    tensors: dict,  # name → tensor, from a file
+    expected: dict,  # name → a tensor of the right shape and type
+    name,  # of the checkpoint, for the message
+) -> dict:  # the same, known to be what is expected
     "Refuse tensors that are not the expected ones: by name, shape, type, and numbers that are finite."
     for other in differences(tensors, expected):
         raise CheckpointError(f"{name}: the tensors do not fit checkpoint.json ({brief(other, 120)}); get both from one run")
     return tensors
 
-def differences(tensors, expected): # as for `like_these`; yields what is wrong, in words
+def differences(tensors, expected):  # as for `like_these`; yields what is wrong, in words
     "The differences, one after the other."
     form = lambda tensor: f"{tuple(tensor.shape)} of {str(tensor.dtype)[6:]}"
     for name in expected.keys() - tensors.keys(): yield f"there is no {name}"
@@ -307,22 +328,25 @@ def differences(tensors, expected): # as for `like_these`; yields what is wrong,
         if form(tensor) != form(expected[name]): yield f"{name} is {form(tensor)}, not {form(expected[name])}"
         if tensor.is_floating_point() and not torch.isfinite(tensor).all(): yield f"{name} holds NaN or infinity"
 
-def bytes_of(tensors: dict, # name → tensor
-            ) -> int:
+def bytes_of(
+    tensors: dict,  # name → tensor
+) -> int:
     "How much room tensors take."
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #cell-032
 @lru_cache(maxsize=8)
-def expected_weights(**sizes # of `Networks`
-                    ) -> dict: # name → tensor without memory
+def expected_weights(
+    **sizes,  # of `Networks`
+) -> dict:  # name → tensor without memory
     "The weights that networks of these sizes have."
     with torch.device("meta"): return Networks(**sizes).state_dict()
 
-def read_checkpoint(folder: Path, # a checkpoint's folder
-                    with_training: bool, # also read what training needs to go on?
-                    words: str=CHECKPOINT, # or the one before
-                    ) -> tuple: # (Networks, about, training tensors or {})
+def read_checkpoint(
+    folder: Path,  # a checkpoint's folder
+    with_training: bool,  # also read what training needs to go on?
+    words: str = CHECKPOINT,  # or the one before
+) -> tuple:  # (Networks, about, training tensors or {})
     "Read a checkpoint, or the one before it, as it lies there."
     about = read_about(folder, words)
     if with_training and "training" not in about["files"]:
@@ -337,9 +361,10 @@ def read_checkpoint(folder: Path, # a checkpoint's folder
     return nets.eval(), about, training
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #7720250f
-def load_checkpoint(folder: str|Path, # a checkpoint's folder, or that of a run
-                    with_training: bool=False, # also read what training needs to go on?
-                    ) -> tuple: # (Networks, about, training tensors or {})
+def load_checkpoint(
+    folder: str|Path,  # a checkpoint's folder, or that of a run
+    with_training: bool = False,  # also read what training needs to go on?
+) -> tuple:  # (Networks, about, training tensors or {})
     "Read a checkpoint; nothing in it is ever run."
     folder = find_checkpoint(folder)
     refuse_pickles(folder)
@@ -352,16 +377,18 @@ def load_checkpoint(folder: str|Path, # a checkpoint's folder, or that of a run
     raise error
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #c5f8ad4e
-def version(folder: Path, # a checkpoint's folder
-           ) -> tuple|None: # different when checkpoint.json is another; None if there is none
+def version(
+    folder: Path,  # a checkpoint's folder
+) -> tuple|None:  # different when checkpoint.json is another; None if there is none
     "Which checkpoint.json is there?"
     try: stat = os.stat(folder / CHECKPOINT)
     except OSError: return None
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #bd25a4fd
-def fall_back(folder: str|Path, # of a run's last checkpoint
-             ) -> str: # what was wrong with the newest one; empty: nothing
+def fall_back(
+    folder: str|Path,  # of a run's last checkpoint
+) -> str:  # what was wrong with the newest one; empty: nothing
     "Put the checkpoint before in the place of one that is damaged."
     folder = Path(folder)
     refuse_pickles(folder)
@@ -374,21 +401,23 @@ def fall_back(folder: str|Path, # of a run's last checkpoint
     return ""
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #cell-040
-def optimizer_tensors(optimizer: torch.optim.Optimizer, # Adam
-                      prefix: str, # of the names
-                      ) -> dict: # "prefix.i.key" → tensor
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer,  # Adam
+    prefix: str,  # of the names
+) -> dict:  # "prefix.i.key" → tensor
     "An optimizer's memory, by parameter and kind."
     state = optimizer.state_dict()["state"]
     return {f"{prefix}.{i}.{key}": tensor for i, memory in state.items() for key, tensor in memory.items()}
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #cell-042
-MEMORY = "step", "exp_avg", "exp_avg_sq" # of Adam, for each parameter
+MEMORY = "step", "exp_avg", "exp_avg_sq"  # of Adam, for each parameter
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, # a fresh one over the same parameters
-                      tensors: dict, # with `optimizer_tensors` among them
-                      prefix: str, # of the names
-                      name="the optimizer", # of the checkpoint, for the message
-                     ):
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,  # a fresh one over the same parameters
+    tensors: dict,  # with `optimizer_tensors` among them
+    prefix: str,  # of the names
+    name="the optimizer",  # of the checkpoint, for the message
+):
     "Give an optimizer its memory back, each tensor in its parameter's layout, which a fused Adam takes for granted."
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     own = {n: tensor for n, tensor in tensors.items() if n.startswith(prefix + ".")}

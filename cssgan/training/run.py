@@ -6,58 +6,80 @@
 __all__ = ['Run', 'keep_freed_memory', 'fit']
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-002
-import ctypes, json, math, os, signal, sys, threading, time
+import ctypes
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
+
 import torch
 from torch import nn
 from tqdm import tqdm
-from ..guard import InputError, brief, held, make_folder, termination_interrupts, warn
-from ..scans.volumes import CT_WINDOW, IGNORE
+
+from .. import joint
 from ..data.datasets import Batch, UnpairedData
-from ..models import Networks
+from ..fast import step as fast_step
+from ..fast.networks import accelerate, decelerate, which_path
+from ..fast.processes import agree, average, from_first, join, processes, rank, several
+from ..guard import InputError, brief, held, make_folder, termination_interrupts, warn
+from ..joint import Optimizers, Pool, make_optimizers
 from ..losses import shape_loss
 from ..metrics import dice_scores, s_score
-from .checkpoints import (CHECKPOINT, FIRST, OURS, PREVIOUS, CheckpointError, about_networks, fall_back, like_these,
-                                load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint)
-from ..fast.processes import agree, average, from_first, join, processes, rank, several
+from ..models import Networks
+from ..scans.volumes import CT_WINDOW, IGNORE
+from cssgan.training.checkpoints import (
+    CHECKPOINT,
+    FIRST,
+    OURS,
+    PREVIOUS,
+    CheckpointError,
+    about_networks,
+    fall_back,
+    like_these,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
 from .schedule import Config, rate
-from ..joint import Optimizers, Pool, make_optimizers
-from .. import joint
-from ..fast.networks import accelerate, decelerate, which_path
-from ..fast import step as fast_step
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-008
 @dataclass
 class Run:
     "Networks in training, and how far they are."
-    config: Config # what was decided
-    nets: Networks # the six networks
-    optimizers: Optimizers # three Adams
-    pools: dict # "A", "B": past translations
-    rng: torch.Generator # of the pools
-    judges: nn.ModuleDict # "S_A", "S_B" trained on real volumes only; empty: the run's own segmentors judge
-    ranges: dict # modality → the intensities that -1 and 1 stand for
-    history: list = field(default_factory=list) # of each epoch: losses and scores by name
-    phase: int = 0 # how many phases are over
-    epoch: int = 0 # how many epochs of the present phase are over
-    seen: int = 0 # how many pairs of the present epoch have been seen
-    losses: dict = field(default_factory=dict) # by name, of each step of the present epoch so far
-    judges_given: bool = False # were the judges trained elsewhere?
+    config: Config  # what was decided
+    nets: Networks  # the six networks
+    optimizers: Optimizers  # three Adams
+    pools: dict  # "A", "B": past translations
+    rng: torch.Generator  # of the pools
+    judges: nn.ModuleDict  # "S_A", "S_B" trained on real volumes only; empty: the run's own segmentors judge
+    ranges: dict  # modality → the intensities that -1 and 1 stand for
+    history: list = field(default_factory=list)  # of each epoch: losses and scores by name
+    phase: int = 0  # how many phases are over
+    epoch: int = 0  # how many epochs of the present phase are over
+    seen: int = 0  # how many pairs of the present epoch have been seen
+    losses: dict = field(default_factory=dict)  # by name, of each step of the present epoch so far
+    judges_given: bool = False  # were the judges trained elsewhere?
 
     @property
     def device(self): return next(self.nets.parameters()).device
 
 # %% ../../nbs/07_training/03_run.ipynb #bebd3d8b
-def start(config: Config, # what is decided
-          nets: Networks|None=None, # to go on from; None: fresh ones
-          judges: nn.ModuleDict|None=None, # segmentors trained on real volumes only
-          ranges: dict|None=None, # modality → the intensities that -1 and 1 stand for; None: unknown for MRI
-          device: torch.device|None=None, # to train on; None: this process's own
-          ) -> Run:
+def start(
+    config: Config,  # what is decided
+    nets: Networks|None = None,  # to go on from; None: fresh ones
+    judges: nn.ModuleDict|None = None,  # segmentors trained on real volumes only
+    ranges: dict|None = None,  # modality → the intensities that -1 and 1 stand for; None: unknown for MRI
+    device: torch.device|None = None,  # to train on; None: this process's own
+) -> Run:
     "A run at its beginning."
     device = device or join()
     if config.engine == "reference" and processes() > 1:
@@ -71,10 +93,11 @@ def start(config: Config, # what is decided
     return Run(config, nets, make_optimizers(nets, config.lr), pools, rng, judges, ranges, judges_given=given)
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-011
-def step(run: Run, # networks and optimizers
-         phase: str, # "segmentors", "generators" or "joint"
-         batch: Batch, # real volumes and their labels, on the run's device
-         ) -> dict: # losses by name
+def step(
+    run: Run,  # networks and optimizers
+    phase: str,  # "segmentors", "generators" or "joint"
+    batch: Batch,  # real volumes and their labels, on the run's device
+) -> dict:  # losses by name
     "One update of everything that the phase trains."
     config, what = run.config, (run.nets, run.optimizers, batch)
     engine, more = (fast_step, {"spare_memory": config.spare_memory}) if config.engine == "fast" else (joint, {})
@@ -82,19 +105,21 @@ def step(run: Run, # networks and optimizers
     if phase == "generators": return engine.generator_step(*what, run.pools, run.rng, config.lambda_cyc, **more)
     return engine.joint_step(*what, run.pools, run.rng, config.lambda_cyc, config.gamma_shape, **more)
 
-def describe_engine(config: Config, # of a run
-                    device: torch.device, # that it trains on
-                    ) -> str: # for people, at the start of a run
+def describe_engine(
+    config: Config,  # of a run
+    device: torch.device,  # that it trains on
+) -> str:  # for people, at the start of a run
     "Which update is computed, and how."
     if config.engine == "reference": return "engine reference: plain PyTorch, float32"
     return f"engine fast: {which_path(device)}"
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-015
 @torch.no_grad()
-def dice_and_loss(segmentor: nn.Module, # S_A or S_B
-                  samples, # (volume, labels, id) one by one
-                  device: torch.device, # of the segmentor
-                  ) -> tuple: # mean Dice in percent, mean cross-entropy
+def dice_and_loss(
+    segmentor: nn.Module,  # S_A or S_B
+    samples,  # (volume, labels, id) one by one
+    device: torch.device,  # of the segmentor
+) -> tuple:  # mean Dice in percent, mean cross-entropy
     "How a segmentor does on real volumes that it does not learn from."
     dice, losses = [], []
     for volume, labels, _ in samples:
@@ -105,15 +130,17 @@ def dice_and_loss(segmentor: nn.Module, # S_A or S_B
     return torch.cat(dice).nanmean().item(), mean(losses)
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-017
-def is_labelled(samples, # (volume, labels, id) one by one
-               ) -> bool: # has anybody annotated a voxel?
+def is_labelled(
+    samples,  # (volume, labels, id) one by one
+) -> bool:  # has anybody annotated a voxel?
     "Is there anything to learn from?"
     return any((samples[i][1] != IGNORE).any() for i in range(len(samples)))
 
-def validate(run: Run, # networks and judges
-             data: UnpairedData, # with validation samples
-             phase: str="joint", # what is being trained; the rest has not changed
-             ) -> dict: # scores in percent, and the validation loss
+def validate(
+    run: Run,  # networks and judges
+    data: UnpairedData,  # with validation samples
+    phase: str = "joint",  # what is being trained; the rest has not changed
+) -> dict:  # scores in percent, and the validation loss
     "Scores on the validation samples of both domains."
     nets = run.nets.eval()
     judge_A, judge_B = (run.judges["S_A"], run.judges["S_B"]) if run.judges else (nets.S_A, nets.S_B)
@@ -131,17 +158,19 @@ def validate(run: Run, # networks and judges
     return {name: None if score is None or math.isnan(score) else score for name, score in scores.items()}
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-021
-def set_rate(run: Run, # at the start of an epoch, or in the middle
-            ):
+def set_rate(
+    run: Run,  # at the start of an epoch, or in the middle
+):
     "Give the three Adams the rate of the present epoch."
     lr = run.config.lr * rate(run.config.phases[run.phase], run.epoch)
     for optimizer in vars(run.optimizers).values():
         for group in optimizer.param_groups: group["lr"] = lr
 
-def numbers(losses: dict, # name → scalar tensor
-            ids: tuple, # of the cases
-            where: str, # for the error
-            ) -> dict: # name → number, the mean over all processes
+def numbers(
+    losses: dict,  # name → scalar tensor
+    ids: tuple,  # of the cases
+    where: str,  # for the error
+) -> dict:  # name → number, the mean over all processes
     "Losses to look at; raises `FloatingPointError` for one that is not finite."
     values = torch.stack([loss.detach() for loss in losses.values()])
     for name, value in zip(losses, values.tolist()):
@@ -149,11 +178,12 @@ def numbers(losses: dict, # name → scalar tensor
     average([values])
     return dict(zip(losses, values.tolist()))
 
-def train_epoch(run: Run, # networks and optimizers
-                data: UnpairedData, # with training samples
-                after_step=lambda run: None, # is called with the run: to save it, to stop it
-                progress: bool=True, # show a progress bar?
-                ) -> dict: # mean losses by name
+def train_epoch(
+    run: Run,  # networks and optimizers
+    data: UnpairedData,  # with training samples
+    after_step=lambda run: None,  # is called with the run: to save it, to stop it
+    progress: bool = True,  # show a progress bar?
+) -> dict:  # mean losses by name
     "One epoch of the present phase, or what is left of it."
     phase, per_step = run.config.phases[run.phase], run.config.batch_size * processes()
     set_rate(run)
@@ -170,15 +200,17 @@ def train_epoch(run: Run, # networks and optimizers
             after_step(run)
     return {name: mean(values) for name, values in run.losses.items()}
 
-def to_device(batch: Batch, # as it comes from the data
-              device: torch.device, # where the networks are
-              ) -> Batch:
+def to_device(
+    batch: Batch,  # as it comes from the data
+    device: torch.device,  # where the networks are
+) -> Batch:
     "The batch where the networks are."
     return Batch(*(part.to(device) if torch.is_tensor(part) else part for part in batch))
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-025
-def training_tensors(run: Run, # after any step
-                    ) -> dict: # name → tensor
+def training_tensors(
+    run: Run,  # after any step
+) -> dict:  # name → tensor
     "All of a run's state that is made of tensors, but the weights."
     tensors = {"rng": run.rng.get_state()} | {f"judge.{name}": t for name, t in run.judges.state_dict().items()}
     for name, optimizer in vars(run.optimizers).items(): tensors |= optimizer_tensors(optimizer, name)
@@ -187,24 +219,26 @@ def training_tensors(run: Run, # after any step
     return tensors
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-027
-def save_run(run: Run, # after any step
-             folder: Path, # of the checkpoint
-             with_training: bool, # everything that is needed to go on?
-             data: UnpairedData|None=None, # whose name is to be kept
-            ):
+def save_run(
+    run: Run,  # after any step
+    folder: Path,  # of the checkpoint
+    with_training: bool,  # everything that is needed to go on?
+    data: UnpairedData|None = None,  # whose name is to be kept
+):
     "Write a run's checkpoint."
     if rank() > 0: return
     state = {name: getattr(run, name) for name in PROGRESS}
     about = about_networks(run.nets, run.config.grid, run.ranges, config=asdict(run.config), data=data.name() if data else None, **state)
     save_checkpoint(folder, run.nets, about, training_tensors(run) if with_training else None)
 
-PROGRESS = "history", "phase", "epoch", "seen", "losses", "judges_given" # of a Run
+PROGRESS = "history", "phase", "epoch", "seen", "losses", "judges_given"  # of a Run
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-028
-def resume(config: Config, # must be what the run was started with
-           folder: Path, # of the checkpoint to go on from
-           data: UnpairedData|None=None, # must be what the run was started with
-           ) -> Run:
+def resume(
+    config: Config,  # must be what the run was started with
+    folder: Path,  # of the checkpoint to go on from
+    data: UnpairedData|None = None,  # must be what the run was started with
+) -> Run:
     "A run as it was when its checkpoint was written."
     nets, about, tensors = load_checkpoint(folder, with_training=True)
     if not {"config", "data", *PROGRESS[:5]} <= about.keys() or "rng" not in tensors:
@@ -222,33 +256,36 @@ def resume(config: Config, # must be what the run was started with
     run.rng.set_state(tensors["rng"])
     return replace(run, **{name: about[name] for name in PROGRESS if name in about})
 
-def refuse_other_config(config: Config, # what the user asks for
-                        stored: dict, # what the run was started with
-                        folder: Path, # for the error
-                       ):
+def refuse_other_config(
+    config: Config,  # what the user asks for
+    stored: dict,  # what the run was started with
+    folder: Path,  # for the error
+):
     "A run goes on under the configuration that it began with, or not at all."
-    asked = json.loads(json.dumps(asdict(config))) # as it would be stored
-    stored = {"engine": "fast"} | stored # older runs had no other
+    asked = json.loads(json.dumps(asdict(config)))  # as it would be stored
+    stored = {"engine": "fast"} | stored  # older runs had no other
     other = [f"{name} is {value}, was {stored.get(name)}" for name, value in asked.items() if value != stored.get(name)]
     if other: raise CheckpointError(f"{folder} was started otherwise: {'; '.join(other)}; go on as it was, or choose another folder")
 
 # %% ../../nbs/07_training/03_run.ipynb #bf3404ed
-def refuse_other_data(data: UnpairedData, # what the user gives
-                      about: dict, # what the run was started with
-                      folder: Path, # for the error
-                     ):
+def refuse_other_data(
+    data: UnpairedData,  # what the user gives
+    about: dict,  # what the run was started with
+    folder: Path,  # for the error
+):
     "A run goes on with the cases that it began with, or not at all."
-    names = data.names() if hasattr(data, "names") else (data.name(),) # by content, and as older versions named them
+    names = data.names() if hasattr(data, "names") else (data.name(),)  # by content, and as older versions named them
     if about["data"] not in (None, *names):
         raise CheckpointError(f"{folder} was started with other cases, or these have changed; choose another folder")
     if about["seen"] > data.length() + 1024 * about["config"]["batch_size"]:
         raise CheckpointError(f"{folder} has seen more pairs than an epoch has; copy it again")
 
-def refuse_other_tensors(run: Run, # at its beginning
-                         tensors: dict, # of a checkpoint
-                         data: UnpairedData|None, # whose volumes the pools hold
-                         folder: Path, # for the error
-                        ):
+def refuse_other_tensors(
+    run: Run,  # at its beginning
+    tensors: dict,  # of a checkpoint
+    data: UnpairedData|None,  # whose volumes the pools hold
+    folder: Path,  # for the error
+):
     "The random state, the judges and the pools must be those of this run."
     group = lambda kind: {name: tensor for name, tensor in tensors.items() if name.split(".")[0] == kind}
     known = "judge.", "pool.", *(f"{adam}." for adam in vars(run.optimizers))
@@ -261,7 +298,7 @@ def refuse_other_tensors(run: Run, # at its beginning
     try: torch.Generator().set_state(tensors["rng"])
     except RuntimeError as e: raise CheckpointError(f"{folder}: the random state is none ({e}); copy it again") from e
 
-def refuse_other_pool(name, pool, config, data, folder): # as for `refuse_other_tensors`
+def refuse_other_pool(name, pool, config, data, folder):  # as for `refuse_other_tensors`
     "Past translations have the shape of the volumes, and are no more than there is room for."
     shape = tuple(data.train_A[0][0].shape) if data else tuple(pool.shape[1:])
     fits = pool.ndim == 5 and tuple(pool.shape[1:]) == shape and 1 <= len(pool) <= config.pool_size
@@ -270,16 +307,18 @@ def refuse_other_pool(name, pool, config, data, folder): # as for `refuse_other_
     if not torch.isfinite(pool).all(): raise CheckpointError(f"{folder}: {name} holds NaN or infinity; copy it again")
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-033
-def stalled(run: Run, # in the middle of a phase
-           ) -> bool: # has the validation loss not fallen for `patience` epochs?
+def stalled(
+    run: Run,  # in the middle of a phase
+) -> bool:  # has the validation loss not fallen for `patience` epochs?
     "Is it time to stop early? (section 4.2)"
-    if run.config.phases[run.phase].name == "generators": return False # their segmentors do not learn
+    if run.config.phases[run.phase].name == "generators": return False  # their segmentors do not learn
     losses = [h["valid_loss"] for h in run.history if h["phase"] == run.phase and h.get("valid_loss") is not None]
     patience = run.config.phases[run.phase].patience
     return patience is not None and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 
-def is_best(run: Run, # after an epoch
-           ) -> bool: # is its validation Dice the highest of this phase?
+def is_best(
+    run: Run,  # after an epoch
+) -> bool:  # is its validation Dice the highest of this phase?
     "The Dice of both modalities (that have labels) decides; for generators alone, who have none, the latest."
     if run.config.phases[run.phase].name == "generators": return True
     known = lambda *scores: sum(dice for dice in scores if dice is not None and not math.isnan(dice))
@@ -295,8 +334,8 @@ class StopButton:
     pressed = False
 
     def __enter__(self):
-        main = threading.current_thread() is threading.main_thread() # Python's rule: only there
-        deaf = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN # `nohup`: the run outlives its terminal
+        main = threading.current_thread() is threading.main_thread()  # Python's rule: only there
+        deaf = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # `nohup`: the run outlives its terminal
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[:2 if deaf else 3] if main else ()
         self.before = {s: signal.signal(s, self.press) for s in signals}
         return self
@@ -311,12 +350,12 @@ class StopButton:
 @dataclass
 class Keeper:
     "Called after every step and epoch: saves the run when it is time, and stops it when it is asked to."
-    folder: Path # for the checkpoint
-    data: UnpairedData # of the run
-    button: StopButton # that may be pressed
-    save_every: float=60. # seconds
-    watch: object=None # called with the run and this keeper after every step and epoch: to look on, to wait, to press the button
-    saved: float=field(default_factory=time.monotonic) # when
+    folder: Path  # for the checkpoint
+    data: UnpairedData  # of the run
+    button: StopButton  # that may be pressed
+    save_every: float=60.  # seconds
+    watch: object=None  # called with the run and this keeper after every step and epoch: to look on, to wait, to press the button
+    saved: float=field(default_factory=time.monotonic)  # when
 
     def __call__(self, run: Run):
         if self.watch: self.watch(run, self)
@@ -329,27 +368,29 @@ class Keeper:
         save_run(run, self.folder, True, self.data)
         self.saved = time.monotonic()
 
-def where(run: Run, # after any step
-         ) -> str: # for people
+def where(
+    run: Run,  # after any step
+) -> str:  # for people
     "How far a run is."
     phases = run.config.phases
     if run.phase == len(phases): return "the last epoch"
     return f"{run.seen} pair{'s' * (run.seen != 1)} of epoch {run.epoch + 1} of {phases[run.phase].epochs + phases[run.phase].decay} ({phases[run.phase].name})"
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-041
-def advance(run: Run, # where we are
-            data: UnpairedData, # of both domains
-            folder: Path, # of the run
-            keep: Keeper, # saves and stops
-            progress: bool=True, # show a progress bar?
-           ):
+def advance(
+    run: Run,  # where we are
+    data: UnpairedData,  # of both domains
+    folder: Path,  # of the run
+    keep: Keeper,  # saves and stops
+    progress: bool = True,  # show a progress bar?
+):
     "One epoch, validated; at a phase's end, on to the next."
     phase = run.config.phases[run.phase]
     try: losses = train_epoch(run, data, keep, progress)
-    except (OSError, InputError): # a scan that is gone, say, spoils none of the steps that are done
+    except (OSError, InputError):  # a scan that is gone, say, spoils none of the steps that are done
         if run.seen or run.history: keep.save(run)
         raise
-    if not (keep.folder / CHECKPOINT).exists(): keep.save(run) # a run that has a `best` can go on
+    if not (keep.folder / CHECKPOINT).exists(): keep.save(run)  # a run that has a `best` can go on
     scores = from_first(lambda: validate(run, data, phase.name))
     run.history.append({"phase": run.phase, "name": phase.name, "epoch": run.epoch, **losses, **scores})
     run.epoch, run.seen, run.losses = run.epoch + 1, 0, {}
@@ -364,63 +405,67 @@ def keep_freed_memory():
     "Let glibc keep large blocks that were freed, for the next step; elsewhere nothing happens."
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if not hasattr(libc, "gnu_get_libc_version"): return
-    libc.mallopt(-4, 0), libc.mallopt(-1, 2**31 - 1) # M_MMAP_MAX: no block comes from the system by itself; M_TRIM_THRESHOLD: none goes back
+    libc.mallopt(-4, 0), libc.mallopt(-1, 2**31 - 1)  # M_MMAP_MAX: no block comes from the system by itself; M_TRIM_THRESHOLD: none goes back
 
 # %% ../../nbs/07_training/03_run.ipynb #848f0e3b
-def holds_run(folder: Path, # of the run
-             ) -> bool: # is there one that can go on?
+def holds_run(
+    folder: Path,  # of the run
+) -> bool:  # is there one that can go on?
     "Refuse a folder in which something of a run is left, but not what it needs to go on."
     last = folder / "last"
     if any((last / words).exists() for words in (CHECKPOINT, PREVIOUS)): return True
     cure = "get its last/checkpoint.json back, or choose another folder"
     if (folder / "best" / CHECKPOINT).exists():
         raise CheckpointError(f"{folder} holds the best weights of a run, and no last/ to go on from: {cure}")
-    killed = (last / FIRST).exists() # within its first checkpoint
+    killed = (last / FIRST).exists()  # within its first checkpoint
     if not killed and any(OURS.fullmatch(file.name) for file in last.glob("*.safetensors")):
         raise CheckpointError(f"{last} holds the tensors of a run, and no checkpoint.json: {cure}")
     return False
 
-def get_ready(folder: Path, # of the run
-              config: Config, # what is decided
-              data: UnpairedData, # of both domains
-              go_on: bool, # with the run in this folder?
-              progress: bool, # show a progress bar?
-             ) -> bool: # is there a run to go on with?
+def get_ready(
+    folder: Path,  # of the run
+    config: Config,  # what is decided
+    data: UnpairedData,  # of both domains
+    go_on: bool,  # with the run in this folder?
+    progress: bool,  # show a progress bar?
+) -> bool:  # is there a run to go on with?
     "Everything that can be known before the first step."
     begun = holds_run(folder)
     if begun and not go_on:
         raise CheckpointError(f"{folder} already holds a run; go on with it, or choose another folder")
     for place in (folder / "best", folder / "last"):
-        if os.path.lexists(place): make_folder(place) # is a folder, and can be written
+        if os.path.lexists(place): make_folder(place)  # is a folder, and can be written
     if hasattr(data, "prepare"): data.prepare(progress)
     if not begun: return False
     damage = fall_back(folder / "last")
     run = resume(config, folder / "last", data)
     if damage: warn(f"{damage}: the run goes on from the checkpoint before, after {where(run)}")
     has_best = any(h["phase"] == len(config.phases) - 1 for h in run.history)
-    if has_best: load_checkpoint(folder / "best") # it would be missed at the end
+    if has_best: load_checkpoint(folder / "best")  # it would be missed at the end
     return True
 
 @contextmanager
-def alone_in(folder: Path, # of the run
-            ):
+def alone_in(
+    folder: Path,  # of the run
+):
     "Within, the folder belongs to this run, all its processes together."
     with ExitStack() as stack:
         from_first(lambda: stack.enter_context(held(folder, "run", CheckpointError)) and None)
         yield
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-044
-def fit(data: UnpairedData, # training and validation samples of both domains
-        config: Config, # what is decided
-        folder: str|Path, # for the checkpoints `best` and `last`
-        nets: Networks|None=None, # weights to go on from; None: fresh ones
-        judges: nn.ModuleDict|None=None, # segmentors trained on real volumes only, to judge translations
-        go_on: bool=False, # go on with the run in this folder, if there is one
-        progress: bool=True, # show a progress bar?
-        devices: int=1, # processes to start on this machine, one per device
-        save_every: float=60., # seconds between checkpoints
-        watch=None, # called with the run and its `Keeper` after every step and epoch, in one process
-        ) -> Run: # finished, with the best weights
+def fit(
+    data: UnpairedData,  # training and validation samples of both domains
+    config: Config,  # what is decided
+    folder: str|Path,  # for the checkpoints `best` and `last`
+    nets: Networks|None = None,  # weights to go on from; None: fresh ones
+    judges: nn.ModuleDict|None = None,  # segmentors trained on real volumes only, to judge translations
+    go_on: bool = False,  # go on with the run in this folder, if there is one
+    progress: bool = True,  # show a progress bar?
+    devices: int = 1,  # processes to start on this machine, one per device
+    save_every: float = 60.,  # seconds between checkpoints
+    watch=None,  # called with the run and its `Keeper` after every step and epoch, in one process
+) -> Run:  # finished, with the best weights
     "Train as the configuration says; keep the best and the last checkpoint. Raises `Stopped` if it is asked to stop."
     folder, device = Path(folder), join()
     if devices > 1 and watch: raise ValueError("nobody can watch several processes; leave devices at 1")
@@ -432,7 +477,7 @@ def fit(data: UnpairedData, # training and validation samples of both domains
         return train(data, config, folder, nets, judges, begun, progress, save_every, watch, device)
 
 # %% ../../nbs/07_training/03_run.ipynb #6340f081
-def train(data, config, folder, nets, judges, begun, progress, save_every, watch, device): # as for `fit`
+def train(data, config, folder, nets, judges, begun, progress, save_every, watch, device):  # as for `fit`
     "Train in this process, alone or with others."
     keep_freed_memory()
     run = resume(config, folder / "last", data) if begun else start(config, nets, judges, data.ranges(), device)
@@ -442,8 +487,9 @@ def train(data, config, folder, nets, judges, begun, progress, save_every, watch
         while run.phase < len(config.phases): advance(run, data, folder, keep, progress)
     return finished(run, folder)
 
-def check_devices(devices: int, # processes to start on this machine
-                 ):
+def check_devices(
+    devices: int,  # processes to start on this machine
+):
     "Refuse more than the machine has, or none."
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     most = gpus or max(2, os.cpu_count() or 1)
@@ -452,25 +498,34 @@ def check_devices(devices: int, # processes to start on this machine
         raise InputError(f"{processes()} processes have been started already; leave devices at 1")
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-045
-def finished(run: Run, # that is over
-             folder: Path, # of the run
-             ) -> Run: # with the best weights
+def finished(
+    run: Run,  # that is over
+    folder: Path,  # of the run
+) -> Run:  # with the best weights
     "What a run leaves to its user."
-    agree(False, run.device) # wait for rank 0 to have written
+    agree(False, run.device)  # wait for rank 0 to have written
     run.nets.load_state_dict(load_checkpoint(folder / "best")[0].state_dict())
     return run
 
-def fit_in(devices: int, # processes
-           data, config, folder, nets, judges, go_on, progress, save_every, # as for `fit`
-           ) -> Run: # finished, with the best weights
+def fit_in(
+    devices: int,  # processes
+    data,
+    config,
+    folder,
+    nets,
+    judges,
+    go_on,
+    progress,
+    save_every,  # as for `fit`
+) -> Run:  # finished, with the best weights
     "`fit` in several new processes."
     several(devices, work, data, config, folder, nets, judges, go_on, progress, save_every)
     run = resume(config, folder / "last", data)
     if run.phase < len(config.phases): raise Stopped(f"stopped after {where(run)}; saved in {folder / 'last'}")
     return finished(run, folder)
 
-def work(data, config, folder, nets, judges, go_on, progress, save_every): # as for `fit`
+def work(data, config, folder, nets, judges, go_on, progress, save_every):  # as for `fit`
     "What each of several processes does; who started them holds the folder."
     try: train(data, config, Path(folder), nets, judges, go_on, progress, save_every, None, join())
-    except Stopped: pass # all have stopped, and the one that waits will say so
+    except Stopped: pass  # all have stopped, and the one that waits will say so
     torch.distributed.destroy_process_group()

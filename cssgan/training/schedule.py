@@ -8,18 +8,19 @@ __all__ = ['Phase', 'rate', 'Config', 'preset']
 # %% ../../nbs/07_training/02_schedule.ipynb #cell-002
 import json
 from dataclasses import asdict, dataclass
+
 from ..guard import InputError, fitted
-from ..scans.volumes import Grid, PAPER_GRID
+from ..scans.volumes import PAPER_GRID, Grid
 from .checkpoints import Settings, Stretch
 
 # %% ../../nbs/07_training/02_schedule.ipynb #cell-007
 @dataclass(frozen=True)
 class Phase:
     "A stretch of training."
-    name: str # "segmentors", "generators" or "joint"
-    epochs: int # at the full rate
-    decay: int=0 # epochs over which the rate then falls linearly to 0
-    patience: int|None=None # stop after so many epochs without a lower validation loss of the segmentors; None: never
+    name: str  # "segmentors", "generators" or "joint"
+    epochs: int  # at the full rate
+    decay: int=0  # epochs over which the rate then falls linearly to 0
+    patience: int|None=None  # stop after so many epochs without a lower validation loss of the segmentors; None: never
 
     def __post_init__(self):
         if self.name not in PHASES: raise InputError(f"unknown phase {self.name!r}; known are {', '.join(PHASES)}")
@@ -32,9 +33,10 @@ PHASES = "segmentors", "generators", "joint"
 PAPER_PHASES = (Phase("segmentors", 100), Phase("generators", 60), Phase("joint", 50, 50, patience=5))
 
 # %% ../../nbs/07_training/02_schedule.ipynb #cell-010
-def rate(phase: Phase, # where we are
-         epoch: int, # in this phase, from 0
-         ) -> float: # between 0 and 1, times the full rate
+def rate(
+    phase: Phase,  # where we are
+    epoch: int,  # in this phase, from 0
+) -> float:  # between 0 and 1, times the full rate
     "Constant, then linear to 0 (section 4.2)."
     return min(1., (phase.epochs + phase.decay - epoch) / (phase.decay + 1))
 
@@ -42,22 +44,22 @@ def rate(phase: Phase, # where we are
 @dataclass(frozen=True)
 class Config:
     "Everything that decides a run, but the data."
-    grid: Grid = PAPER_GRID # the training grid
-    width: int = 8 # channels at full resolution
-    patch_layers: int = 3 # halvings of the discriminators
-    phases: tuple = PAPER_PHASES # of Phase, in order
-    resnet: bool = False # the original 3D CycleGAN generators, to compare with
-    lr: float = 2e-4 # of all three Adams
-    lambda_cyc: float = 10. # weight of the cycle loss
-    gamma_shape: float = 1. # weight of the shape loss in the joint phase
-    batch_size: int = 1 # pairs in a step of one process, computed one after the other
-    pool_size: int = 50 # past translations that the discriminators may see again
-    spare_memory: bool = False # when generators learn, compute their activations twice instead of keeping them, and one half after the other
-    seed: int = 0 # of the initial weights, of the order of cases, of the pools
-    engine: str = "fast" # or "reference": the plain update of `cssgan.joint`, to read, change and compare with
+    grid: Grid = PAPER_GRID  # the training grid
+    width: int = 8  # channels at full resolution
+    patch_layers: int = 3  # halvings of the discriminators
+    phases: tuple = PAPER_PHASES  # of Phase, in order
+    resnet: bool = False  # the original 3D CycleGAN generators, to compare with
+    lr: float = 2e-4  # of all three Adams
+    lambda_cyc: float = 10.  # weight of the cycle loss
+    gamma_shape: float = 1.  # weight of the shape loss in the joint phase
+    batch_size: int = 1  # pairs in a step of one process, computed one after the other
+    pool_size: int = 50  # past translations that the discriminators may see again
+    spare_memory: bool = False  # when generators learn, compute their activations twice instead of keeping them, and one half after the other
+    seed: int = 0  # of the initial weights, of the order of cases, of the pools
+    engine: str = "fast"  # or "reference": the plain update of `cssgan.joint`, to read, change and compare with
 
     def __post_init__(self):
-        try: said = json.loads(json.dumps(asdict(self))) # as a checkpoint would keep it
+        try: said = json.loads(json.dumps(asdict(self)))  # as a checkpoint would keep it
         except (TypeError, ValueError, RecursionError) as e:
             raise InputError(f"the configuration cannot be kept ({e}): use plain numbers") from e
         fitted(said, Settings, "the configuration", "change it")
@@ -70,8 +72,9 @@ PRESETS = {
     "smoke": Config(Grid((24, 24, 16), (7., 7., 8.)), 4, 1, (Phase("segmentors", 1), Phase("generators", 1), Phase("joint", 1, 1)), lr=1e-3)}
 
 # %% ../../nbs/07_training/02_schedule.ipynb #05143e66
-def preset(name: str, # "paper", "cpu", "demo" or "smoke"
-          ) -> Config:
+def preset(
+    name: str,  # "paper", "cpu", "demo" or "smoke"
+) -> Config:
     "A configuration by its name."
     if name not in PRESETS: raise InputError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -6,17 +6,31 @@
 __all__ = ['Painting', 'paint', 'row', 'named', 'in_browser', 'Live']
 
 # %% ../../nbs/09_viewers/01_canvas.ipynb #cell-002
-import copy, io
+import copy
+import io
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.image import imsave
+
 from ..guard import InputError
-from ..scans.volumes import Grid, Volume, _times, check_modality, scale, with_label
+from cssgan.pictures import (
+    CT_VIEW,
+    CUTS,
+    LABEL_COLOURS,
+    LABEL_NAMES,
+    Picture,
+    _index,
+    _slice,
+    _upright,
+    as_it_is,
+    grey_range,
+)
 from ..scans.files import SPACING_LIMITS, _placed, _three_axes, read_label, read_volume
-from ..pictures import CT_VIEW, CUTS, LABEL_COLOURS, LABEL_NAMES, Picture, _index, _sizes, _slice, _upright, as_it_is, grey_range
+from ..scans.volumes import Grid, Volume, _times, check_modality, scale, with_label
 
 # %% ../../nbs/09_viewers/01_canvas.ipynb #cell-007
 def guess_modality(
@@ -189,7 +203,8 @@ def png(
 # %% ../../nbs/09_viewers/01_canvas.ipynb #6116a51e
 class Painting:
     "Painted pixels that a notebook shows when they are a cell's last expression."
-    def __init__(self,
+    def __init__(
+        self,
         rgb,  # uint8 (rows, columns, 3)
     ):
         self.rgb = rgb
@@ -377,7 +392,8 @@ def missing(
 # %% ../../nbs/09_viewers/01_canvas.ipynb #cell-059
 class Touch:
     "A picture in the browser, and what the mouse does on it."
-    def __init__(self,
+    def __init__(
+        self,
         press,  # called with (row, column), each 0 to 1, where the mouse is pressed or drawn
         hover=None,  # called with (row, column) where it only moves
         turn=None,  # called with 1 or -1 as its wheel turns

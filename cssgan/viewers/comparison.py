@@ -10,13 +10,45 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+
 import numpy as np
+
 from ..guard import InputError
-from ..scans.volumes import (CT_WINDOW, IGNORE, MODALITIES, REGIONS,
-                            Volume, _times, back_to_scan, denormalise, label_to_scan)
 from ..pictures import CUTS, _index, _sizes, _slice, _upright, grey_range
-from .canvas import (Live, Painting, Touch, _labelled, _others, as_given, as_volume, at_voxel, cross, enlarge, legend,
-                           letter, named, one_of, paint, place, plain, row, share_of_one, stamp, voxel_at)
+from cssgan.scans.volumes import (
+    CT_WINDOW,
+    IGNORE,
+    MODALITIES,
+    REGIONS,
+    Volume,
+    _times,
+    back_to_scan,
+    denormalise,
+    label_to_scan,
+)
+from cssgan.viewers.canvas import (
+    Live,
+    Painting,
+    Touch,
+    _labelled,
+    _others,
+    as_given,
+    as_volume,
+    at_voxel,
+    cross,
+    enlarge,
+    legend,
+    letter,
+    named,
+    one_of,
+    paint,
+    place,
+    plain,
+    row,
+    share_of_one,
+    stamp,
+    voxel_at,
+)
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-008
 VIEWS = "side by side", "swipe", "blend", "checkerboard", "difference"
@@ -61,6 +93,7 @@ def dice(
     "Dice per structure."
     if volume is None or volume.label is None or truth is None: return {}
     import torch
+
     from cssgan.metrics import dice_scores
     counts = (volume.label != IGNORE) & (truth != IGNORE) & ((volume.label > 0) | (truth > 0))
     scores = dice_scores(*(torch.from_numpy(label[counts].astype(np.int64))[None, :, None, None] for label in (volume.label, truth)))[0]
@@ -105,7 +138,8 @@ def subtract(
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-019
 class Comparison(Live):
     "A translation beside its scan."
-    def __init__(self,
+    def __init__(
+        self,
         volumes: dict,  # name → Volume, all on one grid: real, fake, perhaps reconstruction and true
         view=VIEWS[0],  # one of VIEWS
         cut="axial",  # a name in CUTS

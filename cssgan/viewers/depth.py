@@ -6,11 +6,14 @@
 __all__ = ['view3d']
 
 # %% ../../nbs/09_viewers/03_depth.ipynb #cell-002
-import importlib.util, os
+import importlib.util
+import os
+
 import nibabel as nib
 import numpy as np
-from ..scans.volumes import REGIONS, Volume, to_grid, whole_scan_grid
+
 from ..pictures import LABEL_COLOURS, LABEL_NAMES, grey_range
+from ..scans.volumes import REGIONS, Volume, to_grid, whole_scan_grid
 from .canvas import COLOURS, Live, Painting, as_volume, named, row, stamp
 
 # %% ../../nbs/09_viewers/03_depth.ipynb #cell-008
@@ -81,7 +84,7 @@ def still_3d(
     return Painting(named(row({f"from {v}": view_from(volume, v) for v in VIEWS}), volume.label))
 
 # %% ../../nbs/09_viewers/03_depth.ipynb #cell-016
-NIIVUE = dict( # how everything looks: sides as in all our pictures, letters that can be read, a thin cross
+NIIVUE = dict(  # how everything looks: sides as in all our pictures, letters that can be read, a thin cross
     is_radiological_convention=True, sagittal_nose_left=True, is_orient_cube=True, show_all_orientation_markers=True, font_color=(1, 1, 1, 1), font_size_scaling=0.5, font_min_px=16, show_legend=False,
     crosshair_width=0.7, crosshair_width_unit="mm", crosshair_color=(1, 0.86, 0, 0.8), back_color=(0, 0, 0, 1), clip_plane_color=(0, 0, 0, 0), is_colorbar=False, multiplanar_force_render=True)
 
@@ -213,7 +216,8 @@ def probe(
     patience=5000,  # ms
 ):  # a widget that shows nothing
     "Ask the browser what it can."
-    import anywidget, traitlets
+    import anywidget
+    import traitlets
     class Probe(anywidget.AnyWidget):
         _esm = PROBE
         address = traitlets.Unicode().tag(sync=True)
@@ -258,7 +262,8 @@ def choose(
 # %% ../../nbs/09_viewers/03_depth.ipynb #cell-032
 class Body(Live):
     "A volume in space."
-    def __init__(self,
+    def __init__(
+        self,
         volume: Volume,  # axes RAS
         viewer=None,  # one of VIEWERS; None: the best that can be shown
     ):

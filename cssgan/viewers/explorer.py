@@ -7,18 +7,35 @@ __all__ = ['Explorer', 'explore']
 
 # %% ../../nbs/09_viewers/04_explorer.ipynb #cell-002
 import numpy as np
-from cssgan.scans.volumes import Volume
+
 from cssgan.pictures import CUTS, _index, _sizes
-from cssgan.viewers.canvas import (Live, Painting, Touch, as_volume, at_voxel, cross, legend, named, paint, place, row, share_of_one,
-                           voxel_at, window_of, windows)
-from cssgan.viewers.comparison import compare
+from cssgan.scans.volumes import Volume
+from cssgan.viewers.canvas import (
+    Live,
+    Painting,
+    Touch,
+    as_volume,
+    at_voxel,
+    cross,
+    legend,
+    named,
+    paint,
+    place,
+    row,
+    share_of_one,
+    voxel_at,
+    window_of,
+    windows,
+)
 from cssgan.viewers.depth import view3d
+
 _all_ = ["compare", "view3d"]
 
 # %% ../../nbs/09_viewers/04_explorer.ipynb #cell-008
 class Explorer(Live):
     "Linked orthogonal cuts of a volume."
-    def __init__(self,
+    def __init__(
+        self,
         volume: Volume,  # axes RAS
         window=None,  # a name in `windows`, or (black, white); None: the usual one
         opacity=0.25,  # of the regions

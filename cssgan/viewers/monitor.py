@@ -6,12 +6,17 @@
 __all__ = ['Monitor']
 
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-002
-import math, threading, time
+import math
+import threading
+import time
 from contextlib import contextmanager
-import numpy as np, torch
-from ..scans.volumes import Grid, Volume
-from ..pictures import Picture, _index
+
+import numpy as np
+import torch
+
 from ..metrics import predict_labels
+from ..pictures import Picture, _index
+from ..scans.volumes import Grid, Volume
 from ..training.run import Keeper, Run, where
 from .canvas import STYLE, VIEW, Painting, in_browser, missing, paint, png, row
 
@@ -89,7 +94,8 @@ def plot(
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-017
 class Budget:
     "Time that may be spent."
-    def __init__(self,
+    def __init__(
+        self,
         share=0.02,  # of the time that passes
         clock=time.monotonic,  # seconds
     ):
@@ -109,7 +115,8 @@ class Budget:
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-021
 class Monitor:
     "A watch for `fit`."
-    def __init__(self,
+    def __init__(
+        self,
         data,  # UnpairedData, with validation samples
         case=0,  # which of them to follow
         share=0.02,  # of the time that the monitor may take
@@ -122,7 +129,7 @@ class Monitor:
         if run is not self.run: self.begin(run, keep)
         self.run, self.due = run, self.due or (run.seen == 0 and bool(run.history))  # an epoch is over, and has not been looked at
         if self.paused: self.wait(keep)
-        if self.stopping: keep.button.pressed, self.stopping, self.paused = True, False, False # said once: the next run begins afresh
+        if self.stopping: keep.button.pressed, self.stopping, self.paused = True, False, False  # said once: the next run begins afresh
         over = run.phase == len(run.config.phases) or keep.button.pressed
         if self.widgets and time.monotonic() - self.told > 1: self.tell()
         if not over and self.budget.left() < 0: return
@@ -165,8 +172,9 @@ Monitor.look, Monitor.say = _look, _say
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-026
 def _still(self):
     "All that is worth keeping, as one picture."
-    from matplotlib.image import imread
     import io
+
+    from matplotlib.image import imread
     pictures = [(255 * imread(io.BytesIO(self.run and plot(self.run)._repr_png_()))[..., :3]).astype(np.uint8)] if self.run else []
     some = sorted({0, len(self.frames) // 2, len(self.frames) - 1}) if self.frames else []
     for i in some:
@@ -187,7 +195,7 @@ class Panel:
         self.pause, self.stop = Button(description="pause", icon="pause"), Button(description="stop", icon="stop")
         self.pause.on_click(self.pressed_pause), self.stop.on_click(self.pressed_stop)
         self.curves, self.picture = Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"}), Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
-        self.picture.layout.display = "none" # until there is one
+        self.picture.layout.display = "none"  # until there is one
         self.time, self.name = IntSlider(0, 0, 0, readout=False, layout={"width": "60%"}), HTML(layout={"margin": "0 0 0 14px"})
         self.time.observe(self.go_to, "value")
         self.box = VBox([HBox([self.pause, self.stop, self.where]), self.line, self.curves, HBox([self.time, self.name]), self.picture])

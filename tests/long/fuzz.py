@@ -4,24 +4,28 @@ Each target spoils something that was right, byte by byte, field by field or wor
 answer: it is read, or refused in one short line that names the file; at once; and what was read means the same to an
 independent reader.
 """
-import json, os, shutil, struct, time, warnings
-from pathlib import Path
+import json
+import os
+import struct
+import time
+import warnings
 
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
-
-from cssgan.data.cases import find_cases
-from cssgan.training.checkpoints import about_networks, load_checkpoint, save_checkpoint
-from cssgan.scans.dicom import read_dicom
-from cssgan.scans.files import read_volume
-from cssgan.guard import LONGEST, InputError
-from cssgan.models import Networks
-from cssgan.training.run import fit, resume
-from cssgan.scans.volumes import Grid
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scans import LPS, voxels, write_dicom
 from tiny import SHORT, noise
+
+from cssgan.data.cases import find_cases
+from cssgan.guard import LONGEST, InputError
+from cssgan.models import Networks
+from cssgan.scans.dicom import read_dicom
+from cssgan.scans.files import read_volume
+from cssgan.scans.volumes import Grid
+from cssgan.training.checkpoints import about_networks, load_checkpoint, save_checkpoint
+from cssgan.training.run import fit, resume
 
 N = int(os.environ.get("FUZZ", 400))
 fuzz = settings(max_examples=N, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
@@ -225,8 +229,9 @@ def test_cells_of_a_manifest(top):
 
 
 def test_a_grid_of_a_sweep(top):
-    from cssgan.experiments.sweeps import read_grid
     from test_sweeps import CELLS, notebook
+
+    from cssgan.experiments.sweeps import read_grid
     notebook(top / "toy.ipynb", *CELLS)
     good = {"notebook": "toy.ipynb", "out": "runs", "parameters": {"mode": "ok"}, "grid": {"x": [1, 2], "rate": [0.1]}}
     @fuzz

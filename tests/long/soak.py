@@ -9,7 +9,18 @@ repeat  two thousand inferences in one process: memory and open files stay as th
 
 Each part prints its figures; what is broken ends with status 1.
 """
-import argparse, hashlib, json, multiprocessing, os, random, resource, shutil, signal, subprocess, sys, tempfile, time
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
@@ -33,21 +44,24 @@ def litter(folder): return [str(p.relative_to(folder)) for p in Path(folder).rgl
 
 def child_trains(folder):
     import children
-    from cssgan.training.run import fit
     from tiny import noise
+
+    from cssgan.training.run import fit
     fit(noise(), children.RUN, folder, go_on=True, progress=False, save_every=0.0)
 
 
 def child_caches(data, cache):
+    from tiny import TINY
+
     from cssgan.data.cases import from_folder, with_splits
     from cssgan.data.datasets import unpaired
-    from tiny import TINY
     unpaired(with_splits(from_folder(data)), TINY, cache).prepare()
 
 
 def child_has_no_room(folder, moment):
     "From the moment-th file on the disk is full; says so with status 7."
     import children
+
     from cssgan.guard import InputError
     children.disk_is_full(moment)
     try: child_trains(folder)
@@ -110,6 +124,7 @@ def latest(run):
 def sweeps_killed(top, want, rng):
     "A sweep's whole process group is killed; the same command goes on."
     from test_sweeps import CELLS, notebook
+
     import cssgan.experiments.sweeps
     def grid(place):
         place.mkdir()
@@ -223,13 +238,14 @@ def crowd(quick):
 
 def repeat(quick):
     "Inferences in one process."
-    from cssgan.training.checkpoints import about_networks, save_checkpoint
-    from cssgan.scans.files import write_label
+    import warnings
+
     from cssgan.inference.apply import segment, translate
     from cssgan.models import Networks
     from cssgan.phantoms.scanners import phantom
+    from cssgan.scans.files import write_label
     from cssgan.scans.volumes import Grid
-    import warnings
+    from cssgan.training.checkpoints import about_networks, save_checkpoint
     warnings.simplefilter("ignore")
     grid, top = Grid((24, 24, 16), (7.0, 7.0, 8.0)), Path(tempfile.mkdtemp())
     save_checkpoint(top / "best", nets := Networks(width=4, patch_layers=1), about_networks(nets, grid, {"CT": (-1000.0, 1000.0), "MRI": (10.0, 600.0)}))
@@ -270,8 +286,9 @@ def timed(action):
 
 
 def write_data(folder):
-    from cssgan.data.datasets import write_phantoms
     from tiny import TINY
+
+    from cssgan.data.datasets import write_phantoms
     write_phantoms(folder, 6, grid=TINY)
 
 
