@@ -7,7 +7,7 @@ GOALS = {16: 6000} # width → MB, activations computed again
 def measure(size, width, spare):
     "Two steps in this process: MB, and seconds of the second."
     from cssgan.training.run import step
-    run, pair = start_ours(size, width, spare_memory=spare)
+    run, pair = start_ours(size, width, activation_checkpointing=spare)
     action = lambda: step(run, "joint", pair)
     action()
     return {"seconds": seconds(action), "peak_MB": memory_peak()}

@@ -39,7 +39,7 @@ def arms(seed, folder):
     config = replace(preset("demo"), seed=seed, grid=preset("smoke").grid, patch_layers=preset("smoke").patch_layers)
     data, test = study(seed, folder.parent, config.grid)
     part = lambda *names: replace(config, phases=tuple(p for p in config.phases if p.name in names))
-    train = lambda stage, config, nets=None: fit(data, config, folder / stage, nets=nets, go_on=True, progress=False).nets
+    train = lambda stage, config, nets=None: fit(data, config, folder / stage, nets=nets, resume=True, progress=False).nets
     segmentors = train("segmentors", part("segmentors"))
     baseline = train("baseline", in_place_of_joint(part("joint"), "segmentors"), segmentors)
     joint = train("joint", part("joint"), train("generators", part("generators"), segmentors))

@@ -34,7 +34,7 @@ def measure(size, pairs):
         monitor = cssgan.viewers.monitor.Monitor(data)
         for samples in (data.train_A, data.train_B): [samples.prepared(case) for case in samples.cases]
         begin = time.perf_counter()
-        fit(data, config(size, grid=grid, phases=(Phase("joint", 3),)), f"{folder}/run", progress=False, save_every=1e9, watch=watch)
+        fit(data, config(size, grid=grid, phases=(Phase("joint", 3),)), f"{folder}/run", progress=False, save_every=1e9, callback=watch)
         return {"inside": inside, "outside": time.perf_counter() - begin - inside, "frames": len(monitor.frames)}
 
 

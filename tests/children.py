@@ -7,6 +7,7 @@ import stat
 import time
 from dataclasses import replace
 
+import lightning_fabric  # noqa: F401 (here, and not in every child)
 import monai.metrics  # noqa: F401
 import torch
 from tiny import SHORT, TINY, noise
@@ -32,7 +33,7 @@ def train(say, folder, trouble=None, config=RUN, save_every=0.0, data=None):
             say.send("begun")
         return step(*args)
     training.step = telling
-    try: fit(data() if data else noise(), config, folder, go_on=True, progress=False, save_every=save_every)
+    try: fit(data() if data else noise(), config, folder, resume=True, progress=False, save_every=save_every)
     except BaseException as e: say.send((type(e).__name__, str(e)))
     else: say.send(("finished", time.monotonic() - first[0] if first else 0.0))
 

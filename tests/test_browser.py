@@ -190,7 +190,7 @@ data = unpaired(phantom_cases({"train": (8, 8), "valid": (1, 1)}), config.grid, 
 
 def test_monitor(opened, server):
     "The buttons work while the cell runs; stop leaves a checkpoint; the summary is stored."
-    page = opened(WATCHED, "try: fit(data, config, 'watched', progress=False, watch=Monitor(data, share=0.3))\nexcept Stopped as e: print(e)")
+    page = opened(WATCHED, "try: fit(data, config, 'watched', progress=False, callback=Monitor(data, share=0.3))\nexcept Stopped as e: print(e)")
     page.run(wait=False)
     said = lambda: " ".join(page.page.locator(f"{LIVE} .widget-html-content").all_inner_texts())
     shown = lambda: page.page.locator(f"{LIVE} .widget-html-content b").all_inner_texts() # the epoch that the fixed cases are of

@@ -28,7 +28,7 @@ from cssgan.training.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
-from cssgan.training.run import resume
+from cssgan.training.run import resume_run
 from cssgan.training.schedule import preset
 
 
@@ -337,14 +337,14 @@ def test_a_pickle_in_the_place_of_the_training_tensors_never_runs(copy, tmp_path
     files = json.loads((copy / "checkpoint.json").read_text())["files"]
     rewrite(copy, files=files | {"training": {name: hashlib.sha256((copy / name).read_bytes()).hexdigest()}})
     refused(copy, with_training=True)
-    with pytest.raises(CheckpointError): resume(preset("smoke"), copy)
+    with pytest.raises(CheckpointError): resume_run(preset("smoke"), copy)
     assert not (tmp_path / "it ran").exists()
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "last.pth"])
 def test_no_run_goes_on_beside_a_pickle(copy, tmp_path, name):
     torch.save(Hostile(tmp_path / "it ran"), copy / name)
-    with pytest.raises(CheckpointError, match="is a pickle"): resume(preset("smoke"), copy)
+    with pytest.raises(CheckpointError, match="is a pickle"): resume_run(preset("smoke"), copy)
     assert not (tmp_path / "it ran").exists()
 
 

@@ -8,7 +8,7 @@ from cssgan import joint
 from cssgan.fast import step as fast
 from cssgan.models import Networks
 from cssgan.training.checkpoints import load_checkpoint
-from cssgan.training.run import resume, save_run, start, step, to_device, training_tensors
+from cssgan.training.run import resume_run, save_run, start, step, to_device, training_tensors
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -34,7 +34,7 @@ def test_a_run_of_any_device_is_read_on_the_cpu_and_goes_on_where_this_machine_t
     for batch in batches(device): step(run, "joint", batch)
     save_run(run, tmp_path, with_training=True)
     nets, _, _ = load_checkpoint(tmp_path)
-    again = resume(SHORT, tmp_path)
+    again = resume_run(SHORT, tmp_path)
     for name, weight in run.nets.state_dict().items():
         assert nets.state_dict()[name].device.type == "cpu" and torch.equal(nets.state_dict()[name], weight.cpu())
     kept, restored = training_tensors(run), training_tensors(again)

@@ -197,7 +197,7 @@ def test_a_missing_package_is_one_line(ct, monkeypatch, capsys):
 
 def test_monitor_changes_nothing_and_ends_with_a_summary(tmp_path):
     watch = Monitor(noise(), share=1)
-    run, alone = (fit(noise(), SHORT, tmp_path / name, progress=False, watch=w) for name, w in (("watched", watch), ("alone", None)))
+    run, alone = (fit(noise(), SHORT, tmp_path / name, progress=False, callback=w) for name, w in (("watched", watch), ("alone", None)))
     assert all(torch.equal(a, b) for a, b in zip(run.nets.state_dict().values(), alone.nets.state_dict().values())) and run.history == alone.history
     assert len(watch.frames) >= 2 and watch._repr_png_()[1:4] == b"PNG" and not watch.said
 
@@ -207,7 +207,7 @@ def test_pause_saves_and_stop_stops(tmp_path):
     watch = Monitor(noise(), share=1)
     watch.paused, ended = True, []
     def train():
-        try: fit(noise(), SHORT, tmp_path, progress=False, watch=watch)
+        try: fit(noise(), SHORT, tmp_path, progress=False, callback=watch)
         except Stopped as e: ended.append(str(e))
     thread = threading.Thread(target=train)
     thread.start()
@@ -215,14 +215,14 @@ def test_pause_saves_and_stop_stops(tmp_path):
     assert "paused after 1 pair" in watch.said and thread.is_alive()
     watch.stopping = True
     thread.join(60)
-    assert ended and fit(noise(), SHORT, tmp_path, go_on=True, progress=False).phase == 3
+    assert ended and fit(noise(), SHORT, tmp_path, resume=True, progress=False).phase == 3
 
 
 def test_a_drawing_that_fails_does_not_end_the_training(tmp_path, monkeypatch):
     def fails(*_): raise RuntimeError("no ink")
     monkeypatch.setattr(monitor, "frame", fails)
     watch = Monitor(noise(), share=1)
-    assert fit(noise(), SHORT, tmp_path, progress=False, watch=watch).phase == 3 and "no ink" in watch.said
+    assert fit(noise(), SHORT, tmp_path, progress=False, callback=watch).phase == 3 and "no ink" in watch.said
 
 
 def test_budget():
@@ -237,7 +237,7 @@ def test_budget():
 
 
 def test_nobody_watches_several_processes(tmp_path):
-    with pytest.raises(ValueError, match="watch"): fit(noise(), SHORT, tmp_path, devices=2, watch=Monitor(noise()))
+    with pytest.raises(ValueError, match="callback"): fit(noise(), SHORT, tmp_path, devices=2, callback=Monitor(noise()))
 
 
 def test_notebooks_store_no_widgets(root):

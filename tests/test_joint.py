@@ -20,7 +20,7 @@ from cssgan.joint import (
     make_optimizers,
     minimize,
     segmentor_losses,
-    there_and_back,
+    round_trips,
 )
 from cssgan.losses import shape_loss
 from cssgan.models import Networks
@@ -83,7 +83,7 @@ def test_a_step_leaves_no_gradient_behind_that_the_next_one_uses(batch, engine, 
 def test_freezing_keeps_gradients_out_of_a_networks_weights_only(batch):
     nets = Networks(4, 1)
     freeze_all_but(nets, "G_A", "G_B")
-    losses = generator_losses(nets, batch, there_and_back(nets, batch.real_A, batch.real_B))
+    losses = generator_losses(nets, batch, round_trips(nets, batch.real_A, batch.real_B))
     sum(losses.values()).backward()
     assert all(p.grad is not None for G in (nets.G_A, nets.G_B) for p in G.parameters())
     assert all(p.grad is None for other in (nets.S_A, nets.S_B, nets.D_A, nets.D_B) for p in other.parameters())
@@ -92,7 +92,7 @@ def test_freezing_keeps_gradients_out_of_a_networks_weights_only(batch):
 def test_shape_loss_reaches_the_generators_through_the_segmentors(batch):
     nets = Networks(4, 1)
     nets.S_A.requires_grad_(False), nets.S_B.requires_grad_(False)
-    passes = there_and_back(nets, batch.real_A, batch.real_B)
+    passes = round_trips(nets, batch.real_A, batch.real_B)
     shape_loss(nets.S_B(passes.fake_B), batch.y_A).backward()
     assert any((p.grad != 0).any() for p in nets.G_B.parameters()) and all(p.grad is None for p in [*nets.G_A.parameters(), *nets.S_B.parameters()])
 
@@ -136,7 +136,7 @@ def test_discriminators_see_the_real_and_what_the_pool_gives_back(batch):
 def test_fakes_and_reconstructions_go_the_right_way(batch):
     nets = Networks(4, 1)
     with torch.no_grad():
-        passes = there_and_back(nets, batch.real_A, batch.real_B)
+        passes = round_trips(nets, batch.real_A, batch.real_B)
         assert torch.equal(passes.fake_B, nets.G_B(batch.real_A)) and torch.equal(passes.rec_A, nets.G_A(passes.fake_B))
         assert torch.equal(passes.fake_A, nets.G_A(batch.real_B)) and torch.equal(passes.rec_B, nets.G_B(passes.fake_A))
 
@@ -261,18 +261,18 @@ def test_a_run_trains_with_either_engine():
 def test_sparing_memory_changes_no_bit(monkeypatch, bfloat16):
     monkeypatch.setattr(networks, "has_fast_bfloat16", lambda device: bfloat16)
     ends, losses = [], []
-    for spare_memory in (False, True):
+    for activation_checkpointing in (False, True):
         nets = quick(4, 1)
-        losses.append(steps(fast, nets, list(noise().epoch(0, 0, 2)), spare_memory=spare_memory))
+        losses.append(steps(fast, nets, list(noise().epoch(0, 0, 2)), activation_checkpointing=activation_checkpointing))
         ends.append(frozen(nets))
     assert same(*ends) and all(same(*step) for step in zip(*losses))
 
 
 def test_sparing_memory_changes_no_bit_of_the_generators_phase(batch):
     ends = []
-    for spare_memory in (False, True):
+    for activation_checkpointing in (False, True):
         nets = quick(4, 1)
-        fast.update_generators(nets, make_optimizers(nets, 1e-3).G, batch, spare_memory=spare_memory)
+        fast.update_generators(nets, make_optimizers(nets, 1e-3).G, batch, activation_checkpointing=activation_checkpointing)
         ends.append(frozen(nets))
     assert same(*ends)
 
@@ -316,22 +316,22 @@ def test_side_by_side_or_one_after_the_other_changes_no_bit():
     for others in ends[1:]: assert all(same(*pair) for pair in zip(ends[0], others, strict=True))
 
 
-@pytest.mark.parametrize("side, spare_memory, at_once", [(80, False, True), (81, False, False), (80, True, False)])
-def test_large_volumes_and_little_memory_have_one_direction_after_the_other(monkeypatch, side, spare_memory, at_once):
+@pytest.mark.parametrize("side, activation_checkpointing, at_once", [(80, False, True), (81, False, False), (80, True, False)])
+def test_large_volumes_and_little_memory_have_one_direction_after_the_other(monkeypatch, side, activation_checkpointing, at_once):
     asked, pair = [], torch.empty(1, 1, side, side, side)
     monkeypatch.setattr(fast, "accumulate_and_step", lambda optimizers, learn, pairs, at_once: asked.append(at_once))
     monkeypatch.setattr(fast, "collect", lambda found: None)
     labels = torch.empty(1, side, side, side)
-    fast.update_generators(quick(4, 1), None, Batch(pair, labels, pair, labels, ()), spare_memory=spare_memory)
+    fast.update_generators(quick(4, 1), None, Batch(pair, labels, pair, labels, ()), activation_checkpointing=activation_checkpointing)
     assert asked == [at_once]
 
 
-@pytest.mark.parametrize("spare_memory, of_each", [(False, 1), (True, 2)])
-def test_both_directions_have_all_cores_together_or_each(monkeypatch, spare_memory, of_each):
+@pytest.mark.parametrize("activation_checkpointing, of_each", [(False, 1), (True, 2)])
+def test_both_directions_have_all_cores_together_or_each(monkeypatch, activation_checkpointing, of_each):
     "At once half of them each; to spare memory one after the other, all of them each."
     used, cores, loss = [], torch.get_num_threads(), fast.cycle_loss
     monkeypatch.setattr(fast, "cycle_loss", lambda *volumes: used.append(torch.get_num_threads()) or loss(*volumes))
-    run = start(replace(preset("smoke"), spare_memory=spare_memory))
+    run = start(replace(preset("smoke"), activation_checkpointing=activation_checkpointing))
     try:
         torch.set_num_threads(2)
         step(run, "joint", next(noise().epoch(0, 0)))
@@ -341,7 +341,7 @@ def test_both_directions_have_all_cores_together_or_each(monkeypatch, spare_memo
 
 def test_a_batch_is_stacked_in_its_order():
     nets, two = quick(4, 1).double(), doubled(next(noise().epoch(0, 0, 2)))
-    with torch.no_grad(): alone = [there_and_back(nets, two.real_A[i:i + 1], two.real_B[i:i + 1]) for i in range(2)]
+    with torch.no_grad(): alone = [round_trips(nets, two.real_A[i:i + 1], two.real_B[i:i + 1]) for i in range(2)]
     passes, _ = fast.update_generators(nets, make_optimizers(nets).G, two)
     for stack, first, second in zip(passes, *alone): assert torch.allclose(stack, torch.cat([first, second]), rtol=0, atol=1e-12) and not torch.allclose(first, second, rtol=0, atol=1e-3) # the last digit depends on the number of cores
 

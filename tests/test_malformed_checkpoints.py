@@ -17,7 +17,7 @@ from tiny import SHORT, noise
 from cssgan.cli.commands import segment_main, train_main
 from cssgan.training import run as training
 from cssgan.training.checkpoints import CheckpointError, checksum_of, load_checkpoint
-from cssgan.training.run import Stopped, fit, resume
+from cssgan.training.run import Stopped, fit, resume_run
 
 HUGE, DEEP = 2**70, 100_000
 
@@ -27,7 +27,7 @@ def run(tmp_path_factory):
     "A run that was stopped in its last epoch: best/ and last/, without the checkpoint before."
     folder = tmp_path_factory.mktemp("stopped") / "run"
     def watch(run, keep): keep.button.pressed = len(run.history) == 3 and run.seen == 2
-    with pytest.raises(Stopped): fit(noise(), SHORT, folder, progress=False, watch=watch, save_every=1e9)
+    with pytest.raises(Stopped): fit(noise(), SHORT, folder, progress=False, callback=watch, save_every=1e9)
     for file in (folder / "last").iterdir():
         if file.name == "previous.json" or file.name not in (folder / "last" / "checkpoint.json").read_text() and file.suffix == ".safetensors": file.unlink()
     return folder
@@ -164,7 +164,7 @@ GOING_ON = {f"{'.'.join(path)} {name}": put(path, value) for path in (("config",
 GOING_ON |= {f"config.{field} {value}": put(("config", field), value) for field, value in (
     ("lr", float("nan")), ("lr", -1), ("lr", 0), ("lr", 1e300), ("lr", "fast"), ("batch_size", 0), ("batch_size", HUGE), ("pool_size", -1), ("pool_size", HUGE), ("seed", -1), ("seed", 2**64), ("seed", 0.5), ("width", HUGE), ("lambda_cyc", None),
     ("gamma_shape", float("nan")), ("phases", []), ("phases", [{"name": "joint"}]), ("phases", [{"name": "adjoint", "epochs": 1}]), ("phases", [{"name": "joint", "epochs": float("nan")}]), ("phases", [{"name": "joint", "epochs": HUGE}]),
-    ("phases", [{"name": "joint", "epochs": -1}]), ("spare_memory", "yes"), ("epochs", 5), ("grid", {"shape": [1, 2, 3], "spacing": [1, 1, 1]}))}
+    ("phases", [{"name": "joint", "epochs": -1}]), ("activation_checkpointing", "yes"), ("epochs", 5), ("grid", {"shape": [1, 2, 3], "spacing": [1, 1, 1]}))}
 GOING_ON |= {
     "no data": put(("data",), ...), "data a list": put(("data",), [1]), "others' data": put(("data",), "0" * 16), "phase 4": put(("phase",), 4), "phase -1": put(("phase",), -1), "epoch 2": put(("epoch",), 2), "epoch 0 of 1": put(("epoch",), 0),
     "seen -1": put(("seen",), -1), "seen 10**12": put(("seen",), 10**12), "seen 10**7": put(("seen",), 10**7), "seen 0 with losses": put(("seen",), 0), "losses of nothing": put(("losses", "gan"), []), "losses null": put(("losses", "gan"), [None]), "losses of texts": put(("losses", "gan"), ["low"]),
@@ -208,7 +208,7 @@ def test_no_run_goes_on_from_it(run, tmp_path, monkeypatch, name):
     folder = shutil.copytree(run / "last", tmp_path / "last")
     GOING_ON[name](folder)
     monkeypatch.setattr(training, "step", lambda *_: pytest.fail("trained"))
-    refused(lambda place: resume(SHORT, place, noise()), folder)
+    refused(lambda place: resume_run(SHORT, place, noise()), folder)
 
 
 @pytest.mark.parametrize("name", ["phase null", "training: exp_avg of another shape", "training file: zeroed end", "config.phases []", "nested 100,000 deep", "all NaN"])
@@ -217,7 +217,7 @@ def test_fit_refuses_it_too_and_leaves_the_folder_as_it_is(run, tmp_path, monkey
     (GOING_ON | WORDS | WEIGHTS)[name](folder / "last")
     monkeypatch.setattr(training, "step", lambda *_: pytest.fail("trained"))
     before = listing(folder)
-    with pytest.raises(CheckpointError): fit(noise(), SHORT, folder, go_on=True, progress=False)
+    with pytest.raises(CheckpointError): fit(noise(), SHORT, folder, resume=True, progress=False)
     assert listing(folder) == before
 
 

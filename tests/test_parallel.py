@@ -17,7 +17,7 @@ from conftest import ROOT
 from tiny import state
 
 from cssgan.fast import processes as parallel
-from cssgan.fast.processes import ProcessError, several
+from cssgan.fast.processes import ProcessError, launch
 from cssgan.guard import InputError
 from cssgan.training import run as training
 from cssgan.training.checkpoints import load_checkpoint
@@ -54,7 +54,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        several(2, workers.follows, folder)
+        launch(2, workers.follows, folder)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)], folder / "run"
 
 
@@ -101,7 +101,7 @@ def test_alone_there_is_nobody_to_tell():
     parallel.average([x])
     parallel.average([])
     assert torch.equal(x, torch.arange(4.0)) and parallel.gather(x) is x and torch.equal(parallel.own_share(x), x)
-    assert (parallel.processes(), parallel.rank(), parallel.agree(True), parallel.agree(False)) == (1, 0, True, False)
+    assert (parallel.processes(), parallel.rank(), parallel.any_process(True), parallel.any_process(False)) == (1, 0, True, False)
     assert parallel.from_first(lambda: x) is x and not torch.distributed.is_initialized()
 
 
@@ -211,10 +211,10 @@ def test_a_forked_child_has_threads_of_its_own(cores):
 # ---- going on
 
 def test_one_goes_on_where_two_were_asked_to_stop(tmp_path):
-    several(2, workers.stops, tmp_path, 1)
+    launch(2, workers.stops, tmp_path, 1)
     about = load_checkpoint(tmp_path / "last", with_training=True)[1]
     assert about["seen"] == 2 and not about["history"] and {len(losses) for losses in about["losses"].values()} == {1}
-    run = fit(workers.pairs(), workers.JOINT, tmp_path, go_on=True, progress=False)
+    run = fit(workers.pairs(), workers.JOINT, tmp_path, resume=True, progress=False)
     assert run.phase == 1 and len(run.history) == 1
 
 
@@ -227,7 +227,7 @@ def test_two_go_on_where_one_was_asked_to_stop(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "step", asked)
     with pytest.raises(Stopped): fit(workers.pairs(), workers.JOINT, tmp_path, progress=False)
     assert load_checkpoint(tmp_path / "last", with_training=True)[1]["seen"] == 2
-    run = fit(workers.pairs(), workers.JOINT, tmp_path, go_on=True, progress=False, devices=2)
+    run = fit(workers.pairs(), workers.JOINT, tmp_path, resume=True, progress=False, devices=2)
     about = load_checkpoint(tmp_path / "last")[1]
     assert run.phase == 1 and len(run.history) == 1 and run.history == about["history"]
 
@@ -260,13 +260,13 @@ def test_a_signal_stops_all_and_saves(tmp_path, how, everyone):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_error_in_one_process_ends_all_with_its_message(tmp_path, rank):
     began = time.monotonic()
-    with pytest.raises(ProcessError) as e: several(2, workers.fails, rank, "disk full", tmp_path)
+    with pytest.raises(ProcessError) as e: launch(2, workers.fails, rank, "disk full", tmp_path)
     assert str(e.value) == "disk full" and time.monotonic() - began < 20 + 20 # most of it for starting
 
 
 def test_a_process_that_is_killed_is_told_in_one_line(tmp_path):
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(ProcessError, match="ended without a word") as e: several(2, workers.fails, 1, None, tmp_path)
+    with pytest.raises(ProcessError, match="ended without a word") as e: launch(2, workers.fails, 1, None, tmp_path)
     assert "\n" not in str(e.value) and [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 
 
@@ -284,7 +284,7 @@ def test_workers_end_when_the_one_that_started_them_is_killed(tmp_path):
 
 def test_a_worker_that_is_stopped_does_not_keep_the_others(tmp_path):
     "One sleeps for ever, the other waits for it within a message; the parent is killed."
-    code = f"if __name__ == '__main__':\n import workers\n from cssgan.fast.processes import several\n several(2, workers.sleeps, {str(tmp_path)!r})\n"
+    code = f"if __name__ == '__main__':\n import workers\n from cssgan.fast.processes import launch\n launch(2, workers.sleeps, {str(tmp_path)!r})\n"
     (tmp_path / "sleep.py").write_text(code)
     parent = subprocess.Popen([sys.executable, tmp_path / "sleep.py"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
@@ -330,7 +330,7 @@ def test_devices_that_cannot_be(tmp_path, n):
 
 
 def test_words_of_a_process_are_those_that_say_something():
-    def ended(*messages): return parallel.first_words(SimpleNamespace(failures={i: SimpleNamespace(timestamp=i, message={"message": m}) for i, m in enumerate(messages)}))
+    def ended(*messages): return parallel.first_error(SimpleNamespace(failures={i: SimpleNamespace(timestamp=i, message={"message": m}) for i, m in enumerate(messages)}))
     assert ended("RuntimeError: [gloo/transport/tcp/pair.cc] Connection closed by peer", "InputError: /data/Signal/gloo.nii is damaged") == "/data/Signal/gloo.nii is damaged"
     assert ended("OSError: [Errno 37] No locks available") == "[Errno 37] No locks available" and ended("KeyboardInterrupt: ") == "KeyboardInterrupt:"
     assert "ended without a word" in ended("Signal 9 (SIGKILL) received by PID 5")

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from cssgan.experiments.results import compare, mean_sd, paired_difference, plot_shares, plus_minus, read_results, table
+from cssgan.experiments.results import compare_methods, mean_sd, paired_difference, plot_shares, plus_minus, read_results, table
 from cssgan.guard import InputError
 
 RECORDS = pd.DataFrame([{"method": m, "seed": s, "fraction": f, "score": "Dice", "mean": v} for m, s, f, v in
@@ -13,12 +13,12 @@ RECORDS = pd.DataFrame([{"method": m, "seed": s, "fraction": f, "score": "Dice",
 
 
 def test_pairs_are_made_by_seed_and_not_by_order():
-    found = compare(RECORDS, "ours", "base")
+    found = compare_methods(RECORDS, "ours", "base")
     assert found["pairs"] == 2 and found["difference"] == 2.5
 
 
 def test_no_common_seed_is_said():
-    with pytest.raises(InputError, match="has been run with both"): compare(RECORDS[RECORDS["seed"] == 2], "ours", "base")
+    with pytest.raises(InputError, match="has been run with both"): compare_methods(RECORDS[RECORDS["seed"] == 2], "ours", "base")
 
 
 def test_the_interval_is_students():

@@ -207,7 +207,7 @@ def test_a_folder_that_becomes_read_only_in_mid_run(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="cannot be written") as e: fit(noise(), SHORT, tmp_path, progress=False, save_every=0)
     assert "\n" not in str(e.value) and str(tmp_path) in str(e.value) and intact(tmp_path)
     (tmp_path / "last").chmod(0o755)
-    assert fit(noise(), SHORT, tmp_path, go_on=True, progress=False).phase == 3
+    assert fit(noise(), SHORT, tmp_path, resume=True, progress=False).phase == 3
 
 
 def test_a_folder_that_cannot_be_is_said_before_anything_is_trained(tmp_path, monkeypatch):
@@ -232,7 +232,7 @@ def test_a_scan_that_vanishes_in_mid_run_is_named_and_the_last_checkpoint_stays(
     with pytest.raises(InputError) as e: fit(data, SHORT, tmp_path / "run", progress=False, save_every=0)
     assert str(lost) in str(e.value) and "\n" not in str(e.value) and intact(tmp_path / "run") and progress(tmp_path / "run")[0] == 1
     os.rename(tmp_path / "away", lost)
-    assert fit(data, SHORT, tmp_path / "run", go_on=True, progress=False).phase == 3
+    assert fit(data, SHORT, tmp_path / "run", resume=True, progress=False).phase == 3
 
 
 # ---- stopped
@@ -322,20 +322,20 @@ def test_a_loss_that_is_no_number_is_named_with_its_step_and_the_last_checkpoint
     assert intact(tmp_path) and progress(tmp_path) == (2, 1)
     monkeypatch.undo()
     data.train_A.made = healthy
-    assert fit(data, SHORT, tmp_path, go_on=True, progress=False).phase == 3
+    assert fit(data, SHORT, tmp_path, resume=True, progress=False).phase == 3
 
 
 def test_a_run_goes_on_with_its_own_cases_only(tmp_path):
     config = replace(SHORT, phases=(Phase("segmentors", 1),))
     fit(noise(), config, tmp_path, progress=False)
-    with pytest.raises(CheckpointError, match="other cases") as e: fit(noise(4), config, tmp_path, go_on=True, progress=False)
+    with pytest.raises(CheckpointError, match="other cases") as e: fit(noise(4), config, tmp_path, resume=True, progress=False)
     assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
 
 
 def test_a_run_that_goes_on_otherwise_is_told_every_difference_in_one_line(tmp_path):
     config = replace(SHORT, phases=(Phase("segmentors", 1),))
     fit(noise(), config, tmp_path, progress=False)
-    with pytest.raises(CheckpointError) as e: fit(noise(), replace(config, lr=5e-4, batch_size=2), tmp_path, go_on=True, progress=False)
+    with pytest.raises(CheckpointError) as e: fit(noise(), replace(config, lr=5e-4, batch_size=2), tmp_path, resume=True, progress=False)
     assert "lr is 0.0005, was 0.001" in str(e.value) and "batch_size is 2, was 1" in str(e.value) and "\n" not in str(e.value)
 
 
@@ -347,7 +347,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     fit(noise(), SHORT, folder / "whole", progress=False, save_every=0)
     def near_the_end(run, keep): keep.button.pressed = len(run.history) == 3 and run.seen == 2
-    with pytest.raises(Stopped): fit(noise(), SHORT, folder / "stopped", progress=False, save_every=0, watch=near_the_end)
+    with pytest.raises(Stopped): fit(noise(), SHORT, folder / "stopped", progress=False, save_every=0, callback=near_the_end)
     return folder
 
 
@@ -366,7 +366,7 @@ def test_a_damaged_checkpoint_costs_what_was_done_since_the_one_before(undisturb
     run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
     words = json.loads((run / "last" / "checkpoint.json").read_text())
     DAMAGES[damage](run / "last" / (next(iter(words["files"][kind])) if kind in words["files"] else kind))
-    with pytest.warns(InputWarning, match="goes on from the checkpoint before, after 1 pair of epoch 2 of 2") as said: fit(noise(), SHORT, run, go_on=True, progress=False, save_every=0)
+    with pytest.warns(InputWarning, match="goes on from the checkpoint before, after 1 pair of epoch 2 of 2") as said: fit(noise(), SHORT, run, resume=True, progress=False, save_every=0)
     assert len(said) == 1 and str(run / "last") in str(said[0].message) and str(said[0].message).isprintable()
     assert current(files(run)) == current(files(undisturbed / "whole"))
 
@@ -376,19 +376,19 @@ def test_damage_of_the_checkpoint_before_is_nobodys_concern(undisturbed, tmp_pat
     run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
     words = json.loads((run / "last" / "previous.json").read_text())
     zeros_at_the_end(run / "last" / (next(iter(words["files"][name])) if name in words["files"] else name))
-    fit(noise(), SHORT, run, go_on=True, progress=False, save_every=0)
+    fit(noise(), SHORT, run, resume=True, progress=False, save_every=0)
     assert current(files(run)) == current(files(undisturbed / "whole"))
 
 
 @pytest.mark.parametrize("lost", [["last/checkpoint.json", "last/previous.json"], ["last"], ["last", "train.json"]], ids=str)
-@pytest.mark.parametrize("go_on", [True, False])
-def test_a_run_never_begins_again_over_results(undisturbed, tmp_path, monkeypatch, lost, go_on):
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_never_begins_again_over_results(undisturbed, tmp_path, monkeypatch, lost, resume):
     run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
     (run / "train.json").write_text("{}")
     for name in lost: shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
     monkeypatch.setattr(training, "step", lambda *_: pytest.fail("trained"))
     before = files(run)
-    with pytest.raises(CheckpointError, match="choose another folder") as e: fit(noise(), SHORT, run, go_on=go_on, progress=False)
+    with pytest.raises(CheckpointError, match="choose another folder") as e: fit(noise(), SHORT, run, resume=resume, progress=False)
     assert str(run) in str(e.value) and "\n" not in str(e.value) and files(run) == before
 
 
@@ -397,14 +397,14 @@ def test_tensors_without_words_are_no_beginning(undisturbed, tmp_path):
     run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
     for name in ("last/checkpoint.json", "last/previous.json"): (run / name).unlink()
     shutil.rmtree(run / "best")
-    with pytest.raises(CheckpointError, match="no checkpoint.json"): fit(noise(), SHORT, run, go_on=True, progress=False)
+    with pytest.raises(CheckpointError, match="no checkpoint.json"): fit(noise(), SHORT, run, resume=True, progress=False)
 
 
 def test_a_lost_best_is_said_before_training(undisturbed, tmp_path, monkeypatch):
     run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
     next((run / "best").glob("weights-*")).unlink()
     monkeypatch.setattr(training, "step", lambda *_: pytest.fail("trained"))
-    with pytest.raises(CheckpointError, match="best"): fit(noise(), SHORT, run, go_on=True, progress=False)
+    with pytest.raises(CheckpointError, match="best"): fit(noise(), SHORT, run, resume=True, progress=False)
 
 
 def test_a_run_of_an_older_version_goes_on(undisturbed, tmp_path):
@@ -412,7 +412,7 @@ def test_a_run_of_an_older_version_goes_on(undisturbed, tmp_path):
     run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
     for place in ("best", "last"): old_style(run / place)
     kept = {p.name for p in (run / "last").iterdir()}
-    fit(noise(), SHORT, run, go_on=True, progress=False, save_every=0)
+    fit(noise(), SHORT, run, resume=True, progress=False, save_every=0)
     assert "previous.json" not in kept and current(files(run)) == current(files(undisturbed / "whole"))
 
 
@@ -420,7 +420,7 @@ def test_a_run_behind_a_link_goes_on(undisturbed, tmp_path):
     shutil.copytree(undisturbed / "stopped", tmp_path / "disk" / "deep" / "run")
     (tmp_path / "runs").symlink_to(tmp_path / "disk" / "deep")
     (tmp_path / "run").symlink_to(tmp_path / "runs" / "run")
-    fit(noise(), SHORT, tmp_path / "run", go_on=True, progress=False, save_every=0)
+    fit(noise(), SHORT, tmp_path / "run", resume=True, progress=False, save_every=0)
     assert current(files(tmp_path / "disk" / "deep" / "run")) == current(files(undisturbed / "whole"))
 
 
@@ -431,8 +431,8 @@ def test_a_second_run_in_the_folder_is_refused_while_the_first_lives(server, tmp
     first = Child(server, tmp_path, save_every=1e9, trouble=partial(children.slow, 0.3))
     assert not first.begin()
     before = files(tmp_path)
-    for go_on in (True, False):
-        with pytest.raises(CheckpointError, match="another process") as e: fit(noise(), SHORT, tmp_path, go_on=go_on, progress=False)
+    for resume in (True, False):
+        with pytest.raises(CheckpointError, match="another process") as e: fit(noise(), SHORT, tmp_path, resume=resume, progress=False)
         assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
     assert files(tmp_path) == before and first.process.is_alive()
     first.kill()

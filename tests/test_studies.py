@@ -148,11 +148,11 @@ def test_segmentation_is_judged_with_the_modalitys_own_segmentor(study, stages):
 
 
 def test_shape_is_judged_by_the_target_modalitys_judge(study, stages):
-    ours, judges = stages["ours"], stages["baseline"]
-    on_device(ours), on_device(judges) # the same layers as the record's
+    ours, evaluators = stages["ours"], stages["baseline"]
+    on_device(ours), on_device(evaluators) # the same layers as the record's
     for modality, generator, judge in (("CT", "G_B", "S_B"), ("MRI", "G_A", "S_A")):
-        expected = s_score(getattr(ours.nets.eval(), generator), getattr(judges.nets.eval(), judge), held_out(study, modality))
-        assert shape_record(study, ours, judges, modality)["mean"] == round(expected.nanmean().item(), 2)
+        expected = s_score(getattr(ours.nets.eval(), generator), getattr(evaluators.nets.eval(), judge), held_out(study, modality))
+        assert shape_record(study, ours, evaluators, modality)["mean"] == round(expected.nanmean().item(), 2)
 
 
 def test_nobody_is_tested_on_who_was_trained_with(study):

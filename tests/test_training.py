@@ -33,7 +33,7 @@ from cssgan.training.run import (
     step,
     training_tensors,
 )
-from cssgan.training.schedule import PAPER_PHASES, Phase, preset, rate
+from cssgan.training.schedule import PAPER_PHASES, Phase, preset, lr_factor
 
 JOINT = replace(SHORT, phases=(Phase("joint", 1),))
 
@@ -64,7 +64,7 @@ def test_each_phase_trains_its_own(batch, phase, learn):
 
 
 def test_rate_is_constant_then_falls_to_nothing():
-    rates = [rate(Phase("joint", 3, 4), e) for e in range(8)]
+    rates = [lr_factor(Phase("joint", 3, 4), e) for e in range(8)]
     assert rates[:4] == [1, 1, 1, 0.8] and rates[4:] == pytest.approx([0.6, 0.4, 0.2, 0])
 
 
@@ -105,9 +105,9 @@ def test_a_phase_that_cannot_be_is_refused(wrong):
 
 
 def test_judges_that_are_given_stay(data, tmp_path):
-    judges = torch.nn.ModuleDict({"S_A": Networks(4, 1, seed=5).S_A, "S_B": Networks(4, 1, seed=5).S_B})
-    run = fit(data, replace(SHORT, phases=SHORT.phases[:1]), tmp_path, judges=judges, progress=False)
-    assert same(judges.state_dict(), run.judges.state_dict())
+    evaluators = torch.nn.ModuleDict({"S_A": Networks(4, 1, seed=5).S_A, "S_B": Networks(4, 1, seed=5).S_B})
+    run = fit(data, replace(SHORT, phases=SHORT.phases[:1]), tmp_path, evaluators=evaluators, progress=False)
+    assert same(evaluators.state_dict(), run.evaluators.state_dict())
 
 
 def test_cyclegans_own_generators_train_and_go_on(data, tmp_path):
@@ -161,7 +161,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(data, whole, 
     half = start(SHORT, ranges=data.ranges())
     keep = Keeper(tmp_path / "last", data, StopButton(), save_every=0)
     for _ in range(epochs): advance(half, data, tmp_path, keep, progress=False)
-    again = fit(data, SHORT, tmp_path, go_on=True, progress=False)
+    again = fit(data, SHORT, tmp_path, resume=True, progress=False)
     (a, b, c), (d, e, f) = state(whole[1]), state(tmp_path)
     assert same(a, d) and same(b, e) and c == f
     assert same(whole[0].nets.state_dict(), again.nets.state_dict()) and whole[0].history == again.history
@@ -177,18 +177,18 @@ def test_a_run_killed_within_an_epoch_goes_on_from_the_one_before(data, whole, t
     monkeypatch.setattr(training, "step", dies)
     with pytest.raises(KeyboardInterrupt): fit(data, SHORT, tmp_path, progress=False)
     monkeypatch.undo()
-    again = fit(data, SHORT, tmp_path, go_on=True, progress=False)
+    again = fit(data, SHORT, tmp_path, resume=True, progress=False)
     assert same(whole[0].nets.state_dict(), again.nets.state_dict()) and whole[0].history == again.history
 
 
 def test_a_finished_run_is_not_trained_again(data, whole, tmp_path):
     shutil.copytree(whole[1], tmp_path / "run")
-    again = fit(None, SHORT, tmp_path / "run", go_on=True, progress=False)
+    again = fit(None, SHORT, tmp_path / "run", resume=True, progress=False)
     assert same(again.nets.state_dict(), whole[0].nets.state_dict())
 
 
 def test_going_on_with_nothing_is_beginning(data, whole, tmp_path):
-    assert same(fit(data, SHORT, tmp_path, go_on=True, progress=False).nets.state_dict(), whole[0].nets.state_dict())
+    assert same(fit(data, SHORT, tmp_path, resume=True, progress=False).nets.state_dict(), whole[0].nets.state_dict())
 
 
 def test_an_existing_run_is_not_overwritten(data, whole):
@@ -197,7 +197,7 @@ def test_an_existing_run_is_not_overwritten(data, whole):
 
 @pytest.mark.parametrize("other", [{"lr": 1e-4}, {"width": 8}, {"seed": 1}, {"phases": (Phase("joint", 1),)}, {"grid": Grid((16, 16, 16), (7.0, 7.0, 8.0))}, {"gamma_shape": 0.0}], ids=str)
 def test_a_run_goes_on_under_its_own_configuration_only(data, whole, other):
-    with pytest.raises(CheckpointError, match=next(iter(other))) as e: fit(data, replace(SHORT, **other), whole[1], go_on=True, progress=False)
+    with pytest.raises(CheckpointError, match=next(iter(other))) as e: fit(data, replace(SHORT, **other), whole[1], resume=True, progress=False)
     assert "\n" not in str(e.value)
 
 
@@ -210,7 +210,7 @@ def test_a_checkpoint_that_no_run_wrote_cannot_go_on(checkpoint, tmp_path):
 def test_a_lost_best_is_said_in_one_line(data, whole, tmp_path):
     shutil.copytree(whole[1], tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "best")
-    with pytest.raises(CheckpointError): fit(data, SHORT, tmp_path / "run", go_on=True, progress=False)
+    with pytest.raises(CheckpointError): fit(data, SHORT, tmp_path / "run", resume=True, progress=False)
 
 
 def test_same_seed_same_run_other_seed_other_run(data, whole, tmp_path):
@@ -362,16 +362,16 @@ def test_a_domain_without_labels_has_no_scores(tmp_path):
     last = run.history[-1]
     assert last["dice_MRI"] is None and last["s_ct_to_mri"] is None and last["s_mri_to_ct"] is None and last["dice_CT"] >= 0 and last["valid_loss"] > 0
     assert "NaN" not in (tmp_path / "best" / "checkpoint.json").read_text() and load_checkpoint(tmp_path)[1]["history"]
-    assert fit(None, run.config, tmp_path, go_on=True, progress=False).history == run.history
+    assert fit(None, run.config, tmp_path, resume=True, progress=False).history == run.history
 
 
 def test_judges_that_were_given_may_judge_a_domain_without_labels(tmp_path):
     data = noise()
     for _, labels, _ in data.train_B.made: labels.fill_(255)
-    judges = torch.nn.ModuleDict({"S_A": Networks(4, 1, seed=5).S_A, "S_B": Networks(4, 1, seed=5).S_B})
+    evaluators = torch.nn.ModuleDict({"S_A": Networks(4, 1, seed=5).S_A, "S_B": Networks(4, 1, seed=5).S_B})
     def stop(run, keep): keep.button.pressed = run.seen == 2
-    with pytest.raises(Stopped): fit(data, JOINT, tmp_path, judges=judges, progress=False, watch=stop)
-    assert fit(data, JOINT, tmp_path, go_on=True, progress=False).history[-1]["s_ct_to_mri"] is not None
+    with pytest.raises(Stopped): fit(data, JOINT, tmp_path, evaluators=evaluators, progress=False, callback=stop)
+    assert fit(data, JOINT, tmp_path, resume=True, progress=False).history[-1]["s_ct_to_mri"] is not None
 
 
 def test_no_labels_at_all_train_and_end(tmp_path):

@@ -205,12 +205,12 @@ def prepared():
     return names
 
 
-def says(number, answer, prepared, capsys, go_on=()):
+def says(number, answer, prepared, capsys, resume=()):
     "The check's line, when only this exercise is answered; cells above it may stop with these errors."
     names = dict(prepared)
     capsys.readouterr()
     for lines in lines_of(number, answer):
-        with suppress(*go_on): exec(lines, names)
+        with suppress(*resume): exec(lines, names)
     said, = verdict(capsys.readouterr().out)
     return said
 
@@ -273,5 +273,5 @@ MISTAKES = [
 def test_check_sees_the_mistakes_that_people_make(number, right, wrong, hint, prepared, capsys):
     solution = one(SOLUTIONS[number], "solution")
     assert right in solution
-    said = says(number, solution.replace(right, wrong), prepared, capsys, go_on=(RuntimeError,))
+    said = says(number, solution.replace(right, wrong), prepared, capsys, resume=(RuntimeError,))
     assert said.startswith(f"✗ {number}: ") and re.search(hint, said), said

@@ -350,9 +350,9 @@ class Stopping(Monitor):
 def test_a_monitor_that_was_stopped_watches_on(tmp_path):
     data = noise(1, 1)
     watch = Stopping(data, share=1)
-    with pytest.raises(Stopped): fit(data, TWICE, tmp_path, progress=False, watch=watch)
+    with pytest.raises(Stopped): fit(data, TWICE, tmp_path, progress=False, callback=watch)
     frames = len(watch.frames)
-    assert fit(data, TWICE, tmp_path, progress=False, go_on=True, watch=watch).phase == 1 and len(watch.frames) > frames
+    assert fit(data, TWICE, tmp_path, progress=False, resume=True, callback=watch).phase == 1 and len(watch.frames) > frames
 
 
 @pytest.fixture
@@ -371,9 +371,9 @@ def seen(monkeypatch):
 
 def test_a_second_run_gets_a_panel_and_frames_of_its_own(tmp_path, seen):
     watch = Monitor(noise(), share=0)
-    fit(noise(), TWICE, tmp_path / "one", progress=False, watch=watch)
+    fit(noise(), TWICE, tmp_path / "one", progress=False, callback=watch)
     panel, names = watch.widgets, list(watch.names)
-    fit(noise(), TWICE, tmp_path / "two", progress=False, watch=watch)
+    fit(noise(), TWICE, tmp_path / "two", progress=False, callback=watch)
     assert watch.names == names and watch.widgets is not panel and panel.stop.disabled
 
 
@@ -391,7 +391,7 @@ def test_a_training_that_fails_leaves_the_summary(tmp_path, seen, monkeypatch):
     data = noise()
     data.train_A = Broken(3, "A", 0)
     watch = Monitor(data, share=0)
-    shell.push({"go": lambda: fit(data, TWICE, tmp_path, progress=False, watch=watch)})
+    shell.push({"go": lambda: fit(data, TWICE, tmp_path, progress=False, callback=watch)})
     monkeypatch.setattr(shell, "showtraceback", lambda *_, **__: None)
     assert isinstance(shell.run_cell("go()").error_in_exec, OSError)
     kind, last = seen[-1]
@@ -403,10 +403,10 @@ def test_a_training_that_fails_leaves_the_summary(tmp_path, seen, monkeypatch):
 
 def test_the_stored_picture_follows_the_epochs(tmp_path, seen):
     data = noise(1, 1)
-    fit(data, TWICE, tmp_path, progress=False, watch=Monitor(data, share=1))
+    fit(data, TWICE, tmp_path, progress=False, callback=Monitor(data, share=1))
     assert [kind for kind, _ in seen].count("update") > 1
 
 
 def test_the_stored_picture_waits_for_the_budget(tmp_path, seen):
-    fit(noise(), TWICE, tmp_path, progress=False, watch=Monitor(noise(), share=0))
+    fit(noise(), TWICE, tmp_path, progress=False, callback=Monitor(noise(), share=0))
     assert [kind for kind, _ in seen].count("update") == 1

@@ -41,7 +41,7 @@ def follows(folder):
     run = alike(folder / "run", 1)
     rank = parallel.rank()
     said = {"written": written, "processes": parallel.processes(), "gathered": parallel.gather(torch.full((1, 2), float(rank))).tolist(),
-            "share": parallel.own_share(torch.arange(4)).tolist(), "agree": [parallel.agree(rank == 1), parallel.agree(False), parallel.agree(True)],
+            "share": parallel.own_share(torch.arange(4)).tolist(), "agree": [parallel.any_process(rank == 1), parallel.any_process(False), parallel.any_process(True)],
             "first": parallel.from_first(lambda: f"rank {rank}"), "history": run.history, "phase": run.phase}
     mean = [torch.tensor([float(rank), 4.0]), torch.tensor(float(rank))]
     parallel.average(mean)
@@ -80,7 +80,7 @@ def sleeps(folder):
     parallel.join()
     for how in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(how, signal.SIG_IGN)
     Path(folder, f"{parallel.rank()}.here").touch()
-    if parallel.rank() == 0: parallel.agree(True)
+    if parallel.rank() == 0: parallel.any_process(True)
     else: time.sleep(1e6)
 
 

@@ -298,7 +298,7 @@ def begin(
 LOCK = ".cssgan_train.lock"
 
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-034
-def go_on(
+def resume_run(
     folder: Path,  # of the run
     asked: dict,  # by the names in `BEGUN_WITH`; None: not typed
     until: ExitStack,  # when it is closed, the folder is free again
@@ -347,7 +347,7 @@ def opened(
     folder, asked = run_folder(args), {name: getattr(args, name) for name in BEGUN_WITH}
     goes_on = bool(args.resume) and os.path.lexists(folder / "train.json")
     if not goes_on and not args.data: raise InputError(f"{folder} holds no run that cssgan_train began: name the right folder, or begin with --data and --out")
-    facts, cases = go_on(folder, asked, until) if goes_on else begin(folder, asked, until, args.cache, not args.quiet)
+    facts, cases = resume_run(folder, asked, until) if goes_on else begin(folder, asked, until, args.cache, not args.quiet)
     data = unpaired(cases, preset(facts["preset"]).grid, args.cache)
     return facts, cases, [said_of(data, modality) for modality in ("CT", "MRI")], goes_on
 
@@ -365,7 +365,7 @@ def train(
         config = replace(preset(facts["preset"]), seed=facts["seed"])
         data = unpaired(cases, config.grid, args.cache)
         for line in lines if rank() == 0 and not args.quiet else (): say(line)
-        fit(data, config, run_folder(args), go_on=goes_on, progress=not args.quiet, devices=args.devices)
+        fit(data, config, run_folder(args), resume=goes_on, progress=not args.quiet, devices=args.devices)
     if rank() == 0: tell(run_folder(args))
 
 def tell(

@@ -61,7 +61,7 @@ def own_share(
     return volumes.chunk(processes())[rank()]
 
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-016
-def agree(
+def any_process(
     wish: bool,  # of this process
     device: torch.device = "cpu",  # where messages are sent from
 ) -> bool:  # of any process
@@ -93,7 +93,7 @@ def from_first(
 cores_to_share = ContextVar("cores_to_share", default=None)  # if the caller keeps to one of them
 
 @cache
-def crew(
+def thread_pool(
     process: int,  # its number; threads do not live on in a forked child, which needs its own
 ) -> ThreadPoolExecutor:
     "Two threads that stay, because new ones would have to be warmed up."
@@ -114,7 +114,7 @@ def for_both(
         return function(item)
     try:
         if not at_once or torch.device(device).type != "cpu" or cores == 1 or late: return [with_cores(cores, item) for item in items]
-        futures = [crew(os.getpid()).submit(with_cores, cores // 2, item) for item in items]
+        futures = [thread_pool(os.getpid()).submit(with_cores, cores // 2, item) for item in items]
         try: return [future.result() for future in futures]
         finally: wait(futures)  # if one fails, or somebody interrupts, nothing goes on behind our back
     finally: torch.set_num_threads(own)
@@ -147,12 +147,12 @@ def said(
 
 def team() -> tuple:  # processes on this machine, processes in all
     "Who was started together, as torchrun or srun say."
-    several = lambda *names: any(os.environ.get(name, "1") != "1" for name in names)
-    if "LOCAL_WORLD_SIZE" in os.environ or several("WORLD_SIZE"):
+    launch = lambda *names: any(os.environ.get(name, "1") != "1" for name in names)
+    if "LOCAL_WORLD_SIZE" in os.environ or launch("WORLD_SIZE"):
         here = said("LOCAL_WORLD_SIZE", 1, 10_000)
         world = said("WORLD_SIZE", here, 1_000_000)
         if world > 1: check_torchrun(world, here)
-    elif several("SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"):
+    elif launch("SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"):
         world = said("SLURM_STEP_NUM_TASKS", 1, 1_000_000)
         here = tasks_per_node(world)
         if world > 1: check_srun(world, here)
@@ -212,7 +212,7 @@ DEAD_LINE = r"[\w.]*(RuntimeError|Dist\w*Error): .*(gloo|NCCL)"
 ECHO = re.compile(f"{DEAD_LINE}|Signal \\d|To enable traceback", re.DOTALL)  # who has nothing of its own to say
 WORDLESS = "one of the processes ended without a word; was it killed, or was there not enough memory?"
 
-def first_words(
+def first_error(
     result,  # what PyTorch's starter tells of processes that ended
 ) -> str:  # one line
     "What the first process that failed said."
@@ -232,11 +232,11 @@ def child(
     function,  # what to call
     *args,  # for it
 ):
-    "What a process that `several` started does."
+    "What a process that `launch` started does."
     threading.Thread(target=end_with_parent, daemon=True).start()
     return function(*args)
 
-def several(
+def launch(
     n: int,  # processes, on this machine
     function,  # what each of them calls; importable, as are its arguments
     *args,  # for the function
@@ -258,6 +258,6 @@ def several(
         workers.close(death_sig=signal.SIGKILL)
         for s, handler in before.items(): signal.signal(s, handler)
     if not result.is_failed(): return
-    says = first_words(result)
+    says = first_error(result)
     if asked and says in (WORDLESS, "KeyboardInterrupt:"): raise KeyboardInterrupt  # asked before they could save
     raise ProcessError(says)

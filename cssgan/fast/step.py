@@ -109,11 +109,11 @@ def collect(
 # %% ../../nbs/06_fast/04_step.ipynb #b6c44228
 def round_trip(
     d: Direction,  # whose volume is translated
-    spare_memory: bool = False,  # activation checkpointing?
+    activation_checkpointing: bool = False,  # activation checkpointing?
 ) -> tuple:  # translation and reconstruction [1, 1, X, Y, Z]
     "Translate, and translate back."
     there, back = d.G_there, d.G_here
-    if spare_memory: there, back = (partial(checkpoint, G, use_reentrant=False) for G in (there, back))
+    if activation_checkpointing: there, back = (partial(checkpoint, G, use_reentrant=False) for G in (there, back))
     fake = there(d.real)
     return fake, back(fake)
 
@@ -122,17 +122,17 @@ def update_generators(
     optimizer: torch.optim.Optimizer,  # of G_A and G_B
     batch: Batch,  # real volumes and their labels
     lambda_cyc: float = 10.,  # weight of the cycle loss
-    spare_memory: bool = False,  # activation checkpointing, and one direction after the other?
+    activation_checkpointing: bool = False,  # activation checkpointing, and one direction after the other?
 ) -> tuple:  # the passes, for those who learn next, and the losses by name
     "Optimize `G_A, G_B` as a CycleGAN does, discriminators fixed, segmentors not asked."
     freeze_all_but(nets, "G_A", "G_B")
     def learn(d):
         with mixed_precision(d.real.device):
-            fake, rec = round_trip(d, spare_memory)
+            fake, rec = round_trip(d, activation_checkpointing)
             gan, cyc = adversarial_loss(upcast(d.D_there(fake))), cycle_loss(upcast(rec), d.real)
         generator_objective(gan, cyc, 0., lambda_cyc).backward()
         return fake.detach(), rec.detach(), {"gan": gan.detach(), "cyc": cyc.detach()}
-    at_once = side_by_side_pays(batch) and not spare_memory
+    at_once = side_by_side_pays(batch) and not activation_checkpointing
     return collect(accumulate_and_step((optimizer,), learn, directions(nets, batch), at_once))
 
 # %% ../../nbs/06_fast/04_step.ipynb #dfb24eaf
@@ -140,11 +140,11 @@ def learn_direction(
     d: Direction,  # with everybody whom the volume meets
     lambda_cyc: float,  # weight of the cycle loss
     gamma_shape: float,  # weight of the shape loss
-    spare_memory: bool,  # activation checkpointing?
+    activation_checkpointing: bool,  # activation checkpointing?
 ) -> tuple:  # translation, reconstruction, losses by name
     "Forward and backward for the generators and segmentors of one direction."
     with mixed_precision(d.real.device):
-        fake, rec = round_trip(d, spare_memory)
+        fake, rec = round_trip(d, activation_checkpointing)
         gan, cyc = adversarial_loss(upcast(d.D_there(fake))), cycle_loss(upcast(rec), d.real)
         shape = shape_loss(upcast(d.S_there(scale_gradient(fake, 3 * gamma_shape))), d.labels)
     (gan + lambda_cyc * cyc + shape / 3).backward()
@@ -162,12 +162,12 @@ def update_generators_and_segmentors(
     batch: Batch,  # real volumes and their labels
     lambda_cyc: float = 10.,  # weight of the cycle loss
     gamma_shape: float = 1.,  # weight of the shape loss
-    spare_memory: bool = False,  # activation checkpointing, one direction at a time?
+    activation_checkpointing: bool = False,  # activation checkpointing, one direction at a time?
 ) -> tuple:  # the passes, and the losses by name
     "The generators' turn and the segmentors' in one: the same losses, the same new weights."
     freeze_all_but(nets, "G_A", "G_B", "S_A", "S_B")
-    learn = partial(learn_direction, lambda_cyc=lambda_cyc, gamma_shape=gamma_shape, spare_memory=spare_memory)
-    at_once = side_by_side_pays(batch) and not spare_memory
+    learn = partial(learn_direction, lambda_cyc=lambda_cyc, gamma_shape=gamma_shape, activation_checkpointing=activation_checkpointing)
+    at_once = side_by_side_pays(batch) and not activation_checkpointing
     return collect(accumulate_and_step((optimizers.G, optimizers.S), learn, directions(nets, batch), at_once))
 
 # %% ../../nbs/06_fast/04_step.ipynb #9e0b5e89
@@ -231,10 +231,10 @@ def generator_step(
     pools: dict,  # "A", "B": past translations
     rng: torch.Generator,  # of the pools
     lambda_cyc: float = 10.,  # weight of the cycle loss
-    spare_memory: bool = False,  # activation checkpointing?
+    activation_checkpointing: bool = False,  # activation checkpointing?
 ) -> dict:  # losses by name
     "A CycleGAN's step: generators, then discriminators."
-    passes, losses = update_generators(nets, optimizers.G, batch, lambda_cyc, spare_memory)
+    passes, losses = update_generators(nets, optimizers.G, batch, lambda_cyc, activation_checkpointing)
     return losses | exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes)
 
 @one_core_between()
@@ -246,8 +246,8 @@ def joint_step(
     rng: torch.Generator,  # of the pools
     lambda_cyc: float = 10.,  # weight of the cycle loss
     gamma_shape: float = 1.,  # weight of the shape loss
-    spare_memory: bool = False,  # activation checkpointing?
+    activation_checkpointing: bool = False,  # activation checkpointing?
 ) -> dict:  # losses by name
     "One alternating update: generators and segmentors, then discriminators."
-    passes, losses = update_generators_and_segmentors(nets, optimizers, batch, lambda_cyc, gamma_shape, spare_memory)
+    passes, losses = update_generators_and_segmentors(nets, optimizers, batch, lambda_cyc, gamma_shape, activation_checkpointing)
     return losses | exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes)

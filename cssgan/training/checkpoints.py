@@ -88,7 +88,7 @@ class Settings(Struct, forbid_unknown_fields=True):
     batch_size: Annotated[int, Meta(ge=1, le=4096)]
     pool_size: Annotated[int, Meta(ge=0, le=100_000)]
     seed: Annotated[int, Meta(ge=0, lt=2**32)]
-    spare_memory: bool = False
+    activation_checkpointing: bool = False
     engine: Literal["fast", "reference"] = "fast"
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #f4ed999e
@@ -126,7 +126,7 @@ class About(Struct):
     epoch: Count|UnsetType = UNSET
     seen: Count|UnsetType = UNSET
     losses: dict[Text, Annotated[list[Number], Meta(min_length=1)]]|UnsetType = UNSET
-    judges_given: bool|UnsetType = UNSET
+    evaluators_given: bool|UnsetType = UNSET
 
     def __post_init__(self):
         for modality in MODALITIES:

@@ -28,7 +28,7 @@ from .. import joint
 from ..data.datasets import Batch, UnpairedData
 from ..fast import step as fast_step
 from ..fast.networks import accelerate, decelerate, which_path
-from ..fast.processes import agree, average, from_first, join, processes, rank, several
+from ..fast.processes import any_process, average, from_first, join, processes, rank, launch
 from ..guard import InputError, brief, held, make_folder, termination_interrupts, warn
 from ..joint import Optimizers, Pool, make_optimizers
 from ..losses import shape_loss
@@ -49,7 +49,7 @@ from cssgan.training.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
-from .schedule import Config, rate
+from .schedule import Config, lr_factor
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-008
 @dataclass
@@ -60,14 +60,14 @@ class Run:
     optimizers: Optimizers  # three Adams
     pools: dict  # "A", "B": past translations
     rng: torch.Generator  # of the pools
-    judges: nn.ModuleDict  # "S_A", "S_B" trained on real volumes only; empty: the run's own segmentors judge
+    evaluators: nn.ModuleDict  # "S_A", "S_B" trained on real volumes only; empty: the run's own segmentors judge
     ranges: dict  # modality → the intensities that -1 and 1 stand for
     history: list = field(default_factory=list)  # of each epoch: losses and scores by name
     phase: int = 0  # how many phases are over
     epoch: int = 0  # how many epochs of the present phase are over
     seen: int = 0  # how many pairs of the present epoch have been seen
     losses: dict = field(default_factory=dict)  # by name, of each step of the present epoch so far
-    judges_given: bool = False  # were the judges trained elsewhere?
+    evaluators_given: bool = False  # were the judges trained elsewhere?
 
     @property
     def device(self): return next(self.nets.parameters()).device
@@ -76,7 +76,7 @@ class Run:
 def start(
     config: Config,  # what is decided
     nets: Networks|None = None,  # to go on from; None: fresh ones
-    judges: nn.ModuleDict|None = None,  # segmentors trained on real volumes only
+    evaluators: nn.ModuleDict|None = None,  # segmentors trained on real volumes only
     ranges: dict|None = None,  # modality → the intensities that -1 and 1 stand for; None: unknown for MRI
     device: torch.device|None = None,  # to train on; None: this process's own
 ) -> Run:
@@ -87,10 +87,10 @@ def start(
     prepare = accelerate if config.engine == "fast" else decelerate
     fresh = dict(width=config.width, patch_layers=config.patch_layers, resnet=config.resnet, seed=config.seed)
     nets = prepare((deepcopy(nets) if nets else Networks(**fresh)).to(device))
-    given, judges = bool(judges), prepare((deepcopy(judges) if judges else nn.ModuleDict()).to(device))
+    given, evaluators = bool(evaluators), prepare((deepcopy(evaluators) if evaluators else nn.ModuleDict()).to(device))
     rng, pools = torch.Generator().manual_seed(config.seed), {side: Pool(config.pool_size) for side in "AB"}
     ranges = ranges or {"CT": CT_WINDOW, "MRI": (0., 1000.)}
-    return Run(config, nets, make_optimizers(nets, config.lr), pools, rng, judges, ranges, judges_given=given)
+    return Run(config, nets, make_optimizers(nets, config.lr), pools, rng, evaluators, ranges, evaluators_given=given)
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-011
 def step(
@@ -100,7 +100,7 @@ def step(
 ) -> dict:  # losses by name
     "One update of everything that the phase trains."
     config, what = run.config, (run.nets, run.optimizers, batch)
-    engine, more = (fast_step, {"spare_memory": config.spare_memory}) if config.engine == "fast" else (joint, {})
+    engine, more = (fast_step, {"activation_checkpointing": config.activation_checkpointing}) if config.engine == "fast" else (joint, {})
     if phase == "segmentors": return engine.segmentor_step(*what)
     if phase == "generators": return engine.generator_step(*what, run.pools, run.rng, config.lambda_cyc, **more)
     return engine.joint_step(*what, run.pools, run.rng, config.lambda_cyc, config.gamma_shape, **more)
@@ -143,7 +143,7 @@ def validate(
 ) -> dict:  # scores in percent, and the validation loss
     "Scores on the validation samples of both domains."
     nets = run.nets.eval()
-    judge_A, judge_B = (run.judges["S_A"], run.judges["S_B"]) if run.judges else (nets.S_A, nets.S_B)
+    judge_A, judge_B = (run.evaluators["S_A"], run.evaluators["S_B"]) if run.evaluators else (nets.S_A, nets.S_B)
     scores = {}
     if phase != "generators":
         (dice_CT, loss_A), (dice_MRI, loss_B) = dice_and_loss(nets.S_A, data.valid_A, run.device), dice_and_loss(nets.S_B, data.valid_B, run.device)
@@ -151,7 +151,7 @@ def validate(
         scores = {"dice_CT": dice_CT, "dice_MRI": dice_MRI, "valid_loss": sum(losses) / len(losses) if losses else None}
     if phase != "segmentors":
         scores |= {"s_ct_to_mri": None, "s_mri_to_ct": None}
-        learned = lambda samples: run.judges_given or is_labelled(samples)
+        learned = lambda samples: run.evaluators_given or is_labelled(samples)
         if learned(data.train_B): scores["s_ct_to_mri"] = s_score(nets.G_B, judge_B, data.valid_A).nanmean().item()
         if learned(data.train_A): scores["s_mri_to_ct"] = s_score(nets.G_A, judge_A, data.valid_B).nanmean().item()
     run.nets.train()
@@ -162,7 +162,7 @@ def set_rate(
     run: Run,  # at the start of an epoch, or in the middle
 ):
     "Give the three Adams the rate of the present epoch."
-    lr = run.config.lr * rate(run.config.phases[run.phase], run.epoch)
+    lr = run.config.lr * lr_factor(run.config.phases[run.phase], run.epoch)
     for optimizer in vars(run.optimizers).values():
         for group in optimizer.param_groups: group["lr"] = lr
 
@@ -212,7 +212,7 @@ def training_tensors(
     run: Run,  # after any step
 ) -> dict:  # name → tensor
     "All of a run's state that is made of tensors, but the weights."
-    tensors = {"rng": run.rng.get_state()} | {f"judge.{name}": t for name, t in run.judges.state_dict().items()}
+    tensors = {"rng": run.rng.get_state()} | {f"judge.{name}": t for name, t in run.evaluators.state_dict().items()}
     for name, optimizer in vars(run.optimizers).items(): tensors |= optimizer_tensors(optimizer, name)
     for side, pool in run.pools.items():
         if pool.volumes: tensors[f"pool.{side}"] = torch.stack(pool.volumes)
@@ -234,7 +234,7 @@ def save_run(
 PROGRESS = "history", "phase", "epoch", "seen", "losses", "judges_given"  # of a Run
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-028
-def resume(
+def resume_run(
     config: Config,  # must be what the run was started with
     folder: Path,  # of the checkpoint to go on from
     data: UnpairedData|None = None,  # must be what the run was started with
@@ -247,10 +247,10 @@ def resume(
     if data: refuse_other_data(data, about, folder)
     run = start(config, nets.train(), ranges=about["ranges"])
     refuse_other_tensors(run, tensors, data, folder)
-    judges = {name[len("judge."):]: t for name, t in tensors.items() if name.startswith("judge.")}
-    if judges:
-        run.judges = nn.ModuleDict({"S_A": deepcopy(run.nets.S_A), "S_B": deepcopy(run.nets.S_B)})
-        run.judges.load_state_dict(judges)
+    evaluators = {name[len("judge."):]: t for name, t in tensors.items() if name.startswith("judge.")}
+    if evaluators:
+        run.evaluators = nn.ModuleDict({"S_A": deepcopy(run.nets.S_A), "S_B": deepcopy(run.nets.S_B)})
+        run.evaluators.load_state_dict(evaluators)
     for name, optimizer in vars(run.optimizers).items(): restore_optimizer(optimizer, tensors, name, folder)
     for side, pool in run.pools.items(): pool.volumes = list(tensors[f"pool.{side}"].to(run.device)) if f"pool.{side}" in tensors else []
     run.rng.set_state(tensors["rng"])
@@ -292,8 +292,8 @@ def refuse_other_tensors(
     strange = [name for name in tensors if name != "rng" and not name.startswith(known)]
     if strange: raise CheckpointError(f"{folder} holds a tensor {strange[0]!r}, which no run needs; copy it again")
     like_these(group("rng"), {"rng": run.rng.get_state()}, folder)
-    judges = {f"judge.{S}.{name}": t for S in ("S_A", "S_B") for name, t in getattr(run.nets, S).state_dict().items()}
-    if group("judge"): like_these(group("judge"), judges, folder)
+    evaluators = {f"judge.{S}.{name}": t for S in ("S_A", "S_B") for name, t in getattr(run.nets, S).state_dict().items()}
+    if group("judge"): like_these(group("judge"), evaluators, folder)
     for name, pool in group("pool").items(): refuse_other_pool(name, pool, run.config, data, folder)
     try: torch.Generator().set_state(tensors["rng"])
     except RuntimeError as e: raise CheckpointError(f"{folder}: the random state is none ({e}); copy it again") from e
@@ -354,13 +354,13 @@ class Keeper:
     data: UnpairedData  # of the run
     button: StopButton  # that may be pressed
     save_every: float=60.  # seconds
-    watch: object=None  # called with the run and this keeper after every step and epoch: to look on, to wait, to press the button
+    callback: object=None  # called with the run and this keeper after every step and epoch: to look on, to wait, to press the button
     saved: float=field(default_factory=time.monotonic)  # when
 
     def __call__(self, run: Run):
-        if self.watch: self.watch(run, self)
+        if self.callback: self.callback(run, self)
         over = run.phase == len(run.config.phases)
-        stop = agree(self.button.pressed, run.device) and not over
+        stop = any_process(self.button.pressed, run.device) and not over
         if stop or over or time.monotonic() - self.saved >= self.save_every: self.save(run)
         if stop: raise Stopped(f"stopped after {where(run)}; saved in {self.folder}")
 
@@ -396,7 +396,7 @@ def advance(
     run.epoch, run.seen, run.losses = run.epoch + 1, 0, {}
     if run.phase == len(run.config.phases) - 1 and is_best(run): save_run(run, folder / "best", with_training=False, data=data)
     if run.epoch == phase.epochs + phase.decay or stalled(run):
-        if phase.name == "segmentors" and not run.judges: run.judges = nn.ModuleDict({"S_A": deepcopy(run.nets.S_A), "S_B": deepcopy(run.nets.S_B)})
+        if phase.name == "segmentors" and not run.evaluators: run.evaluators = nn.ModuleDict({"S_A": deepcopy(run.nets.S_A), "S_B": deepcopy(run.nets.S_B)})
         run.phase, run.epoch = run.phase + 1, 0
     keep(run)
 
@@ -426,19 +426,19 @@ def get_ready(
     folder: Path,  # of the run
     config: Config,  # what is decided
     data: UnpairedData,  # of both domains
-    go_on: bool,  # with the run in this folder?
+    resume: bool,  # with the run in this folder?
     progress: bool,  # show a progress bar?
 ) -> bool:  # is there a run to go on with?
     "Everything that can be known before the first step."
     begun = holds_run(folder)
-    if begun and not go_on:
+    if begun and not resume:
         raise CheckpointError(f"{folder} already holds a run; go on with it, or choose another folder")
     for place in (folder / "best", folder / "last"):
         if os.path.lexists(place): make_folder(place)  # is a folder, and can be written
     if hasattr(data, "prepare"): data.prepare(progress)
     if not begun: return False
     damage = fall_back(folder / "last")
-    run = resume(config, folder / "last", data)
+    run = resume_run(config, folder / "last", data)
     if damage: warn(f"{damage}: the run goes on from the checkpoint before, after {where(run)}")
     has_best = any(h["phase"] == len(config.phases) - 1 for h in run.history)
     if has_best: load_checkpoint(folder / "best")  # it would be missed at the end
@@ -459,31 +459,31 @@ def fit(
     config: Config,  # what is decided
     folder: str|Path,  # for the checkpoints `best` and `last`
     nets: Networks|None = None,  # weights to go on from; None: fresh ones
-    judges: nn.ModuleDict|None = None,  # segmentors trained on real volumes only, to judge translations
-    go_on: bool = False,  # go on with the run in this folder, if there is one
+    evaluators: nn.ModuleDict|None = None,  # segmentors trained on real volumes only, to judge translations
+    resume: bool = False,  # go on with the run in this folder, if there is one
     progress: bool = True,  # show a progress bar?
     devices: int = 1,  # processes to start on this machine, one per device
     save_every: float = 60.,  # seconds between checkpoints
-    watch=None,  # called with the run and its `Keeper` after every step and epoch, in one process
+    callback=None,  # called with the run and its `Keeper` after every step and epoch, in one process
 ) -> Run:  # finished, with the best weights
     "Train as the configuration says; keep the best and the last checkpoint. Raises `Stopped` if it is asked to stop."
     folder, device = Path(folder), join()
-    if devices > 1 and watch: raise ValueError("nobody can watch several processes; leave devices at 1")
+    if devices > 1 and callback: raise ValueError("several processes take no callback; leave devices at 1")
     check_devices(devices)
     from_first(lambda: make_folder(folder))
     with termination_interrupts(), alone_in(folder):
-        begun = from_first(lambda: get_ready(folder, config, data, go_on, progress))
-        if devices > 1: return fit_in(devices, data, config, folder, nets, judges, begun, progress, save_every)
-        return train(data, config, folder, nets, judges, begun, progress, save_every, watch, device)
+        begun = from_first(lambda: get_ready(folder, config, data, resume, progress))
+        if devices > 1: return fit_in(devices, data, config, folder, nets, evaluators, begun, progress, save_every)
+        return train(data, config, folder, nets, evaluators, begun, progress, save_every, callback, device)
 
 # %% ../../nbs/07_training/03_run.ipynb #6340f081
-def train(data, config, folder, nets, judges, begun, progress, save_every, watch, device):  # as for `fit`
+def train(data, config, folder, nets, evaluators, begun, progress, save_every, callback, device):  # as for `fit`
     "Train in this process, alone or with others."
     keep_freed_memory()
-    run = resume(config, folder / "last", data) if begun else start(config, nets, judges, data.ranges(), device)
+    run = resume_run(config, folder / "last", data) if begun else start(config, nets, evaluators, data.ranges(), device)
     if progress and rank() == 0: tqdm.write(describe_engine(config, device), file=sys.stderr)
     with StopButton() as button:
-        keep = Keeper(folder / "last", data, button, save_every, watch)
+        keep = Keeper(folder / "last", data, button, save_every, callback)
         while run.phase < len(config.phases): advance(run, data, folder, keep, progress)
     return finished(run, folder)
 
@@ -503,7 +503,7 @@ def finished(
     folder: Path,  # of the run
 ) -> Run:  # with the best weights
     "What a run leaves to its user."
-    agree(False, run.device)  # wait for rank 0 to have written
+    any_process(False, run.device)  # wait for rank 0 to have written
     run.nets.load_state_dict(load_checkpoint(folder / "best")[0].state_dict())
     return run
 
@@ -513,19 +513,19 @@ def fit_in(
     config,
     folder,
     nets,
-    judges,
-    go_on,
+    evaluators,
+    resume,
     progress,
     save_every,  # as for `fit`
 ) -> Run:  # finished, with the best weights
     "`fit` in several new processes."
-    several(devices, work, data, config, folder, nets, judges, go_on, progress, save_every)
-    run = resume(config, folder / "last", data)
+    launch(devices, work, data, config, folder, nets, evaluators, resume, progress, save_every)
+    run = resume_run(config, folder / "last", data)
     if run.phase < len(config.phases): raise Stopped(f"stopped after {where(run)}; saved in {folder / 'last'}")
     return finished(run, folder)
 
-def work(data, config, folder, nets, judges, go_on, progress, save_every):  # as for `fit`
+def work(data, config, folder, nets, evaluators, resume, progress, save_every):  # as for `fit`
     "What each of several processes does; who started them holds the folder."
-    try: train(data, config, Path(folder), nets, judges, go_on, progress, save_every, None, join())
+    try: train(data, config, Path(folder), nets, evaluators, resume, progress, save_every, None, join())
     except Stopped: pass  # all have stopped, and the one that waits will say so
     torch.distributed.destroy_process_group()

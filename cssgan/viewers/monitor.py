@@ -39,7 +39,7 @@ def cycle(
     "There and back, and what a segmentor sees on the way."
     nets = run.nets
     there, back = (nets.G_B, nets.G_A) if side == "A" else (nets.G_A, nets.G_B)
-    judge = (run.judges if run.judges else dict(nets.named_children()))["S_B" if side == "A" else "S_A"]
+    judge = (run.evaluators if run.evaluators else dict(nets.named_children()))["S_B" if side == "A" else "S_A"]
     with looking(nets):
         fake = there(volume[None].to(run.device))
         return tuple(t.float().cpu().numpy() for t in (fake[0, 0], back(fake)[0, 0], predict_labels(judge, fake)[0]))

@@ -25,7 +25,7 @@ from cssgan.scans.dicom import read_dicom
 from cssgan.scans.files import read_volume
 from cssgan.scans.volumes import Grid
 from cssgan.training.checkpoints import about_networks, load_checkpoint, save_checkpoint
-from cssgan.training.run import fit, resume
+from cssgan.training.run import fit, resume_run
 
 N = int(os.environ.get("FUZZ", 400))
 fuzz = settings(max_examples=N, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
@@ -188,7 +188,7 @@ def test_a_field_of_a_checkpoint(top, part):
     for old in (run / part).glob("*previous*"): old.unlink()
     def read():
         if part == "best": return load_checkpoint(run / part)
-        return resume(SHORT, run / part, noise())
+        return resume_run(SHORT, run / part, noise())
     @fuzz
     @given(st.sampled_from(list(places(about))), ANYTHING)
     def spoil(path, new):

@@ -47,7 +47,7 @@ def child_trains(folder):
     from tiny import noise
 
     from cssgan.training.run import fit
-    fit(noise(), children.RUN, folder, go_on=True, progress=False, save_every=0.0)
+    fit(noise(), children.RUN, folder, resume=True, progress=False, save_every=0.0)
 
 
 def child_caches(data, cache):
