@@ -202,7 +202,7 @@ def test_words_have_a_checksum_and_no_nan(tmp_path):
 def old_style(folder):
     "As versions before wrote it: no checksum, NaN where there is no number, nothing of judges."
     file = folder / "checkpoint.json"
-    said = {name: fact for name, fact in json.loads(file.read_text()).items() if name not in ("checksum", "judges_given")}
+    said = {name: fact for name, fact in json.loads(file.read_text()).items() if name not in ("checksum", "evaluators_given")}
     for row in said.get("history", []): row.update(dict.fromkeys([name for name, value in row.items() if value is None], float("nan")))
     file.write_text(json.dumps(said, indent=1))
     (folder / "previous.json").unlink(missing_ok=True)

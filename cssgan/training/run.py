@@ -231,7 +231,7 @@ def save_run(
     about = about_networks(run.nets, run.config.grid, run.ranges, config=asdict(run.config), data=data.name() if data else None, **state)
     save_checkpoint(folder, run.nets, about, training_tensors(run) if with_training else None)
 
-PROGRESS = "history", "phase", "epoch", "seen", "losses", "judges_given"  # of a Run
+PROGRESS = "history", "phase", "epoch", "seen", "losses", "evaluators_given"  # of a Run
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-028
 def resume_run(
