@@ -13,7 +13,9 @@ SECTIONS = ["Tutorials", "How-to", "Reference", "Explanation"]
 
 def outline():
     "Sections of the sidebar: name -> what it lists, sections within it unfolded."
-    def unfold(entries): return [name for e in entries for name in (unfold(e["contents"]) if isinstance(e, dict) else [e])]
+    def unfold(entries):
+        return [name for e in entries for name in (unfold(e["contents"]) if isinstance(e, dict) else [e])]
+
     entries = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
     return {e["section"]: unfold(e["contents"]) for e in entries if isinstance(e, dict)}
 
@@ -22,20 +24,27 @@ def test_sidebar_has_tutorials_how_to_reference_and_explanation():
     assert list(outline()) == SECTIONS
 
 
-@pytest.mark.parametrize("folder, section", [("tutorials", "Tutorials"), ("howto", "How-to"), ("explanation", "Explanation"), ("experiments", "Explanation")])
+FOLDERS = {"tutorials": "Tutorials", "howto": "How-to", "explanation": "Explanation", "experiments": "Explanation"}
+
+
+@pytest.mark.parametrize("folder, section", FOLDERS.items())
 def test_every_folder_has_its_section(folder, section):
-    elsewhere = ["experiments/quickstart.ipynb"] if folder == "experiments" else [] # a recipe of its own
-    assert set(outline()[section]) >= {f"{folder}/{p.name}" for p in (ROOT / "nbs" / folder).glob("*.ipynb")} - set(elsewhere)
+    elsewhere = ["experiments/quickstart.ipynb"] if folder == "experiments" else []  # a recipe of its own
+    notebooks = {f"{folder}/{p.name}" for p in (ROOT / "nbs" / folder).glob("*.ipynb")}
+    assert set(outline()[section]) >= notebooks - set(elsewhere)
 
 
 def test_reference_lists_the_modules():
-    assert set(outline()["Reference"]) == {str(p.relative_to(ROOT / "nbs")) for place in ("[0-9]*.ipynb", "[0-9]*/*.ipynb") for p in (ROOT / "nbs").glob(place)}
+    found = [p for place in ("[0-9]*.ipynb", "[0-9]*/*.ipynb") for p in (ROOT / "nbs").glob(place)]
+    assert set(outline()["Reference"]) == {str(p.relative_to(ROOT / "nbs")) for p in found}
 
 
 def copy_of_the_tree(folder):
     "What `make docs` needs, with the environment that is there already."
     names = ["Makefile", "settings.ini", "_quarto.yml", "nbs", "cssgan", "pyproject.toml", "constraints.txt"]
-    for name in names: (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name, **({"symlinks": True} if (ROOT / name).is_dir() else {}))
+    for name in names:
+        if (ROOT / name).is_dir(): shutil.copytree(ROOT / name, folder / name, symlinks=True)
+        else: shutil.copy(ROOT / name, folder / name)
     for link in (folder / "nbs").glob("*.yml"): link.unlink(), shutil.copy(ROOT / "_quarto.yml", link)
     return folder
 
@@ -43,8 +52,10 @@ def copy_of_the_tree(folder):
 def make_docs(tree, programs):
     "Run `make docs` with these programs in front of everything."
     import sys
-    path = os.pathsep.join([str(programs), *(p for p in os.environ["PATH"].split(os.pathsep) if not (Path(p) / "quarto").exists())])
-    return subprocess.run(["make", "docs", "READY=", f"BIN={Path(sys.executable).parent}"], cwd=tree, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    others = [p for p in os.environ["PATH"].split(os.pathsep) if not (Path(p) / "quarto").exists()]
+    env = os.environ | {"PATH": os.pathsep.join([str(programs), *others])}
+    command = ["make", "docs", "READY=", f"BIN={Path(sys.executable).parent}"]
+    return subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True)
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="no make")
@@ -58,11 +69,13 @@ def test_without_quarto_one_line_says_what_to_install(tmp_path):
 def test_quarto_is_given_every_notebook_and_picture(tmp_path):
     "A stand-in for Quarto writes down what it sees: the real one is too large for a test."
     (programs := tmp_path / "programs").mkdir()
-    (programs / "quarto").write_text("#!/bin/sh\nmkdir _docs && find . -name '*.ipynb' -o -name '*.png' -o -name '*.yml' > _docs/seen\n")
+    (programs / "quarto").write_text("#!/bin/sh\nmkdir _docs && "
+                                     "find . -name '*.ipynb' -o -name '*.png' -o -name '*.yml' > _docs/seen\n")
     (programs / "quarto").chmod(0o755)
     (tree := tmp_path / "tree").mkdir()
     done = make_docs(copy_of_the_tree(tree), programs)
     assert done.returncode == 0, done.stderr[-500:]
     seen = set((tree / "_docs/seen").read_text().split())
-    wanted = {"./" + str(p.relative_to(ROOT / "nbs")) for end in ("ipynb", "png") for p in (ROOT / "nbs").rglob(f"*.{end}") if ".ipynb_checkpoints" not in p.parts}
+    files = [p for end in ("ipynb", "png") for p in (ROOT / "nbs").rglob(f"*.{end}")]
+    wanted = {"./" + str(p.relative_to(ROOT / "nbs")) for p in files if ".ipynb_checkpoints" not in p.parts}
     assert wanted | {"./_quarto.yml", "./nbdev.yml"} <= seen
