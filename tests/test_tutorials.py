@@ -257,7 +257,7 @@ MISTAKES = [
      "outside the grid"),
     (2, THROUGH_MM, "np.linalg.inv(np.diag(np.diag(label_affine))) @ np.diag(np.diag(scan_affine)) @ index",
      "inside the scan"),
-    (3, "(predicted == region) & annotated", "predicted == region", "annotated the last voxel"),
+    (3, "(predicted == region) & annotated", "predicted == region", "last voxel of .* is not annotated"),
     (3, "100 * 2 * (P & T).sum() / (P.sum() + T.sum())", "100 * (P & T).sum() / (P | T).sum()", "80 %"),
     (3, "100 * 2", "2", "80 %"),
     (3, 'torch.tensor(float("nan"))', "torch.tensor(0.)", "nan"),
@@ -289,9 +289,9 @@ MISTAKES = [
     (10, "    if rng.random() < .5: return fake\n", "", "half"),
     (10, "older, pool[i] = pool[i], fake", "older = pool[i]", "lost"),
     (10, "i = rng.randrange(size)", "pool.append(pool.pop(0)); i = size - 1", "random"),
-    (11, "judge_B(G_B(volumes))", "judge_A(G_B(volumes))", "which judge"),
-    (11, "judge_B(G_B(volumes))", "judge_A(volumes)", "whose labels|✗"),
-    (11, "volumes)).argmax(1), labels)", "volumes)).argmax(1), judge_B(G_B(volumes)).argmax(1))", "whose labels"),
+    (11, "evaluator_B(G_B(volumes))", "evaluator_A(G_B(volumes))", "which evaluator"),
+    (11, "evaluator_B(G_B(volumes))", "evaluator_A(volumes)", "whose labels|✗"),
+    (11, "volumes)).argmax(1), labels)", "volumes)).argmax(1), evaluator_B(G_B(volumes)).argmax(1))", "whose labels"),
     (11, "torch.cat(scores).nanmean()", "torch.cat(scores).nanmean() / 100", "100 %"),
 ]
 
