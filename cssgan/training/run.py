@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .. import joint
+from .. import joint, pretraining
 from ..data.datasets import Batch, UnpairedData
 from ..fast import step as fast_step
 from ..fast.networks import accelerate, decelerate, which_path
@@ -100,9 +100,11 @@ def step(
 ) -> dict:  # losses by name
     "One update of everything that the phase trains."
     config, what = run.config, (run.nets, run.optimizers, batch)
-    engine, more = (fast_step, {"activation_checkpointing": config.activation_checkpointing}) if config.engine == "fast" else (joint, {})
-    if phase == "segmentors": return engine.segmentor_step(*what)
-    if phase == "generators": return engine.generator_step(*what, run.pools, run.rng, config.lambda_cyc, **more)
+    engine, before, more = joint, pretraining, {}
+    if config.engine == "fast":
+        engine, before, more = fast_step, fast_step, {"activation_checkpointing": config.activation_checkpointing}
+    if phase == "segmentors": return before.segmentor_step(*what)
+    if phase == "generators": return before.generator_step(*what, run.pools, run.rng, config.lambda_cyc, **more)
     return engine.joint_step(*what, run.pools, run.rng, config.lambda_cyc, config.gamma_shape, **more)
 
 def describe_engine(
