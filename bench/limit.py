@@ -93,7 +93,7 @@ def convolutions(action):
 
 def replay_turns(turns):
     "All turns' convolutions, at once or not as in the step, as a function."
-    from cssgan.fast.processes import for_both
+    from cssgan.fast.directions import for_both
     ready = [([replay(half) for half in halves], at_once) for halves, at_once in turns]
     def again():
         for halves, at_once in ready: for_both(lambda half: half(), halves, at_once)

@@ -13,10 +13,6 @@ import re
 import signal
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import cache
 from multiprocessing import connection
 
 import torch
@@ -42,7 +38,8 @@ def average(
     if processes() * summed == 1 or not tensors: return
     flat = torch.cat([t.flatten() for t in tensors])
     if processes() > 1: dist.all_reduce(flat)
-    for tensor, mean in zip(tensors, flat.div_(processes() * summed).split([t.numel() for t in tensors])): tensor.copy_(mean.view_as(tensor))
+    means = flat.div_(processes() * summed).split([t.numel() for t in tensors])
+    for tensor, mean in zip(tensors, means): tensor.copy_(mean.view_as(tensor))
 
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-013
 def gather(
@@ -54,7 +51,7 @@ def gather(
     dist.all_gather(everyone, volumes.contiguous())
     return torch.cat(everyone)
 
-def own_share(
+def part_of_this_process(
     volumes: torch.Tensor,  # [processes × N, ...]
 ) -> torch.Tensor:  # [N, ...]
     "The part that belongs to this process."
@@ -89,50 +86,8 @@ def from_first(
     if box[1] is not None: raise ProcessError(box[1])
     return box[0]
 
-# %% ../../nbs/06_fast/01_processes.ipynb #cell-020
-cores_to_share = ContextVar("cores_to_share", default=None)  # if the caller keeps to one of them
-
-@cache
-def thread_pool(
-    process: int,  # its number; threads do not live on in a forked child, which needs its own
-) -> ThreadPoolExecutor:
-    "Two threads that stay, because new ones would have to be warmed up."
-    return ThreadPoolExecutor(2, "cssgan")
-
-def for_both(
-    function,  # of one item
-    items: tuple,  # two, which do not need each other
-    at_once: bool = True,  # each with half of the cores? otherwise, and on a GPU, one after the other
-    device: torch.device = "cpu",  # where the function computes
-) -> list:  # what it returned for each
-    "Call a function for both items, with all the cores that the caller may have."
-    own = torch.get_num_threads()
-    cores = cores_to_share.get() or own
-    late = not threading.main_thread().is_alive()  # Python is about to end, and starts nothing any more
-    def with_cores(n, item):
-        torch.set_num_threads(n)
-        return function(item)
-    try:
-        if not at_once or torch.device(device).type != "cpu" or cores == 1 or late: return [with_cores(cores, item) for item in items]
-        futures = [thread_pool(os.getpid()).submit(with_cores, cores // 2, item) for item in items]
-        try: return [future.result() for future in futures]
-        finally: wait(futures)  # if one fails, or somebody interrupts, nothing goes on behind our back
-    finally: torch.set_num_threads(own)
-
-# %% ../../nbs/06_fast/01_processes.ipynb #cell-023
-@contextmanager
-def one_core_between():
-    "Within, the caller computes on one core, and `for_both` on all."
-    cores = torch.get_num_threads()
-    token = cores_to_share.set(cores)
-    torch.set_num_threads(1)
-    try: yield
-    finally:
-        torch.set_num_threads(cores)
-        cores_to_share.reset(token)
-
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-027
-def said(
+def read_count(
     name: str,  # of an environment variable
     low: int,  # the least that it may be
     high: int,  # the most
@@ -145,41 +100,44 @@ def said(
         raise InputError(f"{name} is {brief(value)!r} in the environment, no number from {low} to {high}: {start}")
     return int(value)
 
-def team() -> tuple:  # processes on this machine, processes in all
-    "Who was started together, as torchrun or srun say."
-    launch = lambda *names: any(os.environ.get(name, "1") != "1" for name in names)
-    if "LOCAL_WORLD_SIZE" in os.environ or launch("WORLD_SIZE"):
-        here = said("LOCAL_WORLD_SIZE", 1, 10_000)
-        world = said("WORLD_SIZE", here, 1_000_000)
-        if world > 1: check_torchrun(world, here)
-    elif launch("SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"):
-        world = said("SLURM_STEP_NUM_TASKS", 1, 1_000_000)
-        here = tasks_per_node(world)
-        if world > 1: check_srun(world, here)
-    else: return 1, 1
-    if world % here: raise InputError(f"{world} processes, {here} on each machine: ask for equally many on each")
-    return here, world
-
-def check_torchrun(world, here):  # as `team` returns them
+# %% ../../nbs/06_fast/01_processes.ipynb #d77a90c2
+def check_torchrun(world, here):  # as `started_processes` returns them
     "What else torchrun says to several processes."
-    said("MASTER_PORT", 1, 65535), said("RANK", 0, world - 1), said("LOCAL_RANK", 0, here - 1)
+    read_count("MASTER_PORT", 1, 65535), read_count("RANK", 0, world - 1), read_count("LOCAL_RANK", 0, here - 1)
     if not os.environ.get("MASTER_ADDR"):
         raise InputError("the environment is half set: there is no MASTER_ADDR; start with torchrun")
 
-def check_srun(world, here):  # as `team` returns them
+def check_srun(world, here):  # as `started_processes` returns them
     "What else srun says to several processes."
-    said("SLURM_NTASKS", world, world), said("SLURM_PROCID", 0, world - 1), said("SLURM_LOCALID", 0, here - 1)
+    read_count("SLURM_NTASKS", world, world), read_count("SLURM_PROCID", 0, world - 1)
+    read_count("SLURM_LOCALID", 0, here - 1)
 
 def tasks_per_node(
     world: int,  # processes in all
 ) -> int:
     "What SLURM says of this: 4, or 4(x2) for two machines."
     value = os.environ.get("SLURM_STEP_TASKS_PER_NODE")
-    if value is None: return said("SLURM_STEP_TASKS_PER_NODE", 1, world)
+    if value is None: return read_count("SLURM_STEP_TASKS_PER_NODE", 1, world)
     even = re.fullmatch(r"(\d{1,6})(\(x\d{1,6}\))?", value, re.ASCII)
     if not even or not 1 <= int(even[1]) <= world:
         raise InputError(f"SLURM_STEP_TASKS_PER_NODE is {brief(value)!r}: ask for equally many on each machine")
     return int(even[1])
+
+# %% ../../nbs/06_fast/01_processes.ipynb #b30c5e1f
+def started_processes() -> tuple:  # processes on this machine, processes in all
+    "Who was started together, as torchrun or srun say."
+    def more_than_one(*names): return any(os.environ.get(name, "1") != "1" for name in names)
+    if "LOCAL_WORLD_SIZE" in os.environ or more_than_one("WORLD_SIZE"):
+        here = read_count("LOCAL_WORLD_SIZE", 1, 10_000)
+        world = read_count("WORLD_SIZE", here, 1_000_000)
+        if world > 1: check_torchrun(world, here)
+    elif more_than_one("SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"):
+        world = read_count("SLURM_STEP_NUM_TASKS", 1, 1_000_000)
+        here = tasks_per_node(world)
+        if world > 1: check_srun(world, here)
+    else: return 1, 1
+    if world % here: raise InputError(f"{world} processes, {here} on each machine: ask for equally many on each")
+    return here, world
 
 # %% ../../nbs/06_fast/01_processes.ipynb #12fc6d86
 def join() -> torch.device:  # the one to train on
@@ -187,7 +145,7 @@ def join() -> torch.device:  # the one to train on
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import LightningEnvironment
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    here, world = team()
+    here, world = started_processes()
     if torch.cuda.is_available() and (gpus := torch.cuda.device_count()) < here:
         raise InputError(f"{here} processes were started on this machine, and it has {gpus} GPUs: start one for each")
     fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=here, num_nodes=world // here,
@@ -204,37 +162,51 @@ def environments(
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]  # a free one
     threads = os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // n))
-    shared = dict(WORLD_SIZE=n, LOCAL_WORLD_SIZE=n, GROUP_RANK=0, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, TORCHELASTIC_RUN_ID="cssgan", OMP_NUM_THREADS=threads)
+    shared = dict(WORLD_SIZE=n, LOCAL_WORLD_SIZE=n, GROUP_RANK=0, MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+                  TORCHELASTIC_RUN_ID="cssgan", OMP_NUM_THREADS=threads)
     return {r: {name: str(value) for name, value in (shared | {"RANK": r, "LOCAL_RANK": r}).items()} for r in range(n)}
 
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-033
-DEAD_LINE = r"[\w.]*(RuntimeError|Dist\w*Error): .*(gloo|NCCL)"
-ECHO = re.compile(f"{DEAD_LINE}|Signal \\d|To enable traceback", re.DOTALL)  # who has nothing of its own to say
-WORDLESS = "one of the processes ended without a word; was it killed, or was there not enough memory?"
+LOST_CONNECTION = r"[\w.]*(RuntimeError|Dist\w*Error): .*(gloo|NCCL)"
+CONSEQUENCE = re.compile(f"{LOST_CONNECTION}|Signal \\d|To enable traceback", re.DOTALL)
+NO_MESSAGE = "one of the processes ended without a word; was it killed, or was there not enough memory?"
 
 def first_error(
     result,  # what PyTorch's starter tells of processes that ended
 ) -> str:  # one line
-    "What the first process that failed said."
+    "The message of the first process that failed for a reason of its own."
     failures = sorted(result.failures.values(), key=lambda f: f.timestamp)
-    says = [f.message["message"] if isinstance(f.message, dict) else str(f.message) for f in failures]
-    own = [" ".join(s.split()) for s in says if not ECHO.match(s)]
-    return own[0].partition(": ")[2] or own[0] if own else WORDLESS
+    messages = [f.message["message"] if isinstance(f.message, dict) else str(f.message) for f in failures]
+    causes = [" ".join(m.split()) for m in messages if not CONSEQUENCE.match(m)]
+    return causes[0].partition(": ")[2] or causes[0] if causes else NO_MESSAGE
 
 # %% ../../nbs/06_fast/01_processes.ipynb #cell-035
 def end_with_parent():
     "Wait until the process that started this one has gone, and go as well."
     parent = multiprocessing.parent_process()
     while os.getppid() == parent.pid and not connection.wait([parent.sentinel], timeout=1): pass
-    os._exit(1)  # whatever the others are waiting for: nobody will come
+    os._exit(1)  # whatever the others are waiting for will not come
 
-def child(
+def call_in_worker(
     function,  # what to call
     *args,  # for it
 ):
     "What a process that `launch` started does."
     threading.Thread(target=end_with_parent, daemon=True).start()
     return function(*args)
+
+# %% ../../nbs/06_fast/01_processes.ipynb #7e40b9d3
+NOISY = "torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn"  # loggers of PyTorch's starter
+
+def wait_or_stop(
+    workers,  # what PyTorch's starter has started
+) -> tuple:  # how they ended, and whether they were asked to stop
+    "Wait for the processes; a request to stop is passed on, so that they finish their step and save."
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    try: return workers.wait(period=.1), False
+    except SignalException:
+        for pid in workers.pids().values(): os.kill(pid, signal.SIGTERM)
+        return workers.wait(period=.1), True
 
 def launch(
     n: int,  # processes, on this machine
@@ -243,21 +215,16 @@ def launch(
 ):
     "Call a function in several new processes, and wait for all of them; raises `ProcessError`."
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    for noisy in ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn"): logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)}  # the starter sets its own
-    calls, asked = {r: (function, *args) for r in range(n)}, False
-    workers = start_processes("cssgan", child, calls, environments(n), DefaultLogsSpecs(), start_method="spawn")
-    try:
-        try: result = workers.wait(period=.1)
-        except SignalException:  # let them finish their step, and save
-            asked = True
-            for pid in workers.pids().values(): os.kill(pid, signal.SIGTERM)
-            result = workers.wait(period=.1)
+    for name in NOISY: logging.getLogger(name).setLevel(logging.CRITICAL)
+    theirs = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT  # the starter sets handlers of its own
+    before, calls = {s: signal.getsignal(s) for s in theirs}, {r: (function, *args) for r in range(n)}
+    how = dict(logs_specs=DefaultLogsSpecs(), start_method="spawn")
+    workers = start_processes("cssgan", call_in_worker, calls, environments(n), **how)
+    try: result, asked = wait_or_stop(workers)
     finally:
         workers.close(death_sig=signal.SIGKILL)
         for s, handler in before.items(): signal.signal(s, handler)
     if not result.is_failed(): return
-    says = first_error(result)
-    if asked and says in (WORDLESS, "KeyboardInterrupt:"): raise KeyboardInterrupt  # asked before they could save
-    raise ProcessError(says)
+    message = first_error(result)
+    if asked and message in (NO_MESSAGE, "KeyboardInterrupt:"): raise KeyboardInterrupt  # before they could save
+    raise ProcessError(message)

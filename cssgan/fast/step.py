@@ -14,9 +14,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..data.datasets import Batch
+from .directions import for_both, one_core_between
 from .networks import mixed_precision
-from .processes import average, for_both, gather, one_core_between, own_share
-from ..joint import Optimizers, Passes, freeze_all_but
+from .processes import average, gather, part_of_this_process
+from ..joint import Optimizers, Passes, Pool, freeze_all_but
 from ..losses import adversarial_loss, cycle_loss, discriminator_loss, generator_objective, shape_loss
 from ..models import Networks
 
@@ -46,7 +47,7 @@ class Direction(NamedTuple):
     labels: torch.Tensor  # [1, X, Y, Z]
     G_there: nn.Module  # translates it
     G_here: nn.Module  # translates it back
-    D_there: nn.Module  # judges its translation
+    D_there: nn.Module  # scores its translation
     S_there: nn.Module  # finds its labels in its translation
     S_here: nn.Module  # finds them in itself, and in its reconstruction
 
@@ -109,7 +110,7 @@ def collect(
 # %% ../../nbs/06_fast/05_step.ipynb #b6c44228
 def round_trip(
     d: Direction,  # whose volume is translated
-    activation_checkpointing: bool = False,  # activation checkpointing?
+    activation_checkpointing: bool = False,  # compute activations again in the backward pass, to save memory?
 ) -> tuple:  # translation and reconstruction [1, 1, X, Y, Z]
     "Translate, and translate back."
     there, back = d.G_there, d.G_here
@@ -117,12 +118,13 @@ def round_trip(
     fake = there(d.real)
     return fake, back(fake)
 
+# %% ../../nbs/06_fast/05_step.ipynb #37b1e4d9
 def update_generators(
     nets: Networks,  # the six networks
     optimizer: torch.optim.Optimizer,  # of G_A and G_B
     batch: Batch,  # real volumes and their labels
     lambda_cyc: float = 10.,  # weight of the cycle loss
-    activation_checkpointing: bool = False,  # activation checkpointing, and one direction after the other?
+    activation_checkpointing: bool = False,  # save memory so, and by one direction after the other?
 ) -> tuple:  # the passes, for those who learn next, and the losses by name
     "Optimize `G_A, G_B` as a CycleGAN does, discriminators fixed, segmentors not asked."
     freeze_all_but(nets, "G_A", "G_B")
@@ -137,10 +139,10 @@ def update_generators(
 
 # %% ../../nbs/06_fast/05_step.ipynb #dfb24eaf
 def learn_direction(
-    d: Direction,  # with everybody whom the volume meets
+    d: Direction,  # with all the networks that the volume meets
     lambda_cyc: float,  # weight of the cycle loss
     gamma_shape: float,  # weight of the shape loss
-    activation_checkpointing: bool,  # activation checkpointing?
+    activation_checkpointing: bool,  # compute activations again in the backward pass?
 ) -> tuple:  # translation, reconstruction, losses by name
     "Forward and backward for the generators and segmentors of one direction."
     with mixed_precision(d.real.device):
@@ -156,17 +158,19 @@ def learn_direction(
     losses = {"gan": gan, "cyc": cyc, "shape": shape, f"S_{d.here}": own.detach(), f"S_{d.there}": shape / 3}
     return fake, rec, losses
 
+# %% ../../nbs/06_fast/05_step.ipynb #5a7c1e80
 def update_generators_and_segmentors(
     nets: Networks,  # the six networks
     optimizers: Optimizers,  # those of G and S take a step
     batch: Batch,  # real volumes and their labels
     lambda_cyc: float = 10.,  # weight of the cycle loss
     gamma_shape: float = 1.,  # weight of the shape loss
-    activation_checkpointing: bool = False,  # activation checkpointing, one direction at a time?
+    activation_checkpointing: bool = False,  # save memory so, and by one direction after the other?
 ) -> tuple:  # the passes, and the losses by name
     "The generators' turn and the segmentors' in one: the same losses, the same new weights."
     freeze_all_but(nets, "G_A", "G_B", "S_A", "S_B")
-    learn = partial(learn_direction, lambda_cyc=lambda_cyc, gamma_shape=gamma_shape, activation_checkpointing=activation_checkpointing)
+    learn = partial(learn_direction, lambda_cyc=lambda_cyc, gamma_shape=gamma_shape,
+                    activation_checkpointing=activation_checkpointing)
     at_once = side_by_side_pays(batch) and not activation_checkpointing
     return collect(accumulate_and_step((optimizers.G, optimizers.S), learn, directions(nets, batch), at_once))
 
@@ -175,7 +179,7 @@ def update_segmentors(
     nets: Networks,  # the six networks
     optimizer: torch.optim.Optimizer,  # of S_A and S_B
     batch: Batch,  # real volumes and their labels
-) -> dict:  # losses by name
+) -> dict[str, torch.Tensor]:  # losses by name
     "Optimize `S_A, S_B` on real volumes alone."
     freeze_all_but(nets, "S_A", "S_B")
     def learn(of_domain):
@@ -194,7 +198,7 @@ def update_discriminators(
     batch: Batch,  # real volumes
     fake_A: torch.Tensor,  # synthetic CT, of now or of earlier [N, 1, X, Y, Z]
     fake_B: torch.Tensor,  # synthetic MRI [N, 1, X, Y, Z]
-) -> dict:  # losses by name
+) -> dict[str, torch.Tensor]:  # losses by name
     "Optimize `D_A, D_B` with the generators fixed."
     freeze_all_but(nets, "D_A", "D_B")
     def learn(of_domain):
@@ -210,16 +214,17 @@ def update_discriminators(
 # %% ../../nbs/06_fast/05_step.ipynb #c2ded3b0
 def exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes):  # as for `joint_step`
     "What the pools give back is what the discriminators learn from."
-    fake_A, fake_B = (own_share(pools[side].exchange(gather(fakes), rng))
+    fake_A, fake_B = (part_of_this_process(pools[side].exchange(gather(fakes), rng))
                       for side, fakes in (("A", passes.fake_A), ("B", passes.fake_B)))
     return update_discriminators(nets, optimizers.D, batch, fake_A, fake_B)
 
+# %% ../../nbs/06_fast/05_step.ipynb #6f3da927
 @one_core_between()
 def segmentor_step(
     nets: Networks,  # the six networks
     optimizers: Optimizers,  # that of S takes a step
     batch: Batch,  # real volumes and their labels
-) -> dict:  # losses by name
+) -> dict[str, torch.Tensor]:  # losses by name
     "Segmentors learn from real volumes."
     return update_segmentors(nets, optimizers.S, batch)
 
@@ -228,26 +233,28 @@ def generator_step(
     nets: Networks,  # the six networks
     optimizers: Optimizers,  # those of G and D take a step
     batch: Batch,  # real volumes
-    pools: dict,  # "A", "B": past translations
+    pools: dict[str, Pool],  # "A", "B": past translations
     rng: torch.Generator,  # of the pools
     lambda_cyc: float = 10.,  # weight of the cycle loss
-    activation_checkpointing: bool = False,  # activation checkpointing?
-) -> dict:  # losses by name
+    activation_checkpointing: bool = False,  # compute activations again in the backward pass, to save memory?
+) -> dict[str, torch.Tensor]:  # losses by name
     "A CycleGAN's step: generators, then discriminators."
     passes, losses = update_generators(nets, optimizers.G, batch, lambda_cyc, activation_checkpointing)
     return losses | exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes)
 
+# %% ../../nbs/06_fast/05_step.ipynb #a4e08c51
 @one_core_between()
 def joint_step(
     nets: Networks,  # the six networks
     optimizers: Optimizers,  # all three take a step
     batch: Batch,  # real volumes and their labels
-    pools: dict,  # "A", "B": past translations
+    pools: dict[str, Pool],  # "A", "B": past translations
     rng: torch.Generator,  # of the pools
     lambda_cyc: float = 10.,  # weight of the cycle loss
     gamma_shape: float = 1.,  # weight of the shape loss
-    activation_checkpointing: bool = False,  # activation checkpointing?
-) -> dict:  # losses by name
+    activation_checkpointing: bool = False,  # compute activations again in the backward pass, to save memory?
+) -> dict[str, torch.Tensor]:  # losses by name
     "One alternating update: generators and segmentors, then discriminators."
-    passes, losses = update_generators_and_segmentors(nets, optimizers, batch, lambda_cyc, gamma_shape, activation_checkpointing)
+    weights = lambda_cyc, gamma_shape
+    passes, losses = update_generators_and_segmentors(nets, optimizers, batch, *weights, activation_checkpointing)
     return losses | exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes)
