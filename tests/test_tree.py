@@ -152,7 +152,7 @@ EXPLORERS = {"viewers.canvas", "viewers.comparison", "viewers.depth", "viewers.e
 @pytest.mark.parametrize("module", modules())
 def test_module_imports_only_runtime_dependencies(module):
     top = {o.split(".")[0] for o in imported(file(module))}
-    assert top <= RUNTIME | set(sys.stdlib_module_names) | (EXPERIMENTS if module in EXPERIMENTERS else EXPLORE if module in EXPLORERS else DICOM if module in ("scans.dicom", "scans.files") else set())
+    assert top <= RUNTIME | set(sys.stdlib_module_names) | (EXPERIMENTS if module in EXPERIMENTERS else EXPLORE if module in EXPLORERS else DICOM if module == "scans.dicom_files" else set())
 
 
 # ---- nothing of one machine
