@@ -7,6 +7,7 @@ import pytest
 from scans import AFFINES, LPS, lopsided, refused, turned, voxels
 
 from cssgan.phantoms.scanners import phantom
+from cssgan.scans.checks import check_intensities
 from cssgan.scans.files import read_label, read_volume, write_volume
 from cssgan.scans.volumes import (
     CT_WINDOW,
@@ -17,7 +18,6 @@ from cssgan.scans.volumes import (
     Volume,
     back_to_scan,
     body_centre,
-    check_intensities,
     denormalise,
     heart_centre,
     intensity_range,

@@ -25,8 +25,12 @@ import cssgan.phantoms.anatomy
 import cssgan.phantoms.chest
 import cssgan.phantoms.heart
 import cssgan.phantoms.scanners
+import cssgan.scans.checks
 import cssgan.scans.dicom
+import cssgan.scans.dicom_files
 import cssgan.scans.files
+import cssgan.scans.itk
+import cssgan.scans.nifti
 import cssgan.scans.plausible
 import cssgan.scans.volumes
 from .cases import LARGEST_SEED, TABLES, Case, apply_table, phantom_seed, select
@@ -109,7 +113,8 @@ def load_case(
     return normalise(placed)
 
 # %% ../../nbs/04_data/02_datasets.ipynb #cell-011
-SOURCES = (cssgan.scans.dicom, cssgan.scans.files, cssgan.scans.volumes, cssgan.scans.plausible,  # modules that read, judge, resample scans
+SOURCES = (cssgan.scans.volumes, cssgan.scans.checks, cssgan.scans.dicom_files, cssgan.scans.dicom, cssgan.scans.nifti,
+           cssgan.scans.itk, cssgan.scans.files, cssgan.scans.plausible,  # modules that read, check, resample scans
            cssgan.phantoms.anatomy, cssgan.phantoms.chest, cssgan.phantoms.heart, cssgan.phantoms.scanners)  # and those that draw phantoms
 
 @lru_cache

@@ -24,7 +24,7 @@ from safetensors.torch import load, save
 import cssgan
 from ..guard import InputError, brief, fitted, make_folder, read_bytes, regular_file, remove_orphans, write_whole
 from ..models import Networks
-from ..scans.files import SPACING_LIMITS
+from ..scans.checks import SPACING_LIMITS
 from ..scans.volumes import MODALITIES, REGIONS, Grid
 
 # %% ../../nbs/07_training/01_checkpoints.ipynb #cell-005

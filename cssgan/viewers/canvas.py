@@ -29,8 +29,9 @@ from cssgan.pictures import (
     as_it_is,
     grey_range,
 )
-from ..scans.files import SPACING_LIMITS, _placed, _three_axes, read_label, read_volume
-from ..scans.volumes import Grid, Volume, _times, check_modality, scale, with_label
+from ..scans.checks import SPACING_LIMITS, as_3d, check_placement
+from ..scans.files import read_label, read_volume
+from ..scans.volumes import Grid, Volume, check_modality, format_size, scale, with_label
 
 # %% ../../nbs/09_viewers/01_canvas.ipynb #cell-007
 def guess_modality(
@@ -64,8 +65,8 @@ def _from_array(array, modality, spacing) -> Volume:
 
 def _from_image(image, name) -> tuple:  # (X, Y, Z) array, its 4×4 affine or None
     "What a nibabel image in memory holds."
-    array = _three_axes(np.asanyarray(image.dataobj), name)
-    return array, None if image.affine is None else _placed(image.affine, name)
+    array = as_3d(np.asanyarray(image.dataobj), name)
+    return array, None if image.affine is None else check_placement(image.affine, name)
 
 def _from_file(path, modality) -> Volume:
     "A file, tried as CT first if nobody says what it is; a DICOM series says it."
@@ -80,15 +81,15 @@ def _sound(volume) -> Volume:
     "The volume, if it can be shown."
     voxels = volume.voxels
     if voxels.dtype.kind not in "biuf": raise InputError("the volume holds complex numbers or words: give one plain number a voxel")
-    if not voxels.size: raise InputError(f"the volume has no voxels ({_times(volume.shape)}): give one that has")
+    if not voxels.size: raise InputError(f"the volume has no voxels ({format_size(volume.shape)}): give one that has")
     if not np.isfinite(voxels).all(): raise InputError("the volume holds NaN or infinite voxels: replace them, for instance with np.nan_to_num")
-    _placed(volume.affine, "the volume")
+    check_placement(volume.affine, "the volume")
     return volume if volume.label is None else with_label(volume, volume.label, volume.affine)
 
 def _labelled(volume, labels) -> Volume:
     "The scan with somebody's labels, which lie on its own grid."
     affine = None
-    if isinstance(labels, Volume): labels, affine = labels.label, _placed(labels.affine, "the label")
+    if isinstance(labels, Volume): labels, affine = labels.label, check_placement(labels.affine, "the label")
     elif isinstance(labels, (str, Path)): return with_label(volume, *read_label(labels), labels)
     elif hasattr(labels, "dataobj"): labels, affine = _from_image(labels, "the label")
     if labels is None: raise InputError("labels is a volume without labels: give one that is labelled, or the label map itself")

@@ -21,9 +21,9 @@ from cssgan.scans.volumes import (
     MODALITIES,
     REGIONS,
     Volume,
-    _times,
     back_to_scan,
     denormalise,
+    format_size,
     label_to_scan,
 )
 from cssgan.viewers.canvas import (
@@ -62,7 +62,7 @@ def placed(
     if isinstance(thing, (Volume, str, Path)) or hasattr(thing, "dataobj"): return as_given(thing)
     array = plain(thing)
     if array.shape != real.shape:
-        raise InputError(f"an array of {_times(array.shape)} voxels does not say where it lies, the real scan has {_times(real.shape)}: give a Volume, or an array on the real scan's grid")
+        raise InputError(f"an array of {format_size(array.shape)} voxels does not say where it lies, the real scan has {format_size(real.shape)}: give a Volume, or an array on the real scan's grid")
     volume = as_given(array, modality=modality)
     known = real.range if real.modality == modality else None
     return replace(volume, affine=real.affine, range=(known or (CT_WINDOW if modality == "CT" else None)) if volume.scaled else None)
