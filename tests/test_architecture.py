@@ -13,7 +13,8 @@ CELLS = json.loads(PAGE.read_text(encoding="utf-8"))["cells"]
 def rooms():
     "Module → room: the folder of its notebook, or the module itself where the notebook lies at the top."
     place = {module: notebook for notebook in listed() for module in exported(notebook)}
-    return {module: re.sub(r"^\d+_", "", path.split("/")[0]) if "/" in path else module for module, path in place.items()}
+    def room(module, notebook): return re.sub(r"^\d+_", "", notebook.split("/")[0]) if "/" in notebook else module
+    return {module: room(module, notebook) for module, notebook in place.items()}
 
 
 def drawn():

@@ -1,5 +1,7 @@
 "The documentation: its outline, and the command that builds it."
+import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -37,6 +39,45 @@ def test_every_folder_has_its_section(folder, section):
 def test_reference_lists_the_modules():
     found = [p for place in ("[0-9]*.ipynb", "[0-9]*/*.ipynb") for p in (ROOT / "nbs").glob(place)]
     assert set(outline()["Reference"]) == {str(p.relative_to(ROOT / "nbs")) for p in found}
+
+
+def words(path):
+    "What a notebook's markdown cells say."
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+NOTEBOOKS = [p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_links_lead_somewhere(path):
+    links = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", words(path))
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+def test_the_front_page_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
+def test_pages_quote_the_result_files():
+    from cssgan.experiments.results import mean_sd, read_results
+    short, front = words(ROOT / "nbs/explanation/results_in_short.ipynb"), words(ROOT / "nbs/index.ipynb")
+    def quoted(values, digits): return "{:.{d}f} ± {:.{d}f}".format(*mean_sd(values), d=digits)
+    dice, shape = (read_results(ROOT / f"results/{o}.json") for o in ("table2_segmentation", "table1_s_score"))
+    for (_, method), rows in dice.groupby(["modality", "method"]):
+        assert quoted(rows["mean"], 1) in short
+        assert quoted(rows["mean"], 1) in front or method == "ADA (R+S)"
+    for (_, _, score), rows in shape.groupby(["way", "method", "score"]):
+        assert (quoted(rows["mean"], 1) if score == "S-score" else quoted(rows["distortion_mm"], 2)) in short
+
+
+def test_the_demo_is_quoted_as_it_is_kept():
+    short = words(ROOT / "nbs/explanation/results_in_short.ipynb")
+    for seed, found in json.loads((ROOT / "results/demo.json").read_text(encoding="utf-8"))["seeds"].items():
+        kept = [found["dice"][m][how] for m in ("CT", "MRI") for how in ("baseline", "joint", "all_real")]
+        row = re.search(rf"^\| {seed} \|(.+)\|$", short, re.M)[1]
+        assert [float(o) for o in row.split("|")] == pytest.approx([*kept, *found["s_score"].values()], abs=0.0501)
 
 
 def copy_of_the_tree(folder):
