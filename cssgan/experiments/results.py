@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ..guard import InputError, read_json
-from ..pictures import Picture, as_it_is
+from ..pictures import Picture, literal_text
 
 # %% ../../nbs/10_experiments/01_results.ipynb #cell-006
 class Collected(msgspec.Struct):
@@ -112,7 +112,7 @@ def plot_shares(
     for method, records in frame.groupby("method", sort=False):
         colour = COLOURS.get(method) or next(others)
         means = records.groupby(x)[value].mean()
-        ax.plot(100 * means.index, means, color=colour, marker="o", label=as_it_is(method))
+        ax.plot(100 * means.index, means, color=colour, marker="o", label=literal_text(method))
         ax.scatter(100 * records[x], records[value], color=colour, s=14, alpha=.5, linewidths=0)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     ax.grid(alpha=.3)

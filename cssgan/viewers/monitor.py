@@ -15,14 +15,23 @@ import numpy as np
 import torch
 
 from ..metrics import predict_labels
-from ..pictures import Picture, _index
+from ..pictures import PANELS, Picture, _draw_curves, _panels, middle_voxel
 from ..scans.volumes import Grid, Volume
 from ..training.run import Keeper, Run, where
-from .canvas import STYLE, VIEW, Painting, in_browser, missing, paint, png, row
+from cssgan.viewers.canvas import (
+    STYLE,
+    VIEW,
+    PixelPicture,
+    in_browser,
+    missing_package,
+    paint_cut,
+    png_bytes,
+    side_by_side,
+)
 
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-008
 @contextmanager
-def looking(
+def evaluation_mode(
     nets,  # the six networks
 ):
     "Networks as they are used, without gradients; afterwards as they were."
@@ -31,20 +40,21 @@ def looking(
         with torch.no_grad(): yield nets.eval()
     finally: nets.train(was)
 
-def cycle(
+def translate_case(
     run: Run,  # after any step
     volume,  # [1, X, Y, Z], real
     side,  # "A": it is CT; "B": it is MRI
 ) -> tuple:  # fake, reconstruction [X, Y, Z]; the fake's labels [X, Y, Z]
-    "There and back, and what a segmentor sees on the way."
+    "A case translated and translated back, and what a segmentor sees in its translation."
     nets = run.nets
-    there, back = (nets.G_B, nets.G_A) if side == "A" else (nets.G_A, nets.G_B)
-    judge = (run.evaluators if run.evaluators else dict(nets.named_children()))["S_B" if side == "A" else "S_A"]
-    with looking(nets):
-        fake = there(volume[None].to(run.device))
-        return tuple(t.float().cpu().numpy() for t in (fake[0, 0], back(fake)[0, 0], predict_labels(judge, fake)[0]))
+    forward, back = (nets.G_B, nets.G_A) if side == "A" else (nets.G_A, nets.G_B)
+    evaluator = (run.evaluators if run.evaluators else dict(nets.named_children()))["S_B" if side == "A" else "S_A"]
+    with evaluation_mode(nets):
+        fake = forward(volume[None].to(run.device))
+        rec, seen = back(fake), predict_labels(evaluator, fake)
+        return tuple(t.float().cpu().numpy() for t in (fake[0, 0], rec[0, 0], seen[0]))
 
-def frame(
+def translation_frame(
     run: Run,  # after any step
     samples: dict,  # "A", "B" → (volume [1, X, Y, Z], labels [X, Y, Z])
     pixels=190,  # of one picture's width
@@ -52,43 +62,43 @@ def frame(
     "How the fixed cases are translated now."
     lines = []
     for (side, (volume, labels)), (own, other) in zip(samples.items(), (("CT", "MRI"), ("MRI", "CT"))):
-        fake, rec, seen = cycle(run, volume, side)
+        fake, rec, seen = translate_case(run, volume, side)
         affine, truth = Grid(volume.shape[1:], run.config.grid.spacing).affine(), labels.numpy().astype(np.uint8)
-        make = lambda voxels, modality, label=None: Volume(voxels, affine, modality, label, scaled=True, range=tuple(run.ranges[modality]))
-        index = _index(make(volume[0].numpy(), own, truth), None)
+        in_space = lambda voxels, modality, label=None: Volume(voxels, affine, modality, label, scaled=True,
+                                                               range=tuple(run.ranges[modality]))
+        index = middle_voxel(in_space(volume[0].numpy(), own, truth))
         pixel = volume.shape[1] * run.config.grid.spacing[0] / pixels
-        show = lambda v, **how: paint(v, "axial", index, pixel, **how)
-        lines.append(row({f"real {own}": show(make(volume[0].numpy(), own)), f"fake {other}": show(make(fake, other)), f"reconstructed {own}": show(make(rec, own)),
-                          "fake, segmented": show(make(fake, other, seen.astype(np.uint8)), opacity=0.5, truth=truth)}))
+        show = lambda *of, **how: paint_cut(in_space(*of), "axial", index, pixel, **how)
+        lines.append(side_by_side({
+            f"real {own}": show(volume[0].numpy(), own), f"synthetic {other}": show(fake, other),
+            f"reconstructed {own}": show(rec, own),
+            "synthetic, segmented": show(fake, other, seen.astype(np.uint8), opacity=0.5, truth=truth)}))
     return np.concatenate(lines)
 
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-013
-SCORES = {"dice_CT": "Dice CT", "dice_MRI": "Dice MRI", "s_ct_to_mri": "S-score CT→MRI", "s_mri_to_ct": "S-score MRI→CT"}
+SCORES = {"dice_CT": "Dice CT", "dice_MRI": "Dice MRI",
+          "s_ct_to_mri": "S-score CT→MRI", "s_mri_to_ct": "S-score MRI→CT"}
 
-def curves(
+def run_curves(
     run: Run,  # after any step
-) -> tuple:  # losses, scores: name → one value an epoch, nan where there is none
+) -> dict:  # name of a loss or score → one value an epoch, nan where there is none
     "What a run has to show so far."
     history = list(run.history)
     if run.losses: history.append({name: float(np.mean(values)) for name, values in run.losses.items()})
     names = dict.fromkeys(n for h in history for n in h if n not in ("phase", "name", "epoch", *SCORES))
-    value = lambda h, n: h.get(n) if h.get(n) is not None else math.nan
-    return {n: [value(h, n) for h in history] for n in names}, {title: [value(h, n) for h in history] for n, title in SCORES.items()}
+    curves = {n: [math.nan if h.get(n) is None else h[n] for h in history] for n in [*names, *SCORES]}
+    return {SCORES.get(n, n): values for n, values in curves.items() if not np.all(np.isnan(values))}
 
-def plot(
+def plot_run(
     run: Run,  # after any step
-    size=(8.1, 2.9),  # inches
+    size=(11.0, 2.7),  # inches
 ) -> Picture:
-    "Losses at the left, scores at the right."
-    figure = Picture(figsize=size, dpi=96, layout="constrained")
-    for ax, lines, title in zip(figure.subplots(1, 2), curves(run), ("losses", "Dice and S-score, %")):
-        for name, values in lines.items():
-            if not np.all(np.isnan(values)): ax.plot(range(1, len(values) + 1), values, label=name, marker="o", markersize=2.5, linewidth=1.2)
-        ax.set_title(title, fontsize=10), ax.set_xlabel("epoch"), ax.grid(alpha=0.3), ax.spines[["top", "right"]].set_visible(False)
-        ax.set_xlim(0.5, max(len(v) for v in (*lines.values(), [0, 0])) + 0.5), ax.xaxis.get_major_locator().set_params(integer=True)
-        if ax.lines: ax.legend(frameon=False, fontsize=8.5, handlelength=1.2, loc="center left", bbox_to_anchor=(1, 0.5))
-        if title != "losses": ax.set_ylim(0, 100)
-        elif ax.lines: ax.set_yscale("log")
+    "Losses of generators, segmentors and discriminators, and scores, side by side."
+    figure, panels = Picture(figsize=size, dpi=96, layout="constrained"), _panels(run_curves(run))
+    for ax, (panel, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        _draw_curves(ax, curves, "epoch", PANELS.get(panel, "losses"), letters=int(11 * size[0] / len(panels)))
+        ax.set_xlim(0.5, max((len(v) for v in curves.values()), default=1) + 0.5)
+        if panel == "scores": ax.set_ylim(0, 100)
     return figure
 
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-017
@@ -114,60 +124,65 @@ class Budget:
 
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-021
 class Monitor:
-    "A watch for `fit`."
+    "A callback of `fit` that shows how a training goes."
     def __init__(
         self,
         data,  # UnpairedData, with validation samples
         case=0,  # which of them to follow
         share=0.02,  # of the time that the monitor may take
     ):
-        self.samples = {side: samples[case % len(samples)][:2] for side, samples in (("A", data.valid_A), ("B", data.valid_B)) if len(samples)}
+        validation = (("A", data.valid_A), ("B", data.valid_B))
+        self.samples = {side: samples[case % len(samples)][:2] for side, samples in validation if len(samples)}
         self.share, self.frames, self.names, self.widgets, self.handle = share, [], [], None, None
-        self.paused, self.stopping, self.due, self.said, self.run, self.folder, self.budget, self.told = False, False, False, "", None, None, None, 0.0
+        self.paused, self.stopping, self.due, self.message, self.reported_at = False, False, False, "", 0.0
+        self.run, self.folder, self.budget = None, None, None
 
     def __call__(self, run: Run, keep: Keeper):
         if run is not self.run: self.begin(run, keep)
-        self.run, self.due = run, self.due or (run.seen == 0 and bool(run.history))  # an epoch is over, and has not been looked at
+        epoch_over = run.seen == 0 and bool(run.history)
+        self.run, self.due = run, self.due or epoch_over  # due until it has been drawn
         if self.paused: self.wait(keep)
-        if self.stopping: keep.button.pressed, self.stopping, self.paused = True, False, False  # said once: the next run begins afresh
+        if self.stopping:  # once: the next run begins afresh
+            keep.button.pressed, self.stopping, self.paused = True, False, False
         over = run.phase == len(run.config.phases) or keep.button.pressed
-        if self.widgets and time.monotonic() - self.told > 1: self.tell()
+        if self.widgets and time.monotonic() - self.reported_at > 1: self.report_progress()
         if not over and self.budget.left() < 0: return
         try:
-            with self.budget.spend(): self.look(self.due, over)
+            with self.budget.spend(): self.draw(self.due, over)
             if self.due and not over: self.store()
-        except Exception as e: self.say(f"the monitor could not draw ({type(e).__name__}: {e}); the training goes on")
+        except Exception as e:
+            self.report(f"the monitor could not draw ({type(e).__name__}: {e}); the training goes on")
         self.due = False
 
-    def tell(self):
+    def report_progress(self):
         "Say how far it is: one short message a second."
-        self.widgets.where.value, self.told = where(self.run), time.monotonic()
+        self.widgets.where.value, self.reported_at = where(self.run), time.monotonic()
 
     def wait(self, keep):
-        "Stand still, with a checkpoint, until somebody goes on."
+        "Stand still, with a checkpoint, until the run is resumed."
         with self.budget.spend(waiting=True):
             keep.save(self.run)
-            if self.widgets: self.tell()
-            self.say(f"paused after {where(self.run)}; saved in {keep.folder.name}/")
+            if self.widgets: self.report_progress()
+            self.report(f"paused after {where(self.run)}; saved in {keep.folder.name}/")
             while self.paused and not self.stopping and not keep.button.pressed: time.sleep(0.05)
-            self.say("")
+            self.report("")
 
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-024
-def _look(self, epoch_over, over):
+def _draw(self, epoch_over, over):
     "Draw what is new."
     trains_generators = over or self.run.config.phases[self.run.phase].name != "segmentors" or not self.frames
     if (epoch_over or over) and self.samples and trains_generators:
-        self.frames.append(png(frame(self.run, self.samples)))
+        self.frames.append(png_bytes(translation_frame(self.run, self.samples)))
         self.names.append(f"epoch {len(self.run.history)}")
     if self.widgets: self.widgets.update(over)
     if over: self.end()
 
-def _say(self, line):
-    "A line for people."
-    self.said = line
+def _report(self, line):
+    "Show a line of text."
+    self.message = line
     if self.widgets: self.widgets.line.value = line
 
-Monitor.look, Monitor.say = _look, _say
+Monitor.draw, Monitor.report = _draw, _report
 
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-026
 def _still(self):
@@ -175,14 +190,15 @@ def _still(self):
     import io
 
     from matplotlib.image import imread
-    pictures = [(255 * imread(io.BytesIO(self.run and plot(self.run)._repr_png_()))[..., :3]).astype(np.uint8)] if self.run else []
+    pixels = lambda png: (255 * imread(io.BytesIO(png))[..., :3]).astype(np.uint8)
+    pictures = [pixels(plot_run(self.run)._repr_png_())] if self.run else []
     some = sorted({0, len(self.frames) // 2, len(self.frames) - 1}) if self.frames else []
-    for i in some:
-        shown = (255 * imread(io.BytesIO(self.frames[i]))[..., :3]).astype(np.uint8)
-        pictures.append(row({self.names[i]: shown}))
-    if not pictures: return Painting(row({"nothing has been trained yet": np.zeros((1, 400, 3), np.uint8)}))
+    pictures += [side_by_side({self.names[i]: pixels(self.frames[i])}) for i in some]
+    if not pictures:
+        return PixelPicture(side_by_side({"nothing has been trained yet": np.zeros((1, 400, 3), np.uint8)}))
     width = max(p.shape[1] for p in pictures)
-    return Painting(np.concatenate([np.pad(p, ((0, 6), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]))
+    pictures = [np.pad(p, ((0, 6), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
+    return PixelPicture(np.concatenate(pictures))
 
 Monitor.still, Monitor._repr_png_ = _still, lambda self: self.still()._repr_png_()
 
@@ -194,11 +210,14 @@ class Panel:
         self.monitor, self.line, self.where = monitor, HTML(), HTML("waiting for the first step")
         self.pause, self.stop = Button(description="pause", icon="pause"), Button(description="stop", icon="stop")
         self.pause.on_click(self.pressed_pause), self.stop.on_click(self.pressed_stop)
-        self.curves, self.picture = Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"}), Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
+        layout = {"max_width": "100%", "align_self": "flex-start"}
+        self.curves, self.picture = (Image(format="png", layout=layout) for _ in range(2))
         self.picture.layout.display = "none"  # until there is one
-        self.time, self.name = IntSlider(0, 0, 0, readout=False, layout={"width": "60%"}), HTML(layout={"margin": "0 0 0 14px"})
+        self.time = IntSlider(0, 0, 0, readout=False, layout={"width": "60%"})
+        self.name = HTML(layout={"margin": "0 0 0 14px"})
         self.time.observe(self.go_to, "value")
-        self.box = VBox([HBox([self.pause, self.stop, self.where]), self.line, self.curves, HBox([self.time, self.name]), self.picture])
+        buttons, back_in_time = HBox([self.pause, self.stop, self.where]), HBox([self.time, self.name])
+        self.box = VBox([buttons, self.line, self.curves, back_in_time, self.picture])
         self.box.add_class("cssgan-live")
         self.listen()
 
@@ -208,20 +227,22 @@ class Panel:
 
     def pressed_pause(self, _):
         self.monitor.paused = not self.monitor.paused
-        self.pause.description, self.pause.icon = ("go on", "play") if self.monitor.paused else ("pause", "pause")
+        paused = self.monitor.paused
+        self.pause.description, self.pause.icon = ("resume", "play") if paused else ("pause", "pause")
 
     def pressed_stop(self, _):
         self.monitor.stopping, self.stop.disabled = True, True
         self.line.value = "stopping after this step"
 
     def go_to(self, _):
-        self.picture.value, self.name.value = self.monitor.frames[self.time.value], f"<b>{self.monitor.names[self.time.value]}</b>"
+        at = self.time.value
+        self.picture.value, self.name.value = self.monitor.frames[at], f"<b>{self.monitor.names[at]}</b>"
 
     def update(self, over):
         "Show what the monitor has seen."
         run, frames = self.monitor.run, self.monitor.frames
         self.where.value = ("over, after " if over else "") + where(run)
-        self.curves.value = plot(run)._repr_png_()
+        self.curves.value = plot_run(run)._repr_png_()
         if frames and len(frames) - 1 > self.time.max or not self.picture.value and frames:
             follow = self.time.value == self.time.max
             self.time.max = len(frames) - 1
@@ -234,17 +255,18 @@ class Panel:
 
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-033
 def _begin(self, run, keep):
-    "Show the panel, if there is somebody to see it."
+    "Show the panel, if there is a browser."
     if not run.history or keep.folder != self.folder: self.frames, self.names = [], []
-    self.run, self.folder, self.budget, self.due, self.widgets, self.handle = run, keep.folder, Budget(self.share), False, None, None
+    self.run, self.folder, self.budget, self.due = run, keep.folder, Budget(self.share), False
+    self.widgets, self.handle = None, None
     self.thread = threading.get_ident()
     if not in_browser(): return
     from IPython import get_ipython
     from IPython.display import HTML, display
-    self.handle = display(Painting(row({"training": np.zeros((1, 400, 3), np.uint8)})), display_id=True)
+    self.handle = display(PixelPicture(side_by_side({"training": np.zeros((1, 400, 3), np.uint8)})), display_id=True)
     if shell := get_ipython(): shell.events.register("post_run_cell", self.cell_over)
     try: self.widgets = Panel(self)
-    except ImportError as e: return print(missing(e))
+    except ImportError as e: return print(missing_package(e))
     display({VIEW: self.widgets.box._repr_mimebundle_()[VIEW], "text/plain": ""}, raw=True)
     display(HTML(STYLE))
 
@@ -256,20 +278,22 @@ def _store(self):
 def _end(self):
     "Leave the summary."
     self.paused = self.stopping = False
-    try: from IPython import get_ipython
+    try:
+        from IPython import get_ipython
     except ImportError: return
     if (shell := get_ipython()) is None and not self.handle: return
     if not self.handle:
         from IPython.display import display
         return display(self.still())
-    if shell and self.cell_over in shell.events.callbacks["post_run_cell"]: shell.events.unregister("post_run_cell", self.cell_over)
+    if shell and self.cell_over in shell.events.callbacks["post_run_cell"]:
+        shell.events.unregister("post_run_cell", self.cell_over)
     if self.widgets: self.widgets.close()
     self.handle.update(self.still())
 
 def _cell_over(self, result):
     "A cell has ended: if the training's own, and with an error, so has the training."
     if threading.get_ident() != self.thread or getattr(result, "error_in_exec", None) is None: return
-    self.say(f"ended by an error: {type(result.error_in_exec).__name__}")
+    self.report(f"ended by an error: {type(result.error_in_exec).__name__}")
     self.end()
 
 Monitor.begin, Monitor.store, Monitor.end, Monitor.cell_over = _begin, _store, _end, _cell_over
