@@ -7,7 +7,7 @@ from .data.datasets import load_case as load_case, unpaired as unpaired
 from .metrics import dice_scores as dice_scores, s_score as s_score
 from .models import Networks as Networks
 from .training.schedule import preset as preset
-from .training.run import fit as fit
+from .training.trainer import fit as fit
 from .inference.apply import segment as segment, translate as translate
 from .viewers.explorer import explore as explore
 from .viewers.comparison import compare as compare

@@ -182,7 +182,7 @@ WATCHED = """from dataclasses import replace
 from cssgan.data.cases import phantom_cases
 from cssgan.data.datasets import unpaired
 from cssgan.training.schedule import Phase, preset
-from cssgan.training.run import Stopped, fit
+from cssgan.training.trainer import Stopped, fit
 from cssgan.viewers.monitor import Monitor
 config = replace(preset("smoke"), width=8, lr=2e-3, phases=(Phase("segmentors", 12), Phase("generators", 6), Phase("joint", 10_000)))
 data = unpaired(phantom_cases({"train": (8, 8), "valid": (1, 1)}), config.grid, "prepared")"""

@@ -17,7 +17,8 @@ import torch
 from ..metrics import predict_labels
 from ..pictures import Picture, _index
 from ..scans.volumes import Grid, Volume
-from ..training.run import Keeper, Run, where
+from ..training.run import Run
+from ..training.trainer import Keeper, progress_text
 from .canvas import STYLE, VIEW, Painting, in_browser, missing, paint, png, row
 
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-008
@@ -141,14 +142,14 @@ class Monitor:
 
     def tell(self):
         "Say how far it is: one short message a second."
-        self.widgets.where.value, self.told = where(self.run), time.monotonic()
+        self.widgets.where.value, self.told = progress_text(self.run), time.monotonic()
 
     def wait(self, keep):
         "Stand still, with a checkpoint, until somebody goes on."
         with self.budget.spend(waiting=True):
             keep.save(self.run)
             if self.widgets: self.tell()
-            self.say(f"paused after {where(self.run)}; saved in {keep.folder.name}/")
+            self.say(f"paused after {progress_text(self.run)}; saved in {keep.folder.name}/")
             while self.paused and not self.stopping and not keep.button.pressed: time.sleep(0.05)
             self.say("")
 
@@ -220,7 +221,7 @@ class Panel:
     def update(self, over):
         "Show what the monitor has seen."
         run, frames = self.monitor.run, self.monitor.frames
-        self.where.value = ("over, after " if over else "") + where(run)
+        self.where.value = ("over, after " if over else "") + progress_text(run)
         self.curves.value = plot(run)._repr_png_()
         if frames and len(frames) - 1 > self.time.max or not self.picture.value and frames:
             follow = self.time.value == self.time.max
