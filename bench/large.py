@@ -56,7 +56,8 @@ def measure(size="trunk", rounds=2):
     "Both, in turn; the peak is the largest of all the commands."
     from cssgan.models import Networks
     from cssgan.scans.volumes import Grid
-    from cssgan.training.checkpoints import about_networks, save_checkpoint
+    from cssgan.training.checkpoints import save_checkpoint
+    from cssgan.training.schema import about_networks
     top = Path(tempfile.mkdtemp())
     try:
         write_trunk(scan := top / "scan.nii.gz", SHAPES[size])

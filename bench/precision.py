@@ -18,7 +18,7 @@ from cssgan.fast import networks
 from cssgan.guard import write_whole
 from cssgan.metrics import dice_of_segmentor
 from cssgan.training.baselines import in_place_of_joint
-from cssgan.training.run import fit
+from cssgan.training.trainer import fit
 from cssgan.training.schedule import preset
 
 

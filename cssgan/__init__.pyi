@@ -16,7 +16,7 @@ from .scans.files import read_volume as read_volume
 from .scans.files import write_label as write_label
 from .scans.files import write_volume as write_volume
 from .scans.volumes import Volume as Volume
-from .training.run import fit as fit
+from .training.trainer import fit as fit
 from .training.schedule import Phase as Phase
 from .training.schedule import preset as preset
 from .viewers.comparison import compare as compare

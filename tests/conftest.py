@@ -61,7 +61,8 @@ def checkpoint(tmp_path_factory):
     "A checkpoint's folder: tiny networks that learned nothing, on a tiny grid. Copy it before changing anything."
     from cssgan.models import Networks
     from cssgan.scans.volumes import Grid
-    from cssgan.training.checkpoints import about_networks, save_checkpoint
+    from cssgan.training.checkpoints import save_checkpoint
+    from cssgan.training.schema import about_networks
     nets, folder = Networks(width=4, patch_layers=1, seed=0), tmp_path_factory.mktemp("run") / "best"
     about = about_networks(nets, Grid((24, 24, 16), (7.0, 7.0, 8.0)), {"CT": (-1000.0, 1000.0), "MRI": (10.0, 600.0)})
     save_checkpoint(folder, nets, about, training={})

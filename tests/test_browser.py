@@ -187,7 +187,7 @@ WATCHED = """from dataclasses import replace
 from cssgan.data.cases import phantom_cases
 from cssgan.data.datasets import unpaired
 from cssgan.training.schedule import Phase, preset
-from cssgan.training.run import Stopped, fit
+from cssgan.training.trainer import Stopped, fit
 from cssgan.viewers.monitor import Monitor
 phases = Phase("segmentors", 24), Phase("generators", 10), Phase("joint", 50)
 config = replace(preset("smoke"), width=8, lr=2e-3, phases=phases)

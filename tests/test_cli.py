@@ -328,7 +328,7 @@ def test_other_errors_of_pytorch_keep_their_traceback(said):
 
 def test_interrupted_is_130_and_says_how_to_go_on(run, data, tmp_path, monkeypatch):
     def stop(*_, **__): raise KeyboardInterrupt
-    monkeypatch.setattr("cssgan.training.run.fit", stop)
+    monkeypatch.setattr("cssgan.training.trainer.fit", stop)
     status, out, err = run("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--quiet")
     assert status == 130 and err == f"cssgan_train: interrupted (go on with cssgan_train --resume {tmp_path / 'run'})\n"
 
@@ -533,7 +533,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_can_begin_again(run, 
         whole(path, content)
     monkeypatch.setattr(cli, "write_whole", dies)
     monkeypatch.setattr(cases, "write_whole", dies)
-    monkeypatch.setattr("cssgan.training.run.fit", lambda *_, **__: dies(None, None) if not left[0] else None)
+    monkeypatch.setattr("cssgan.training.trainer.fit", lambda *_, **__: dies(None, None) if not left[0] else None)
     with pytest.raises(Killed): run("cssgan_train", *words)
     assert len([p for p in (tmp_path / "run").glob("[!.]*")]) == writes
     monkeypatch.undo()
@@ -554,7 +554,7 @@ def test_two_commands_cannot_begin_in_one_folder(fails, data, tmp_path):
 
 
 def test_what_is_read_as_what_is_said_before_training(run, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("cssgan.training.run.fit", lambda *_, **__: None)
+    monkeypatch.setattr("cssgan.training.trainer.fit", lambda *_, **__: None)
     monkeypatch.setattr(cli, "tell", lambda *_: None)
     label = nib.load(data / "CT/phantom_00002_label.nii.gz")
     ml = (np.asarray(label.dataobj) == 1).sum() * abs(np.linalg.det(label.affine)) / 1000
@@ -575,7 +575,7 @@ def test_no_score_of_a_domain_without_labels(capsys, monkeypatch, nothing):
 
 
 def test_going_on_otherwise_is_refused(fails, run, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("cssgan.training.run.fit", lambda *_, **__: None)
+    monkeypatch.setattr("cssgan.training.trainer.fit", lambda *_, **__: None)
     monkeypatch.setattr(cli, "tell", lambda *_: None)
     assert run("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke")[0] == 0
     for words in (("--preset", "paper"), ("--seed", 4), ("--fraction-mri", 0.5), ("--data", "phantom-S1")): fails("cssgan_train", "--resume", tmp_path / "run", *words, says="was begun with")

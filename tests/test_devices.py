@@ -8,7 +8,8 @@ from cssgan import joint
 from cssgan.fast import step as fast
 from cssgan.models import Networks
 from cssgan.training.checkpoints import load_checkpoint
-from cssgan.training.run import resume_run, save_run, start, step, to_device, training_tensors
+from cssgan.training.run import start, step, to_device
+from cssgan.training.saving import resume_run, save_run, training_tensors
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 

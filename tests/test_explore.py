@@ -19,7 +19,7 @@ from cssgan.phantoms.scanners import phantom
 from cssgan.pictures import CUTS, LABEL_COLOURS
 from cssgan.scans.files import write_volume
 from cssgan.scans.volumes import PAPER_GRID, SMALL_GRID, Grid, Volume
-from cssgan.training.run import Stopped, fit
+from cssgan.training.trainer import Stopped, fit
 from cssgan.viewers import canvas, depth, monitor
 from cssgan.viewers.canvas import describe_voxel, paint_cut, place_in_cut, voxel_at
 from cssgan.viewers.comparison import compare, mixing_mask

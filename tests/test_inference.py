@@ -13,7 +13,7 @@ from cssgan.inference.apply import one_heart, prepare, segment, slide, translate
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import write_volume
 from cssgan.scans.volumes import Grid, Volume, heart_centre, to_grid
-from cssgan.training.checkpoints import CheckpointError
+from cssgan.training.schema import CheckpointError
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 HEART, RADII = np.array((10.0, 20.0, -5.0)), np.array((45.0, 35.0, 40.0))

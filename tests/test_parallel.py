@@ -22,7 +22,7 @@ from cssgan.fast.processes import ProcessError, launch
 from cssgan.guard import InputError
 from cssgan.training import run as training
 from cssgan.training.checkpoints import load_checkpoint
-from cssgan.training.run import Stopped, fit
+from cssgan.training.trainer import Stopped, fit
 
 PATIENCE = 120 # seconds
 

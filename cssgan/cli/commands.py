@@ -357,7 +357,7 @@ def train(
     "Train, or go on training."
     from cssgan.data.datasets import unpaired
     from cssgan.fast.processes import from_first, join, rank
-    from cssgan.training.run import fit
+    from cssgan.training.trainer import fit
     from cssgan.training.schedule import preset
     join()
     with ExitStack() as until:

@@ -26,7 +26,9 @@ import cssgan.losses
 import cssgan.models
 import cssgan.training.baselines
 import cssgan.training.run
+import cssgan.training.saving
 import cssgan.training.schedule
+import cssgan.training.trainer
 from ..data.cases import Case, find_cases, select, thin, with_splits
 from ..data.datasets import Samples, UnpairedData, fingerprint, unpaired
 from ..fast.networks import accelerate
@@ -37,7 +39,7 @@ from ..phantoms.scanners import phantom
 from ..scans.volumes import CT_WINDOW, MODALITIES, REGIONS, Volume, normalise
 from ..training.baselines import HalfAndHalf, in_place_of_joint, translate_offline
 from ..training.checkpoints import load_checkpoint
-from ..training.run import fit
+from ..training.trainer import fit
 from ..training.schedule import Config, preset
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-006
@@ -63,7 +65,8 @@ def count_updates(
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-011
 TRAINING_MODULES = (  # that decide what a stage becomes
     cssgan.models, cssgan.losses, cssgan.joint, cssgan.fast.layers, cssgan.fast.networks, cssgan.fast.step,
-    cssgan.training.schedule, cssgan.training.run, cssgan.training.baselines)
+    cssgan.training.schedule, cssgan.training.run, cssgan.training.saving, cssgan.training.trainer,
+    cssgan.training.baselines)
 
 @lru_cache
 def code_digest() -> str:  # hexadecimal digits

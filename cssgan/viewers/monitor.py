@@ -17,7 +17,8 @@ import torch
 from ..metrics import predict_labels
 from ..pictures import PANELS, Picture, _draw_curves, _panels, middle_voxel
 from ..scans.volumes import Grid, Volume
-from ..training.run import Keeper, Run, where
+from ..training.run import Run
+from ..training.trainer import Keeper, progress_text
 from cssgan.viewers.canvas import (
     STYLE,
     VIEW,
@@ -156,14 +157,14 @@ class Monitor:
 
     def report_progress(self):
         "Say how far it is: one short message a second."
-        self.widgets.where.value, self.reported_at = where(self.run), time.monotonic()
+        self.widgets.where.value, self.reported_at = progress_text(self.run), time.monotonic()
 
     def wait(self, keep):
         "Stand still, with a checkpoint, until the run is resumed."
         with self.budget.spend(waiting=True):
             keep.save(self.run)
             if self.widgets: self.report_progress()
-            self.report(f"paused after {where(self.run)}; saved in {keep.folder.name}/")
+            self.report(f"paused after {progress_text(self.run)}; saved in {keep.folder.name}/")
             while self.paused and not self.stopping and not keep.button.pressed: time.sleep(0.05)
             self.report("")
 
@@ -241,7 +242,7 @@ class Panel:
     def update(self, over):
         "Show what the monitor has seen."
         run, frames = self.monitor.run, self.monitor.frames
-        self.where.value = ("over, after " if over else "") + where(run)
+        self.where.value = ("over, after " if over else "") + progress_text(run)
         self.curves.value = plot_run(run)._repr_png_()
         if frames and len(frames) - 1 > self.time.max or not self.picture.value and frames:
             follow = self.time.value == self.time.max

@@ -24,8 +24,10 @@ from cssgan.models import Networks
 from cssgan.scans.dicom import read_dicom
 from cssgan.scans.files import read_volume
 from cssgan.scans.volumes import Grid
-from cssgan.training.checkpoints import about_networks, load_checkpoint, save_checkpoint
-from cssgan.training.run import fit, resume_run
+from cssgan.training.checkpoints import load_checkpoint, save_checkpoint
+from cssgan.training.schema import about_networks
+from cssgan.training.saving import resume_run
+from cssgan.training.trainer import fit
 
 N = int(os.environ.get("FUZZ", 400))
 fuzz = settings(max_examples=N, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)

@@ -46,7 +46,7 @@ def child_trains(folder):
     import children
     from tiny import noise
 
-    from cssgan.training.run import fit
+    from cssgan.training.trainer import fit
     fit(noise(), children.RUN, folder, resume=True, progress=False, save_every=0.0)
 
 
@@ -245,7 +245,8 @@ def repeat(quick):
     from cssgan.phantoms.scanners import phantom
     from cssgan.scans.files import write_label
     from cssgan.scans.volumes import Grid
-    from cssgan.training.checkpoints import about_networks, save_checkpoint
+    from cssgan.training.checkpoints import save_checkpoint
+    from cssgan.training.schema import about_networks
     warnings.simplefilter("ignore")
     grid, top = Grid((24, 24, 16), (7.0, 7.0, 8.0)), Path(tempfile.mkdtemp())
     save_checkpoint(top / "best", nets := Networks(width=4, patch_layers=1), about_networks(nets, grid, {"CT": (-1000.0, 1000.0), "MRI": (10.0, 600.0)}))
