@@ -80,6 +80,15 @@ def test_the_demo_is_quoted_as_it_is_kept():
         assert [float(o) for o in row.split("|")] == pytest.approx([*kept, *found["s_score"].values()], abs=0.0501)
 
 
+def test_the_method_page_shows_the_step_as_it_is():
+    import inspect
+
+    from cssgan.joint import joint_step
+    cells = json.loads((ROOT / "nbs/explanation/method.ipynb").read_text(encoding="utf-8"))["cells"]
+    shown = ["".join(o["data"]["text/markdown"]) for c in cells for o in c.get("outputs", []) if "data" in o]
+    assert f"```python\n{inspect.getsource(joint_step)}```" in shown, "run nbs/explanation/method.ipynb again"
+
+
 def copy_of_the_tree(folder):
     "What `make docs` needs, with the environment that is there already."
     names = ["Makefile", "settings.ini", "_quarto.yml", "nbs", "cssgan", "pyproject.toml", "constraints.txt"]
