@@ -8,7 +8,9 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 from cssgan.guard import InputError
-from cssgan.phantoms.scanners import TISSUES, anatomy_from_labels, draw_anatomy, phantom, render
+from cssgan.phantoms.anatomy import TISSUES
+from cssgan.phantoms.heart import anatomy_from_labels, draw_anatomy
+from cssgan.phantoms.scanners import phantom, render
 from cssgan.scans.volumes import SMALL_GRID, Grid
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
