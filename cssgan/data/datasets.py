@@ -35,7 +35,8 @@ import cssgan.scans.plausible
 import cssgan.scans.volumes
 from .cases import LARGEST_SEED, TABLES, Case, apply_table, phantom_seed, select
 from ..guard import InputError, brief, make_folder, read_bytes, regular_file, remove_orphans, warn, write_whole
-from ..phantoms.scanners import anatomy_from_labels, phantom, render
+from ..phantoms.heart import anatomy_from_labels
+from ..phantoms.scanners import phantom, render
 from ..scans.files import read_label, read_volume, write_label, write_volume
 from ..scans.plausible import doubts, marked, volumes_ml
 from cssgan.scans.volumes import (

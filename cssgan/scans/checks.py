@@ -130,6 +130,7 @@ def read_exactly(
     if len(content) != size: raise ValueError(f"it holds {len(content)} bytes, where its header promises {size}")
     return content
 
+# %% ../../nbs/01_scans/02_checks.ipynb #e953347c
 def unreadable(
     path,  # of the file
     format,  # NIfTI, say
