@@ -290,6 +290,7 @@ CURVES = {  # name in a run's history: its colour, its panel, other names that i
 }
 PANELS = {"generators": "generators' losses", "segmentors": "segmentors' losses",
           "discriminators": "discriminators' losses", "scores": "Dice, S-score, %"}
+LOSSES = [label for panel, label in PANELS.items() if panel != "scores"]
 OTHERS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#332288", "#555555"  # for anything else
 
 def _known(
@@ -301,12 +302,12 @@ def _known(
             return key
 
 # %% ../nbs/02_pictures.ipynb #5b175773
-def _begin_at_zero(ax, values):
-    "Let the vertical axis begin at 0; where that would flatten the curves, say that it does not."
+def _begin_at_zero(ax, values, always):
+    "Let the vertical axis begin at 0; where that would flatten the curves, say that it does not (`always`: flatten)."
     values = np.concatenate([np.ravel(v) for v in values] or [[]])
     values = values[np.isfinite(values)]
     if not len(values) or values.min() < 0: return
-    if values.min() <= 0.5 * values.max(): ax.set_ylim(bottom=0)
+    if always or values.min() <= 0.5 * values.max(): ax.set_ylim(bottom=0)
     else: ax.set_ylabel(f"{ax.get_ylabel()}\n(axis does not begin at 0)".lstrip("\n"))
 
 def _draw_curves(
@@ -315,6 +316,7 @@ def _draw_curves(
     xlabel,  # below
     ylabel,  # at the left
     letters=100,  # that fit above the panel, beside each other
+    limits=None,  # of the vertical axis
 ):
     "The curves of one panel, their names above it."
     free, used = cycle(OTHERS), []
@@ -325,7 +327,8 @@ def _draw_curves(
         ax.plot(np.arange(1, len(values) + 1), values, line, color=colour, label=literal_text(name), linewidth=1.4,
                 marker="o" if len(values) < 30 else None, markersize=3)
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    _begin_at_zero(ax, curves.values())
+    if limits: ax.set_ylim(limits)
+    else: _begin_at_zero(ax, curves.values(), always=ylabel in LOSSES)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)

@@ -330,7 +330,7 @@ def _build_comparison(self):
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-042
 def _change(self, **what):
-    "Look otherwise."
+    "Change the view, the cut, the border or the place, and draw again."
     for name, value in what.items(): setattr(self, name, value)
     axis = CUTS[self.cut][0]
     self.slice.max, self.slice.value = max(self.slice.value, self.real.shape[axis] - 1), int(self.index[axis])
