@@ -91,7 +91,7 @@ browser: $(READY)
 	$(RUN) -m pytest -n 2 --dist load --durations=16 tests/test_browser.py
 
 lint: $(READY)
-	$(BIN)/ruff check nbs tests bench tools cssgan
+	$(BIN)/ruff check --output-format=concise nbs tests bench tools cssgan
 
 # The oldest Python and the lowest versions, kept apart from .venv. What is left out takes many minutes, needs a browser
 # or a network, or does not depend on them.

@@ -80,7 +80,10 @@ SMOKE = textwrap.dedent('''
     import importlib, pkgutil, sys
     import cssgan
     assert "site-packages" in cssgan.__file__, cssgan.__file__
-    for m in pkgutil.iter_modules(cssgan.__path__): importlib.import_module(f"cssgan.{m.name}")
+    modules = [m.name for m in pkgutil.walk_packages(cssgan.__path__, "cssgan.")]
+    assert {"cssgan.joint", "cssgan.viewers.explorer", "cssgan.experiments.sweeps"} <= set(modules)
+    for name in modules: importlib.import_module(name)
+    for name in dir(cssgan): getattr(cssgan, name)
     import torch
     from cssgan.models import Segmentor
     from cssgan.phantoms.scanners import phantom
