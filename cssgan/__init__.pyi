@@ -3,7 +3,8 @@ from .scans.files import read_label as read_label, read_volume as read_volume, w
 from .pictures import plot_curves as plot_curves, show_translation as show_translation, show_volume as show_volume, show_volumes as show_volumes
 from .phantoms.scanners import phantom as phantom
 from .data.cases import find_cases as find_cases, phantom_cases as phantom_cases
-from .data.datasets import load_case as load_case, unpaired as unpaired
+from .data.prepared import load_case as load_case
+from .data.datasets import unpaired as unpaired
 from .metrics import dice_scores as dice_scores, s_score as s_score
 from .models import Networks as Networks
 from .training.schedule import preset as preset
