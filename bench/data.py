@@ -11,7 +11,8 @@ GOAL = .03 # of a step, for reading a pair
 def pairs(size, n, cache):
     "Training data of n phantoms of each modality."
     from cssgan.data.cases import phantom_cases
-    from cssgan.data.datasets import Samples, UnpairedData
+    from cssgan.data.datasets import UnpairedData
+    from cssgan.data.prepared import Samples
     from cssgan.scans.volumes import PAPER_GRID, SMALL_GRID, Grid
     grid = {"paper": PAPER_GRID, "small": SMALL_GRID}.get(size) or Grid(GRIDS[size], (7., 7., 8.))
     cases = phantom_cases({"train": (n, n)})

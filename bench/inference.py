@@ -16,7 +16,7 @@ def measure(kind, # "Generator" or "Segmentor"
     "Times and seams of one network in this process."
     import cssgan.models
     from cssgan.fast.networks import accelerate
-    from cssgan.inference.apply import slide
+    from cssgan.inference.windows import sliding_window
     from cssgan.phantoms.scanners import phantom
     from cssgan.scans.volumes import PAPER_GRID, Grid, normalise
     from cssgan.training.run import keep_freed_memory

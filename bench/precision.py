@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from cssgan.data.cases import phantom_cases, select, thin
-from cssgan.data.datasets import Samples, unpaired
+from cssgan.data.cases import phantom_cases
+from cssgan.data.datasets import unpaired
+from cssgan.data.prepared import Samples
+from cssgan.data.splits import select, thin
 from cssgan.fast import networks
 from cssgan.guard import write_whole
 from cssgan.metrics import dice_of_segmentor

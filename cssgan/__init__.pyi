@@ -1,6 +1,6 @@
 from .data.cases import find_cases as find_cases
 from .data.cases import phantom_cases as phantom_cases
-from .data.datasets import load_case as load_case
+from .data.prepared import load_case as load_case
 from .data.datasets import unpaired as unpaired
 from .inference.apply import segment as segment
 from .inference.apply import translate as translate

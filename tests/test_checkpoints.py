@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import cssgan
-from cssgan.data import datasets
+from cssgan.data import prepared
 from cssgan.guard import InputError
 from cssgan.models import Networks
 from cssgan.scans.volumes import Grid
@@ -110,7 +110,7 @@ def test_killed_between_two_writes_keeps_the_old_checkpoint(copy, monkeypatch, s
     def write(path, content):
         if len(writes) == survives: raise KeyboardInterrupt
         writes.append(path)
-        datasets.write_whole(path, content)
+        prepared.write_whole(path, content)
     monkeypatch.setattr(checkpoints, "write_whole", write)
     new = Networks(4, 1, seed=9)
     with pytest.raises(KeyboardInterrupt): save_checkpoint(copy, new, about_of(new), {"rng": torch.ones(3)})

@@ -18,7 +18,8 @@ from conftest import ROOT
 from tiny import SHORT, TINY, noise
 
 from cssgan.data.cases import from_folder
-from cssgan.data.datasets import unpaired, write_phantoms
+from cssgan.data.datasets import unpaired
+from cssgan.data.writing import write_phantoms
 from cssgan.guard import InputError, InputWarning
 from cssgan.training import run as training
 from cssgan.training.checkpoints import load_checkpoint

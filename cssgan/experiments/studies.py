@@ -29,8 +29,10 @@ import cssgan.training.run
 import cssgan.training.saving
 import cssgan.training.schedule
 import cssgan.training.trainer
-from ..data.cases import Case, find_cases, select, thin, with_splits
-from ..data.datasets import Samples, UnpairedData, fingerprint, unpaired
+from ..data.cases import Case, find_cases
+from ..data.datasets import UnpairedData, unpaired
+from ..data.prepared import Samples, fingerprint
+from ..data.splits import select, thin, with_splits
 from ..fast.networks import accelerate
 from ..guard import InputError, held, make_folder, read_json, write_whole
 from ..metrics import dice_of_segmentor, distortion, s_score, translation_error
@@ -39,8 +41,8 @@ from ..phantoms.scanners import phantom
 from ..scans.volumes import CT_WINDOW, MODALITIES, REGIONS, Volume, normalise
 from ..training.baselines import HalfAndHalf, in_place_of_joint, translate_offline
 from ..training.checkpoints import load_checkpoint
-from ..training.trainer import fit
 from ..training.schedule import Config, preset
+from ..training.trainer import fit
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-006
 @dataclass

@@ -56,8 +56,9 @@ def child_trains(folder):
 def child_caches(data, cache):
     from tiny import TINY
 
-    from cssgan.data.cases import from_folder, with_splits
+    from cssgan.data.cases import from_folder
     from cssgan.data.datasets import unpaired
+    from cssgan.data.splits import with_splits
     unpaired(with_splits(from_folder(data)), TINY, cache).prepare()
 
 
@@ -308,7 +309,7 @@ def timed(action):
 def write_data(folder):
     from tiny import TINY
 
-    from cssgan.data.datasets import write_phantoms
+    from cssgan.data.writing import write_phantoms
     write_phantoms(folder, 6, grid=TINY)
 
 
