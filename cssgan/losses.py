@@ -37,7 +37,7 @@ def cycle_loss(
 # %% ../nbs/05_method/02_losses.ipynb #cell-022
 def shape_loss(
     logits: torch.Tensor,  # a segmentor's scores [N, classes, X, Y, Z]
-    labels: torch.Tensor,  # integers [N, X, Y, Z]; 255 where nobody annotated
+    labels: torch.Tensor,  # integers [N, X, Y, Z]; 255 where unannotated
 ) -> torch.Tensor:  # scalar; a volume in which nothing is annotated counts as 0
     "Cross-entropy, mean over each volume's annotated voxels (section 3.4), then over the volumes."
     annotated = (labels != IGNORE).flatten(1).sum(1).clamp(min=1)

@@ -139,7 +139,7 @@ class PatchDiscriminator(nn.Module):
 def patch_size(
     discriminator: PatchDiscriminator,  # whose patches?
 ) -> int:  # voxels along a side
-    "How many voxels along a side one score has seen."
+    "The receptive field: how many voxels along a side one score has seen."
     size = 1
     for layer in reversed(list(discriminator.net)):
         if isinstance(layer, nn.Conv3d): size = (size - 1) * layer.stride[0] + layer.kernel_size[0]
