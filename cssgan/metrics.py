@@ -7,18 +7,29 @@ __all__ = ['dice_scores', 'surface_distances', 'predict_labels', 'dice_of_segmen
            'find_displacement', 'distortion', 'gap_reduction']
 
 # %% ../nbs/05_method/05_metrics.ipynb #cell-002
+import warnings
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 
 from .models import Segmentor
 from .scans.volumes import IGNORE, REGIONS
 
+# %% ../nbs/05_method/05_metrics.ipynb #3f8a61cd
+@contextmanager
+def without_monai_warnings():
+    "Within, or in a function that it decorates, MONAI's own warnings are not shown."
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="monai")
+        yield
+
 # %% ../nbs/05_method/05_metrics.ipynb #cell-008
 def one_hot(
     labels: torch.Tensor,  # integers [N, X, Y, Z]
     truth: torch.Tensor,  # the annotation [N, X, Y, Z]; decides what is ignored
 ) -> torch.Tensor:  # zeros and ones [N, classes, X, Y, Z]
-    "One channel a class; voxels that nobody annotated become background on both sides."
+    "One channel a class; unannotated voxels become background on both sides."
     labels = torch.where(truth == IGNORE, 0, labels)
     return F.one_hot(labels.long(), len(REGIONS)).movedim(-1, 1)
 
@@ -32,11 +43,12 @@ def dice_scores(
     return 100 * compute_dice(one_hot(predicted, truth), one_hot(truth, truth), include_background=False)
 
 # %% ../nbs/05_method/05_metrics.ipynb #cell-017
+@without_monai_warnings()
 def surface_distances(
     predicted: torch.Tensor,  # integers [N, X, Y, Z]
     truth: torch.Tensor,  # integers [N, X, Y, Z]; 255 is ignored
     spacing: tuple,  # mm along x, y, z
-) -> dict:  # "HD95", "ASSD": mm [N, regions]; nan or inf where a region is missing
+) -> dict[str, torch.Tensor]:  # "HD95", "ASSD": mm [N, regions]; nan or inf where a region is missing
     "Distances between the surfaces of every region."
     from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
     pair = one_hot(predicted, truth), one_hot(truth, truth)
@@ -68,11 +80,11 @@ def dice_of_segmentor(
 @torch.no_grad()
 def s_score(
     generator,  # G_B for A → B: volumes in, volumes out
-    judge: Segmentor,  # trained on real volumes of the target modality only
+    evaluator: Segmentor,  # trained on real volumes of the target modality only
     samples,  # (volume [1, X, Y, Z], labels [X, Y, Z], ...) of the source modality
 ) -> torch.Tensor:  # percent [regions]
     "Dice of a real-data segmentor on translations, against the labels of their sources."
-    return dice_of_segmentor(judge, samples, translate=generator)
+    return dice_of_segmentor(evaluator, samples, translate=generator)
 
 # %% ../nbs/05_method/05_metrics.ipynb #cell-032
 def translation_error(
@@ -83,6 +95,7 @@ def translation_error(
     return F.l1_loss(fake, true).item()
 
 # %% ../nbs/05_method/05_metrics.ipynb #cell-034
+@without_monai_warnings()
 def find_displacement(
     moved: torch.Tensor,  # [1, 1, X, Y, Z]
     still: torch.Tensor,  # [1, 1, X, Y, Z]
@@ -93,12 +106,15 @@ def find_displacement(
     from monai.losses import BendingEnergyLoss, LocalNormalizedCrossCorrelationLoss
     from monai.networks.blocks import Warp
     similar, bending, warp = LocalNormalizedCrossCorrelationLoss(kernel_size=7), BendingEnergyLoss(), Warp()
-    field = torch.zeros(1, 3, *[max(-(-n // coarse), 5) for n in still.shape[2:]], device=still.device, requires_grad=True)
+    points = [max(-(-n // coarse), 5) for n in still.shape[2:]]
+    field = torch.zeros(1, 3, *points, device=still.device, requires_grad=True)
     search = torch.optim.Adam([field], lr=0.2)
-    full = lambda: F.interpolate(field, still.shape[2:], mode="trilinear", align_corners=True)
+    def full(): return F.interpolate(field, still.shape[2:], mode="trilinear", align_corners=True)
     for _ in range(steps):
         loss = similar(warp(moved, full()), still) + 0.1 * bending(field)
-        search.zero_grad(); loss.backward(); search.step()
+        search.zero_grad()
+        loss.backward()
+        search.step()
     return full().detach()
 
 # %% ../nbs/05_method/05_metrics.ipynb #cell-035
@@ -109,8 +125,8 @@ def distortion(
     spacing: tuple,  # mm along x, y, z
 ) -> float:  # mm
     "How far the translation moved the anatomy (section 3.2), on average over `where`."
-    mm = find_displacement(fake.float(), true.float()) * torch.as_tensor(spacing, device=true.device).view(1, 3, 1, 1, 1)
-    return mm.norm(dim=1)[where].mean().item()
+    sizes = torch.as_tensor(spacing, device=true.device).view(1, 3, 1, 1, 1)
+    return (find_displacement(fake.float(), true.float()) * sizes).norm(dim=1)[where].mean().item()
 
 # %% ../nbs/05_method/05_metrics.ipynb #cell-040
 def gap_reduction(

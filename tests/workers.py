@@ -41,9 +41,16 @@ def follows(folder):
     saving.save_checkpoint = lambda place, *rest: (written.append(str(place)), save(place, *rest))
     run = alike(folder / "run", 1)
     rank = parallel.rank()
-    report = {"written": written, "processes": parallel.processes(), "gathered": parallel.gather(torch.full((1, 2), float(rank))).tolist(),
-            "share": parallel.part_of_this_process(torch.arange(4)).tolist(), "agree": [parallel.any_process(rank == 1), parallel.any_process(False), parallel.any_process(True)],
-            "first": parallel.from_first(lambda: f"rank {rank}"), "history": run.history, "phase": run.phase}
+    report = {
+        "written": written,
+        "processes": parallel.processes(),
+        "gathered": parallel.gather(torch.full((1, 2), float(rank))).tolist(),
+        "share": parallel.part_of_this_process(torch.arange(4)).tolist(),
+        "agree": [parallel.any_process(rank == 1), parallel.any_process(False), parallel.any_process(True)],
+        "first": parallel.from_first(lambda: f"rank {rank}"),
+        "history": run.history,
+        "phase": run.phase,
+    }
     mean = [torch.tensor([float(rank), 4.0]), torch.tensor(float(rank))]
     parallel.average(mean)
     (folder / f"{rank}.json").write_text(json.dumps(report | {"mean": [m.tolist() for m in mean]}))
