@@ -120,7 +120,7 @@ def test_every_parameter_is_explained(name):
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda path: path.stem)
 def test_grid_is_one_that_a_sweep_takes(grid):
-    from cssgan.experiments.sweeps import read_grid
+    from cssgan.experiments.grids import read_grid
     command = f"cssgan_sweep results/{grid.name} --collect results/{grid.stem}.json"
     assert read_grid(grid).runs and command in grid.read_text()
 

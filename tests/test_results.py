@@ -31,7 +31,7 @@ def test_no_common_seed_is_said():
 
 
 def test_the_interval_is_students():
-    centre, low, high = paired_difference([3., 1., 2., 4.], [0., 0., 0., 0.])
+    centre, low, high, _ = paired_difference([3., 1., 2., 4.], [0., 0., 0., 0.])
     assert (centre == 2.5 and math.isclose(high - centre, 3.18245 * 1.29099 / 2, rel_tol=1e-4)
             and math.isclose(centre - low, high - centre))
 

@@ -15,8 +15,9 @@ from dask import config
 
 from cssgan.cli import commands as cli
 from cssgan.experiments import runs, sweeps
+from cssgan.experiments.grids import read_grid, run_name
 from cssgan.experiments.runs import RunError, record_of
-from cssgan.experiments.sweeps import collect, read_grid, run_name, write_rows
+from cssgan.experiments.sweeps import collect, write_rows
 
 PATIENCE = 300 # seconds that a busy machine may take for what takes a few
 CELLS = (

@@ -48,7 +48,8 @@ def sweep_grid(
     "Sweep, collect, and complain of what is not done."
     import shlex
 
-    from cssgan.experiments.sweeps import collected, read_grid, sweep, write_rows
+    from cssgan.experiments.sweeps import collected, sweep, write_rows
+    from cssgan.experiments.grids import read_grid
     def place_for_rows():
         free_place(make_folder(Path(args.collect).parent) / Path(args.collect).name, collected, args.force, [args.grid])
     if args.collect and read_grid(args.grid): place_for_rows()

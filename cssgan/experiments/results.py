@@ -24,7 +24,6 @@ class Collected(msgspec.Struct):
     made_by: list[dict[str, Any]]  # versions, commits and machines
     rows: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]  # the records
 
-# %% ../../nbs/10_experiments/01_results.ipynb #7b20c4e9
 OLD_NAMES = {"way": "direction"}  # a column of files that older versions wrote: its name today
 
 # %% ../../nbs/10_experiments/01_results.ipynb #1028e12f
@@ -76,31 +75,24 @@ def table(
     return cells.unstack(columns, sort=False)
 
 # %% ../../nbs/10_experiments/01_results.ipynb #cell-017
-class Interval(NamedTuple):
-    "A mean difference, and its 95 % interval (nan for a single pair)."
-    difference: float
-    low: float
+class Comparison(NamedTuple):
+    "How much better one method is than another."
+    difference: float  # its mean over the pairs
+    low: float  # of the 95 % interval; nan for a single pair
     high: float
+    pairs: int  # how many
 
 def paired_difference(
     ours,  # one per seed
     other,  # one per seed, in the same order
-) -> Interval:
+) -> Comparison:
     "How much better, pair by pair."
     from scipy.stats import t
     differences = [a - b for a, b in zip(ours, other, strict=True)]
     centre, spread = mean_sd(differences)
     n = len(differences)
     half = float(t.ppf(.975, n - 1)) * spread / n ** .5 if n > 1 else float("nan")
-    return Interval(centre, centre - half, centre + half)
-
-# %% ../../nbs/10_experiments/01_results.ipynb #e5b7d218
-class Comparison(NamedTuple):
-    "How much better one method is than another."
-    difference: float  # its mean over the pairs
-    low: float  # of the 95 % interval
-    high: float
-    pairs: int  # how many
+    return Comparison(centre, centre - half, centre + half, n)
 
 # %% ../../nbs/10_experiments/01_results.ipynb #cell-019
 def compare_methods(
@@ -116,12 +108,7 @@ def compare_methods(
     if both.empty:
         raise InputError(f"no {' and '.join(by)} has been run with both {ours!r} and {other!r}; run the missing ones")
     found = paired_difference(sides[0].loc[both], sides[1].loc[both])
-    return Comparison(*(round(number, 4) for number in found), len(both))
-
-# %% ../../nbs/10_experiments/01_results.ipynb #cell-023
-METHOD_COLOURS = {  # the same in every figure
-    "Baseline (R)": "#7a7a7a", "Baseline (R+R)": "#7a7a7a", "ADA (R+S)": "#e69f00", "Baseline (R+S)": "#e69f00",
-    "Ours (R+S)": "#0072b2", "ours": "#0072b2", "ours, no shape loss": "#56b4e9", "original CycleGAN": "#d55e00"}
+    return Comparison(*(round(number, 4) for number in found))
 
 # %% ../../nbs/10_experiments/01_results.ipynb #90e1f6bd
 def seeds_shown(
@@ -132,6 +119,10 @@ def seeds_shown(
     return f"points: {seeds} seeds\nlines: their mean" if seeds > 1 else "one seed"
 
 # %% ../../nbs/10_experiments/01_results.ipynb #c848df78
+METHOD_COLOURS = {  # the same in every figure
+    "Baseline (R)": "#7a7a7a", "Baseline (R+R)": "#7a7a7a", "ADA (R+S)": "#e69f00", "Baseline (R+S)": "#e69f00",
+    "Ours (R+S)": "#0072b2", "ours": "#0072b2", "ours, no shape loss": "#56b4e9", "original CycleGAN": "#d55e00"}
+
 def plot_shares(
     frame,  # of records with a column "method"
     x: str,  # the column along the axis, a share from 0 to 1

@@ -273,7 +273,6 @@ def start(
     print(json.dumps(job), file=process.stdin, flush=True)
     return process
 
-# %% ../../nbs/10_experiments/02_runs.ipynb #d3a9e870
 def ended(
     process: subprocess.Popen,  # of a run, over
     folder: Path,  # of the run
