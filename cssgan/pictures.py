@@ -332,7 +332,8 @@ def _draw_curves(
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
-    columns = max(1, letters // (5 + max((len(str(name)) for name in curves), default=1)))
+    lengths = [5 + len(str(name)) for name in curves] or [1]
+    columns = len(curves) if sum(lengths) <= letters else max(1, letters // max(lengths))
     if curves: ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=columns, frameon=False, fontsize=9,
                          handlelength=1.4, columnspacing=1.2, borderaxespad=0.2)
 
