@@ -103,14 +103,13 @@ def load_case(
     return normalise(placed)
 
 # %% ../../nbs/04_data/03_prepared.ipynb #cell-011
-# modules that read, judge, resample scans
 # the modules that read, resample and judge scans, and those that draw phantoms
 SOURCES = (cssgan.scans.dicom, cssgan.scans.files, cssgan.scans.volumes, cssgan.scans.plausible,
            cssgan.phantoms.anatomy, cssgan.phantoms.chest, cssgan.phantoms.heart, cssgan.phantoms.scanners)
 
 @lru_cache
 def code_digest() -> str:  # hexadecimal digits
-    "A name for their code, read once."
+    "A name for the code of these modules, read once."
     return hashlib.sha256(b"".join(Path(m.__file__).read_bytes() for m in SOURCES)).hexdigest()
 
 def scan_files(
@@ -191,7 +190,7 @@ def write_prepared(
 def read_prepared(
     file: Path,  # in the cache
     grid: Grid,  # that the case was prepared for
-) -> tuple:  # (tensors, name of the content)
+) -> tuple:  # the tensors; the name of the content
     "A prepared case; ValueError for what a prepared case cannot be."
     with safe_open(regular_file(file), "pt") as f:
         tensors = {name: f.get_tensor(name) for name in f.keys()}

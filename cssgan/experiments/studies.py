@@ -31,9 +31,9 @@ import cssgan.training.baselines
 import cssgan.training.run
 import cssgan.training.schedule
 from ..data.cases import Case, find_cases
-from ..data.splits import select, thin, with_splits
 from ..data.datasets import UnpairedData, unpaired
 from ..data.prepared import Samples, fingerprint
+from ..data.splits import select, thin, with_splits
 from ..fast.networks import accelerate
 from ..guard import InputError, held, make_folder, read_json, write_whole
 from ..metrics import dice_of_segmentor, distortion, s_score, translation_error
