@@ -20,7 +20,7 @@ from ..guard import LONGEST, InputWarning, brief, printable, termination_interru
 
 # %% ../../nbs/11_cli/01_parsing.ipynb #cell-009
 EXPECTED_ERRORS = ValueError, OSError, FloatingPointError, MemoryError  # InputError and CheckpointError are ValueErrors
-# how PyTorch's RuntimeErrors say it
+# in PyTorch's RuntimeErrors
 MEMORY_MESSAGES = "out of memory", "enough memory", "allocate memory", "ALLOC_FAILED"
 
 def print_line(
@@ -35,7 +35,7 @@ def print_error(
     what: str,  # any text
     status: int = 1,  # the exit status
 ) -> int:  # the same
-    "Say on stderr, in one line, what is wrong."
+    "Print on stderr, in one line, what is wrong."
     print(f"{name}: {brief(what, LONGEST)}", file=sys.stderr)
     return status
 
@@ -44,11 +44,11 @@ def print_error(
 def own_warnings_only(
     name: str,  # of the command
 ):
-    "Within, an `InputWarning` is one line on stderr, said once; no other warning is told."
-    said = set()
+    "Within, each `InputWarning` is printed once, as one line on stderr; other warnings are not."
+    printed = set()
     def show(message, category, *_):
-        if issubclass(category, InputWarning) and str(message) not in said: print_error(name, f"warning: {message}")
-        said.add(str(message))
+        if issubclass(category, InputWarning) and str(message) not in printed: print_error(name, f"warning: {message}")
+        printed.add(str(message))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", InputWarning)
@@ -60,8 +60,8 @@ def attempt(
     name: str,  # of the command
     job,  # a function without arguments
     advice: str = "",  # for who interrupts it
-) -> int:  # exit status: 0 done, 1 foreseen error, 130 interrupted
-    "Do a job, and say in one line why not."
+) -> int:  # exit status: 0 done, 1 expected error, 130 interrupted
+    "Do a job; an error that can be expected becomes one line on stderr, and an exit status."
     try:
         with own_warnings_only(name), termination_interrupts(): job()
         return 0
@@ -75,7 +75,7 @@ def attempt(
 
 # %% ../../nbs/11_cli/01_parsing.ipynb #cell-017
 class Parser(argparse.ArgumentParser):
-    "argparse, with complaints of one line."
+    "argparse, with errors of one line."
     def error(self, message): self.exit(2, f"{self.prog}: {brief(message, LONGEST - 30)} (see {self.prog} --help)\n")
 
 def parser(
@@ -96,7 +96,7 @@ def argument_error(
     word: str,  # as it was typed
     why: str,  # it cannot be used, and what can
 ) -> argparse.ArgumentTypeError:  # to raise
-    "A word that is no such thing."
+    "The error of a word that does not fit an option."
     return argparse.ArgumentTypeError(f"{brief(word)!r} {why}")
 
 def number_between(
@@ -130,7 +130,7 @@ def choice(
     def convert(word):
         near = get_close_matches(word[:100].lower(), names, 1)
         if word not in names:
-            raise argument_error(word, f"is unknown; known are {', '.join(names)}" + "".join(f": did you mean {n}?"
-                                                                                             for n in near))
+            hint = "".join(f": did you mean {name}?" for name in near)
+            raise argument_error(word, f"is unknown; known are {', '.join(names)}{hint}")
         return word
     return convert

@@ -14,6 +14,7 @@ from ..guard import free_place
 
 # %% ../../nbs/11_cli/02_phantoms.ipynb #cell-021
 def phantom_parser() -> Parser:
+    "The options of `cssgan_phantom`."
     new = parser("cssgan_phantom", PHANTOM_WHAT, PHANTOM_EXAMPLES)
     where = new.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", type=path_name, metavar="DIR",
@@ -47,8 +48,8 @@ PHANTOM_EXAMPLES = """  cssgan_phantom --out phantoms --n 4 --grid small
 # %% ../../nbs/11_cli/02_phantoms.ipynb #cell-023
 def asked_paths(
     args: argparse.Namespace,  # from `phantom_parser`
-) -> list:  # of paths
-    "Where the phantoms will be."
+) -> list:  # of Path
+    "Which files will be written."
     from cssgan.data.writing import heart_paths, phantom_paths, sample_paths
     if args.samples: return sample_paths(args.samples)
     if args.labels: return heart_paths(args.labels, args.out, args.modality)
@@ -72,8 +73,8 @@ def make_phantoms(
 
 # %% ../../nbs/11_cli/02_phantoms.ipynb #946f1d6b
 def phantom_main(
-    argv: list|None = None,  # words after the command; None: what was typed
+    argv: list[str]|None = None,  # words after the command; None: what was typed
 ) -> int:  # exit status
-    "`cssgan_phantom`"
+    "Run `cssgan_phantom`."
     args = phantom_parser().parse_args(argv)
     return attempt("cssgan_phantom", lambda: make_phantoms(args))

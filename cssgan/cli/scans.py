@@ -21,7 +21,7 @@ def scan_parser(
     option: str,  # the one that names a modality
     meaning: str,  # of that option
 ) -> Parser:
-    "What translating and segmenting have in common."
+    "The options that translating and segmenting have in common."
     new = parser(name, what, examples)
     new.add_argument("scan", type=path_name, metavar="SCAN",
                      help="a .nii or .nii.gz file, or a folder with the slices of one DICOM series; a CT in HU")
@@ -66,9 +66,9 @@ def translate_scan(
 
 # %% ../../nbs/11_cli/04_scans.ipynb #c82290d7
 def translate_main(
-    argv: list|None = None,  # words after the command; None: what was typed
+    argv: list[str]|None = None,  # words after the command; None: what was typed
 ) -> int:  # exit status
-    "`cssgan_translate`"
+    "Run `cssgan_translate`."
     args = scan_parser("cssgan_translate", TRANSLATE_WHAT, TRANSLATE_EXAMPLES, "--to",
                        "the modality to make: MRI from a CT, CT from an MRI").parse_args(argv)
     return attempt("cssgan_translate", lambda: translate_scan(args))
@@ -97,9 +97,9 @@ def segment_scan(
 
 # %% ../../nbs/11_cli/04_scans.ipynb #cell-055
 def segment_main(
-    argv: list|None = None,  # words after the command; None: what was typed
+    argv: list[str]|None = None,  # words after the command; None: what was typed
 ) -> int:  # exit status
-    "`cssgan_segment`"
+    "Run `cssgan_segment`."
     args = scan_parser("cssgan_segment", SEGMENT_WHAT, SEGMENT_EXAMPLES, "--modality",
                        "what the scan is").parse_args(argv)
     return attempt("cssgan_segment", lambda: segment_scan(args))

@@ -15,6 +15,7 @@ from ..guard import free_place, make_folder
 
 # %% ../../nbs/11_cli/05_sweeps.ipynb #cell-064
 def sweep_parser() -> Parser:
+    "The options of `cssgan_sweep`."
     new = parser("cssgan_sweep", SWEEP_WHAT, SWEEP_EXAMPLES)
     new.add_argument("grid", type=path_name, metavar="GRID",
                      help="a YAML file with notebook:, parameters: (name: value), grid: (name: [values]) and out: "
@@ -33,7 +34,7 @@ def sweep_parser() -> Parser:
 
 SWEEP_WHAT = """Run a notebook for every point of a grid of parameters, each in a folder of its own.
 What is done already is not done twice; what failed says why. Ctrl-C (or SIGTERM) lets
-running notebooks finish their step and save; the same command goes on. Two sweeps may
+running notebooks finish their update and save; the same command goes on. Two sweeps may
 work on one folder. Needs pip install 'cssgan[experiments]'."""
 
 SWEEP_EXAMPLES = """  cssgan_sweep grid.yaml
@@ -43,20 +44,20 @@ SWEEP_EXAMPLES = """  cssgan_sweep grid.yaml
 # %% ../../nbs/11_cli/05_sweeps.ipynb #cell-065
 def sweep_grid(
     args: argparse.Namespace,  # from `sweep_parser`
-    typed: list,  # words after the command
+    typed: list[str],  # words after the command
 ):
-    "Sweep, collect, and complain of what is not done."
+    "Sweep, collect, and report what is not done."
     import shlex
 
     from cssgan.experiments.sweeps import collected, sweep, write_rows
     from cssgan.experiments.grids import read_grid
-    def place_for_rows():
+    def check_rows_path():
         free_place(make_folder(Path(args.collect).parent) / Path(args.collect).name, collected, args.force, [args.grid])
-    if args.collect and read_grid(args.grid): place_for_rows()
+    if args.collect and read_grid(args.grid): check_rows_path()
     outcome = sweep(args.grid, args.workers, args.scheduler, args.again)
     done = len(outcome.names("done"))
     if args.collect and done:
-        place_for_rows()
+        check_rows_path()
         write_rows(outcome.out, args.collect,
                    shlex.join(["cssgan_sweep", *(word for word in typed if word != "--force")]))
     if done < len(outcome.ends):
@@ -65,9 +66,9 @@ def sweep_grid(
 
 # %% ../../nbs/11_cli/05_sweeps.ipynb #949e7b46
 def sweep_main(
-    argv: list|None = None,  # words after the command; None: what was typed
+    argv: list[str]|None = None,  # words after the command; None: what was typed
 ) -> int:  # exit status
-    "`cssgan_sweep`"
+    "Run `cssgan_sweep`."
     args = sweep_parser().parse_args(argv)
     return attempt("cssgan_sweep", lambda: sweep_grid(args, sys.argv[1:] if argv is None else argv),
                    f"(go on with cssgan_sweep {args.grid})")

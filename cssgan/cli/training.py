@@ -22,6 +22,7 @@ from ..guard import InputError, brief, check_folder, free_place, held, make_fold
 
 # %% ../../nbs/11_cli/03_training.ipynb #cell-030
 def train_parser() -> Parser:
+    "The options of `cssgan_train`."
     new = parser("cssgan_train", TRAIN_WHAT, TRAIN_EXAMPLES)
     new.add_argument("--data", type=path_name, metavar="DATA",
                      help="a folder with CT/ and MRI/ (NAME_image.nii.gz, NAME_label.nii.gz), the folder of MM-WHS "
@@ -45,7 +46,7 @@ def train_parser() -> Parser:
     new.add_argument("--devices", type=number_between(1, 64, int), default=1, metavar="N",
                      help="processes that train together on this machine, one per GPU, 1 to 64 (default: 1); under "
                           "torchrun or srun leave it out")
-    new.add_argument("--quiet", action="store_true", help="no progress bars, and only the result is said")
+    new.add_argument("--quiet", action="store_true", help="no progress bars, and only the result is printed")
     return new
 
 MIN_FRACTION = 0.0001
@@ -53,7 +54,7 @@ MIN_FRACTION = 0.0001
 TRAIN_WHAT = """Train the six networks on CT and MRI that were never paired, each with labels:
 two that translate (CT to MRI, MRI to CT), two that tell real from synthetic, two that
 segment. The result is a folder that cssgan_translate and cssgan_segment use.
-Ctrl-C (or SIGTERM) finishes the step, saves, and says where; a checkpoint is written
+Ctrl-C (or SIGTERM) finishes the update, saves, and says where; a checkpoint is written
 every minute, so that a run that is killed outright can be resumed as well."""
 
 TRAIN_EXAMPLES = """  cssgan_train --data phantoms --out runs/first --preset smoke
@@ -62,7 +63,7 @@ TRAIN_EXAMPLES = """  cssgan_train --data phantoms --out runs/first --preset smo
 
 # %% ../../nbs/11_cli/03_training.ipynb #cell-033
 class RunOptions(msgspec.Struct, forbid_unknown_fields=True):
-    "What train.json says."
+    "What `train.json` holds: how a run was begun."
     data: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]  # as it was typed
     preset: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] = "cpu"
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
@@ -175,7 +176,7 @@ def describe_domain(
 def run_folder(
     args: argparse.Namespace,  # from `train_parser`
 ) -> Path:  # of the run, to begin or to resume
-    "`--out DIR`, `--resume DIR`, or `--out DIR --resume`"
+    "The folder that `--out DIR`, `--resume DIR` or `--out DIR --resume` names."
     return Path(args.resume if isinstance(args.resume, str) else args.out)
 
 def open_run(
@@ -199,7 +200,7 @@ def open_run(
 def report_result(
     folder: Path,  # of a finished run
 ):
-    "Say where the checkpoint is, and how good; a score of a domain without labels would mean nothing."
+    "Print where the checkpoint is, and how good; a score of a domain without labels would mean nothing."
     from cssgan.training.checkpoints import read_about
     best = read_about(folder / "best")["history"][-1]
     dice = {m: math.nan if best[f"dice_{m}"] is None else best[f"dice_{m}"] for m in ("CT", "MRI")}
@@ -228,9 +229,9 @@ def train(
 
 # %% ../../nbs/11_cli/03_training.ipynb #cell-040
 def train_main(
-    argv: list|None = None,  # words after the command; None: what was typed
+    argv: list[str]|None = None,  # words after the command; None: what was typed
 ) -> int:  # exit status
-    "`cssgan_train`"
+    "Run `cssgan_train`."
     new = train_parser()
     args = new.parse_args(argv)
     if bool(args.out) == isinstance(args.resume, str):

@@ -148,7 +148,7 @@ def visible_files(
 def describe_files(
     files: list[Path],  # some files
 ) -> str:  # their number and the first names
-    "Files, in few words."
+    "The number and the first names of files, in words."
     names = ", ".join(f.name + "/" * f.is_dir() for f in files[:3])
     return f"{brief(names, 80)}{f' and {len(files) - 3} more' if len(files) > 3 else ''}"
 
@@ -200,8 +200,8 @@ def from_mmwhs(
 ) -> list[Case]:
     "The training scans of MM-WHS 2017, in the folders they come in."
     folder = Path(folder)
-    return check_cases(folder_cases(folder / "ct_train", "CT", "MM-WHS") + folder_cases(folder / "mr_train", "MRI",
-                                                                                        "MM-WHS"), folder)
+    ct, mri = (folder_cases(folder / f"{m}_train", modality, "MM-WHS") for m, modality in (("ct", "CT"), ("mr", "MRI")))
+    return check_cases(ct + mri, folder)
 
 # %% ../../nbs/04_data/01_cases.ipynb #183eab64
 MAX_ROWS, MAX_LINE = 100_000, 100_000  # rows, characters
@@ -305,7 +305,7 @@ def from_manifest(
 def relative_path(
     file: str,  # a scan or a label
     folder: Path,  # where the manifest lies
-) -> str:  # as the manifest says it
+) -> str:  # as it is written in the manifest
     "A file's path from a folder, past all links on the way to either; phantoms and nothing stay what they are."
     if not file or file.startswith("phantom:"): return file
     folder_of_file, name = os.path.split(file)  # a scan that is a link keeps its name: readers go by its ending
@@ -342,15 +342,15 @@ def phantom_cases(
     return check_cases(cases, "the phantoms")
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-036
-def phantom_S1() -> list:  # 284 cases
+def phantom_S1() -> list[Case]:  # 284
     "The paper's S1 in phantoms: 142 CT and 142 MRI, half of them for testing."
     return phantom_cases({"test": (71, 71), "valid": (14, 14), "train": (57, 57)})
 
-def phantom_S2() -> list:  # 4,496 cases
+def phantom_S2() -> list[Case]:  # 4,496
     "The paper's S2 in phantoms: S1 and 4,212 more CT to train with."
     return phantom_cases({"test": (71, 71), "valid": (14, 14), "train": (57 + 4212, 57)})
 
-def phantom_few() -> list:  # 20 cases
+def phantom_few() -> list[Case]:  # 20
     "Enough phantoms to see whether something runs, and too few to learn anything from."
     return phantom_cases({"test": (2, 2), "valid": (1, 1), "train": (7, 7)}, first=3000)
 

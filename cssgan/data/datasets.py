@@ -69,7 +69,7 @@ class BothDomains:
         self,
         progress: bool = False,  # show a bar
     ):
-        "Read every scan now, so that whatever cannot be used is refused before the first step."
+        "Read every scan now, so that whatever cannot be used is refused before the first update."
         from tqdm import tqdm
         parts = self.parts().values()
         jobs = [(samples, case) for samples in parts for case in samples.cases if isinstance(case, Case)]

@@ -107,7 +107,6 @@ def load_case(
     return normalise(placed)
 
 # %% ../../nbs/04_data/03_prepared.ipynb #cell-011
-# modules that read, judge, resample scans
 # the modules that read, resample and judge scans, and those that draw phantoms
 SOURCES = (cssgan.scans.volumes, cssgan.scans.checks, cssgan.scans.dicom_files, cssgan.scans.dicom, cssgan.scans.nifti,
            cssgan.scans.itk, cssgan.scans.files, cssgan.scans.plausible,
@@ -115,7 +114,7 @@ SOURCES = (cssgan.scans.volumes, cssgan.scans.checks, cssgan.scans.dicom_files, 
 
 @lru_cache
 def code_digest() -> str:  # hexadecimal digits
-    "A name for their code, read once."
+    "A name for the code of these modules, read once."
     return hashlib.sha256(b"".join(Path(m.__file__).read_bytes() for m in SOURCES)).hexdigest()
 
 def scan_files(
@@ -196,7 +195,7 @@ def write_prepared(
 def read_prepared(
     file: Path,  # in the cache
     grid: Grid,  # that the case was prepared for
-) -> tuple:  # (tensors, name of the content)
+) -> tuple:  # the tensors; the name of the content
     "A prepared case; ValueError for what a prepared case cannot be."
     with safe_open(regular_file(file), "pt") as f:
         tensors = {name: f.get_tensor(name) for name in f.keys()}

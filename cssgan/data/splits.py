@@ -70,7 +70,7 @@ def draw_splits(
 
 # %% ../../nbs/04_data/02_splits.ipynb #cell-046
 def with_splits(
-    cases: list,  # of Case; all of them with splits, or none
+    cases: list[Case],  # all of them with splits, or none
     seed: int = 0,  # of the draw
 ) -> list[Case]:  # with splits
     "The cases as they are if they have splits; drawn if they have none."

@@ -25,8 +25,8 @@ def scan_paths(
     modality: str,  # "CT" or "MRI"
     name: str,  # of the patient
     ending: str = ".nii.gz",  # or ".nii"
-) -> list:  # of Path: the label's and the image's
-    "Where `write_scan` writes."
+) -> list[Path]:  # the label's and the image's
+    "Which files `write_scan` writes."
     return [Path(folder) / modality / f"{name}_{kind}{ending}" for kind in ("label", "image")]
 
 # %% ../../nbs/04_data/05_writing.ipynb #7a3e704c
@@ -66,7 +66,7 @@ def phantom_paths(
     first: int = 0,  # the first patient's number
     ending: str = ".nii.gz",  # or ".nii"
 ) -> list[Path]:
-    "Where `write_phantoms` writes."
+    "Which files `write_phantoms` writes."
     names = [(m, f"phantom_{seed:05d}") for m, seed in phantom_seeds(n, modalities, first)]
     return [place for m, name in names for place in scan_paths(folder, m, name, ending)]
 
@@ -93,7 +93,7 @@ def write_samples(
 def sample_paths(
     folder: str|Path,  # of the samples
 ) -> list[Path]:
-    "Where `write_samples` writes."
+    "Which files `write_samples` writes."
     return phantom_paths(folder, 3, MODALITIES, 5000, ".nii")
 
 # %% ../../nbs/04_data/05_writing.ipynb #cell-036
@@ -113,7 +113,7 @@ def heart_paths(
     folder: str|Path,  # of the data set
     modalities: tuple[str, ...] = MODALITIES,  # "CT", "MRI"
 ) -> list[Path]:
-    "Where `write_phantom_of` writes."
+    "Which files `write_phantom_of` writes."
     ending = r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd)$"
     name = re.sub(ending, "", Path(file).name, flags=re.IGNORECASE).lstrip(".") or "heart"
     return [place for modality in dict.fromkeys(modalities) for place in scan_paths(folder, modality, name)]
