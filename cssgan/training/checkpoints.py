@@ -228,7 +228,7 @@ def read_checkpoint(
     "Read a checkpoint, or the previous one, as it lies there."
     about = read_about(folder, words)
     if with_training and "training" not in about["files"]:
-        raise CheckpointError(f"{folder} holds weights only, a run cannot go on from it; name a run's last/")
+        raise CheckpointError(f"{folder} holds weights only, no run can be resumed from it; name a run's last/")
     expected = expected_weights(**about["networks"])
     most = bytes_of(expected)
     weights = check_tensors(read_tensors(folder, about["files"]["weights"], most), expected, folder)
