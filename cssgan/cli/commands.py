@@ -357,8 +357,8 @@ def train(
     "Train, or go on training."
     from cssgan.data.datasets import unpaired
     from cssgan.fast.processes import from_first, join, rank
-    from cssgan.training.trainer import fit
     from cssgan.training.schedule import preset
+    from cssgan.training.trainer import fit
     join()
     with ExitStack() as until:
         facts, cases, lines, goes_on = from_first(lambda: opened(args, until))

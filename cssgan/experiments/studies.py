@@ -42,8 +42,8 @@ from ..phantoms.scanners import phantom
 from ..scans.volumes import CT_WINDOW, MODALITIES, REGIONS, Volume, normalise
 from ..training.baselines import HalfAndHalf, in_place_of_joint, translate_offline
 from ..training.checkpoints import load_checkpoint
-from ..training.trainer import fit
 from ..training.schedule import Config, preset
+from ..training.trainer import fit
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-006
 @dataclass
