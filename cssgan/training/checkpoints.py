@@ -194,9 +194,9 @@ def check_tensors(
 def tensor_differences(tensors, expected):  # as for `check_tensors`; yields what is wrong, in words
     "The differences, one after the other."
     form = lambda tensor: f"{tuple(tensor.shape)} of {str(tensor.dtype)[6:]}"
-    for name in expected.keys() - tensors.keys(): yield f"there is no {name}"
-    for name in tensors.keys() - expected.keys(): yield f"nothing is called {name}"
-    for name, tensor in tensors.items():
+    for name in sorted(expected.keys() - tensors.keys()): yield f"there is no {name}"
+    for name in sorted(tensors.keys() - expected.keys()): yield f"nothing is called {name}"
+    for name, tensor in sorted(tensors.items()):
         if form(tensor) != form(expected[name]): yield f"{name} is {form(tensor)}, not {form(expected[name])}"
         if tensor.is_floating_point() and not torch.isfinite(tensor).all(): yield f"{name} holds NaN or infinity"
 
