@@ -20,8 +20,8 @@ from cssgan.fast import networks
 from cssgan.guard import write_whole
 from cssgan.metrics import dice_of_segmentor
 from cssgan.training.baselines import in_place_of_joint
-from cssgan.training.trainer import fit
 from cssgan.training.schedule import preset
+from cssgan.training.trainer import fit
 
 
 def study(seed, folder, grid):

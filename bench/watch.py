@@ -17,8 +17,8 @@ def measure(size, pairs):
     from cssgan.data.cases import phantom_cases
     from cssgan.data.datasets import unpaired
     from cssgan.scans.volumes import SMALL_GRID, Grid
-    from cssgan.training.trainer import fit
     from cssgan.training.schedule import Phase
+    from cssgan.training.trainer import fit
     cssgan.viewers.monitor.in_browser = lambda: True
     grid = SMALL_GRID if size == "small" else Grid((24, 24, 16), (7., 7., 8.))
     monitor, inside = None, 0.

@@ -204,10 +204,20 @@ def test_words_have_a_checksum_and_no_nan(tmp_path):
     refused(tmp_path, "checksum is wrong")
 
 
+def old_names(folder, name="checkpoint.json"):
+    "As a version before called things; with a checksum over that."
+    said = {name: fact for name, fact in json.loads((folder / name).read_text()).items() if name != "checksum"}
+    if "evaluators_given" in said: said["judges_given"] = said.pop("evaluators_given")
+    if "config" in said: said["config"]["spare_memory"] = said["config"].pop("activation_checkpointing", False)
+    if "config" in said: said["config"].pop("engine", None)
+    (folder / name).write_text(json.dumps(said | {"checksum": checksum_of(said)}))
+
+
 def old_style(folder):
-    "As versions before wrote it: no checksum, NaN where there is no number, nothing of judges."
+    "As the first versions wrote it: old names, no checksum, NaN where there is no number, nothing of evaluators."
+    old_names(folder)
     file = folder / "checkpoint.json"
-    newer = "checksum", "evaluators_given"
+    newer = "checksum", "judges_given"
     said = {name: fact for name, fact in json.loads(file.read_text()).items() if name not in newer}
     for row in said.get("history", []):
         row.update(dict.fromkeys([name for name, value in row.items() if value is None], float("nan")))
@@ -226,6 +236,38 @@ def test_a_checkpoint_of_an_older_version_loads(tmp_path):
     assert about["history"] == history
     save_checkpoint(tmp_path, Networks(4, 1, seed=3), about, {"rng": torch.zeros(3)})
     assert fall_back(tmp_path) == "" and len(list(tmp_path.iterdir())) == 6, "and is the one before"
+
+
+CONFIG = {"grid": {"shape": [8, 8, 8], "spacing": [2.0, 2.0, 2.0]}, "width": 4, "patch_layers": 1, "resnet": False,
+          "phases": [{"name": "joint", "epochs": 1}], "lr": 1e-3, "lambda_cyc": 10.0, "gamma_shape": 1.0,
+          "batch_size": 1, "pool_size": 2, "seed": 0}
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_old_names_are_understood_and_never_written(tmp_path, value):
+    nets, config = Networks(4, 1), CONFIG | {"activation_checkpointing": value}
+    save_checkpoint(tmp_path, nets, about_of(nets, config=config, evaluators_given=value))
+    now = load_checkpoint(tmp_path).about
+    old_names(tmp_path)
+    words = (tmp_path / "checkpoint.json").read_text()
+    assert "spare_memory" in words and "judges_given" in words and "evaluators_given" not in words
+    about = load_checkpoint(tmp_path).about
+    assert about == now and about["config"]["activation_checkpointing"] is about["evaluators_given"] is value
+    save_checkpoint(tmp_path, nets, about)
+    words = (tmp_path / "checkpoint.json").read_text()
+    assert "spare_memory" not in words and "judges_given" not in words and load_checkpoint(tmp_path).about == now
+
+
+def test_an_old_name_is_under_the_checksum_and_the_schema_like_any_other(tmp_path):
+    nets = Networks(4, 1)
+    save_checkpoint(tmp_path, nets, about_of(nets, config=CONFIG, evaluators_given=True))
+    old_names(tmp_path)
+    (tmp_path / "checkpoint.json").write_text((tmp_path / "checkpoint.json").read_text().replace("false", "true"))
+    refused(tmp_path, "checksum is wrong")
+    rewrite(tmp_path, config=CONFIG | {"spare_memory": "yes"})
+    refused(tmp_path, "activation_checkpointing")
+    rewrite(tmp_path, config=CONFIG | {"spare_memory": True, "activation_checkpointing": False})
+    refused(tmp_path, "unknown field spare_memory")
 
 
 def test_reading_while_a_run_writes(tmp_path):
@@ -319,7 +361,7 @@ def test_weights_alone_cannot_go_on(tmp_path):
     nets = Networks(4, 1)
     save_checkpoint(tmp_path, nets, about_of(nets))
     load_checkpoint(tmp_path)
-    refused(tmp_path, "cannot go on", with_training=True)
+    refused(tmp_path, "no run can be resumed", with_training=True)
 
 
 # ---- nothing is ever run

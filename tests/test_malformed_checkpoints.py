@@ -28,15 +28,15 @@ HUGE, DEEP = 2**70, 100_000
 def run(tmp_path_factory):
     "A run that was stopped in its last epoch: best/ and last/, without the checkpoint before."
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    def watch(run, keep): keep.button.pressed = len(run.history) == 3 and run.seen == 2
-    with pytest.raises(Stopped): fit(noise(), SHORT, folder, progress=False, callback=watch, save_every=1e9)
+    def stop(run, keep): keep.button.pressed = len(run.history) == 3 and run.seen == 2
+    with pytest.raises(Stopped): fit(noise(), SHORT, folder, progress=False, callback=stop, save_every=1e9)
     now = (folder / "last" / "checkpoint.json").read_text()
     for file in (folder / "last").iterdir():
         if file.name == "previous.json" or file.suffix == ".safetensors" and file.name not in now: file.unlink()
     return folder
 
 
-def said(folder): return json.loads((folder / "checkpoint.json").read_text())
+def words_in(folder): return json.loads((folder / "checkpoint.json").read_text())
 
 
 def write(folder, about):
@@ -50,7 +50,7 @@ def write(folder, about):
 def put(path, value):
     "Another value at a path of checkpoint.json; `...` removes it."
     def change(folder):
-        about = said(folder)
+        about = words_in(folder)
         place = about
         for key in path[:-1]: place = place[key]
         if value is ...: del place[path[-1]]
@@ -67,14 +67,14 @@ def text(content):
 
 
 def nested(folder):
-    words = json.dumps(said(folder)).replace('"history": [', '"history": [' + "[" * DEEP, 1)
+    words = json.dumps(words_in(folder)).replace('"history": [', '"history": [' + "[" * DEEP, 1)
     (folder / "checkpoint.json").write_text(words)
 
 
 def tensors(kind, alter):
     "Other tensors of a kind, with a checksum that is right."
     def change(folder):
-        about = said(folder)
+        about = words_in(folder)
         old = folder / next(iter(about["files"][kind]))
         content = load_file(old)
         alter(content)
@@ -89,7 +89,7 @@ def tensors(kind, alter):
 def file_of(kind, damage):
     "What lies in the place of a tensor file."
     def change(folder):
-        file = folder / next(iter(said(folder)["files"][kind]))
+        file = folder / next(iter(words_in(folder)["files"][kind]))
         damage(file)
     return change
 
@@ -110,7 +110,7 @@ def zero_end(file):
 def raw(content):
     "Bytes that are no safetensors, with a checksum that is right."
     def change(folder):
-        about = said(folder)
+        about = words_in(folder)
         (folder / "raw.safetensors").write_bytes(content)
         about["files"]["weights"] = {"raw.safetensors": hashlib.sha256(content).hexdigest()}
         write(folder, about)
@@ -130,7 +130,7 @@ WRONG = {"missing": ..., "null": None, "a text": "x", "a list": [], "a dictionar
          "infinity": float("inf"), "huge": HUGE, "true": True}
 FIRST_WEIGHT, LAST_WEIGHT = "G_A.net.first.0.0.weight", "S_B.net.last.bias"
 
-# ---- what anybody reads: for inference and for going on
+# ---- what is always read: for inference and for resuming
 WORDS = {f"{'.'.join(path)} {name}": put(path, value) for path in (
     ("networks",), ("networks", "width"), ("networks", "patch_layers"), ("grid",), ("grid", "shape"),
     ("grid", "spacing"), ("ranges",), ("ranges", "CT"), ("ranges", "MRI"),
@@ -176,9 +176,9 @@ WORDS |= {
     "UTF-16": text('{"cssgan": 1}'.encode("utf-16")), "Latin-1": text(b'{"cssgan": "\xe9"}'),
     "no JSON": text("cssgan: 1"), "a list": text("[]"), "a number": text("5"), "null": text("null"),
     "30 MB": text(b" " * 30_000_000),
-    "a flipped digit": lambda folder: text(json.dumps(said(folder)).replace("-1000.0", "-1001.0", 1))(folder),
-    "another's checksum": lambda folder: text(json.dumps(said(folder) | {"checksum": "0" * 64}))(folder),
-    "a checksum that is a list": lambda folder: text(json.dumps(said(folder) | {"checksum": [1]}))(folder),
+    "a flipped digit": lambda folder: text(json.dumps(words_in(folder)).replace("-1000.0", "-1001.0", 1))(folder),
+    "another's checksum": lambda folder: text(json.dumps(words_in(folder) | {"checksum": "0" * 64}))(folder),
+    "a checksum that is a list": lambda folder: text(json.dumps(words_in(folder) | {"checksum": [1]}))(folder),
     "a pipe in the place of the words": lambda folder: instead(os.mkfifo)(folder / "checkpoint.json"),
     "a device": lambda folder: instead(lambda f: f.symlink_to("/dev/zero"))(folder / "checkpoint.json"),
     "a folder": lambda folder: instead(os.mkdir)(folder / "checkpoint.json"),
@@ -221,7 +221,7 @@ WEIGHTS = {
                                                 "data_offsets": [0, 4]}}) + bytes(4)),
     "a negative shape": raw(header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}) + bytes(4))}
 
-# ---- what only a run that goes on reads
+# ---- what only a run that is resumed reads
 PHASES, STATE = ("config", "phases"), "G.0.exp_avg"
 GOING_ON = {f"{'.'.join(path)} {name}": put(path, value)
             for path in (("config",), ("history",), ("phase",), ("epoch",), ("seen",), ("losses",))
@@ -281,12 +281,12 @@ GOING_ON |= {f"training: {name}": tensors("training", alter) for name, alter in 
     "a pool of one number": set_to("pool.B", torch.zeros(())),
     "a pool of NaN": set_to("pool.B", lambda t: t * float("nan")),
     "a third pool": set_to("pool.C", torch.zeros(2, 1, 16, 16, 16)),
-    "a judge of another shape": set_to("judge.S_A.net.last.bias", torch.zeros(9)),
-    "a judge missing a tensor": without("judge.S_A.net.last.bias"),
-    "a judge NaN": set_to("judge.S_B.net.last.bias", lambda t: t * float("nan")),
-    "half a pair of judges": lambda c: [c.pop(n) for n in list(c) if n.startswith("judge.S_B")],
-    "a judge too many": set_to("judge.S_C.net.last.bias", torch.zeros(6)),
-    "a judge in half": set_to("judge.S_A.net.last.bias", lambda t: t.half()),
+    "an evaluator of another shape": set_to("judge.S_A.net.last.bias", torch.zeros(9)),
+    "an evaluator missing a tensor": without("judge.S_A.net.last.bias"),
+    "an evaluator NaN": set_to("judge.S_B.net.last.bias", lambda t: t * float("nan")),
+    "half a pair of evaluators": lambda c: [c.pop(n) for n in list(c) if n.startswith("judge.S_B")],
+    "an evaluator too many": set_to("judge.S_C.net.last.bias", torch.zeros(6)),
+    "an evaluator in half": set_to("judge.S_A.net.last.bias", lambda t: t.half()),
     "nothing": lambda content: content.clear(), "a gigabyte": set_to("rng", torch.zeros(250_000_000 // 4))}.items()}
 GOING_ON |= {f"training file: {name}": file_of("training", damage) for name, damage in {
     "zeroed end": zero_end, "cut": lambda f: f.write_bytes(f.read_bytes()[:1000]),
@@ -307,7 +307,7 @@ def refused(ask, folder, *names):
 
 
 @pytest.mark.parametrize("name", WORDS | WEIGHTS)
-def test_nobody_reads_it(run, tmp_path, name):
+def test_it_is_not_read(run, tmp_path, name):
     folder = shutil.copytree(run / "best", tmp_path / "best")
     (WORDS | WEIGHTS)[name](folder)
     refused(load_checkpoint, folder)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from test_checkpoints import old_names, old_style
 from tiny import SHORT, TINY, noise
 
 from cssgan.data.cases import from_folder
@@ -91,7 +92,7 @@ def intact(folder):
 
 @pytest.fixture(scope="module")
 def whole(server, tmp_path_factory):
-    "A run that nobody interrupted: what its folder holds, and how long it took."
+    "A run without interruption: what its folder holds, and how long it took."
     folder = tmp_path_factory.mktemp("whole")
     told, seconds = Child(server, folder).end()
     assert told == "finished"
@@ -113,7 +114,7 @@ def current(found):
 
 
 def ends_like(whole, server, folder, **how):
-    "Go on to the end; are the checkpoints as in the run that nobody interrupted, byte for byte?"
+    "Resume to the end; are the checkpoints as in the run without interruption, byte for byte?"
     told = Child(server, folder, **how).end()
     assert told[0] == "finished", told
     return current(files(folder)) == current(whole[0])
@@ -395,14 +396,15 @@ def test_a_damaged_checkpoint_costs_what_was_done_since_the_one_before(undisturb
     run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
     words = json.loads((run / "last" / "checkpoint.json").read_text())
     DAMAGES[damage](run / "last" / (next(iter(words["files"][kind])) if kind in words["files"] else kind))
-    with pytest.warns(InputWarning, match="goes on from the checkpoint before, after 1 pair of epoch 2 of 2") as said:
+    expected = "is resumed from the previous checkpoint, after 1 pair of epoch 2 of 2"
+    with pytest.warns(InputWarning, match=expected) as said:
         fit(noise(), SHORT, run, resume=True, progress=False, save_every=0)
     assert len(said) == 1 and str(run / "last") in str(said[0].message) and str(said[0].message).isprintable()
     assert current(files(run)) == current(files(undisturbed / "whole"))
 
 
 @pytest.mark.parametrize("name", ["previous.json", "weights", "training"])
-def test_damage_of_the_checkpoint_before_is_nobodys_concern(undisturbed, tmp_path, name):
+def test_damage_of_the_checkpoint_before_changes_nothing(undisturbed, tmp_path, name):
     run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
     words = json.loads((run / "last" / "previous.json").read_text())
     zeros_at_the_end(run / "last" / (next(iter(words["files"][name])) if name in words["files"] else name))
@@ -440,13 +442,23 @@ def test_a_lost_best_is_said_before_training(undisturbed, tmp_path, monkeypatch)
     with pytest.raises(CheckpointError, match="best"): fit(noise(), SHORT, run, resume=True, progress=False)
 
 
-def test_a_run_of_an_older_version_goes_on(undisturbed, tmp_path):
-    from test_checkpoints import old_style
+@pytest.mark.parametrize("version", [old_style, old_names])
+def test_a_run_of_an_older_version_is_resumed(undisturbed, tmp_path, version):
     run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
-    for place in ("best", "last"): old_style(run / place)
-    kept = {p.name for p in (run / "last").iterdir()}
+    for place in ("best", "last"): version(run / place)
+    assert "spare_memory" in (run / "last" / "checkpoint.json").read_text()
     fit(noise(), SHORT, run, resume=True, progress=False, save_every=0)
-    assert "previous.json" not in kept and current(files(run)) == current(files(undisturbed / "whole"))
+    assert current(files(run)) == current(files(undisturbed / "whole"))
+
+
+def test_a_damaged_run_of_an_older_version_is_resumed_from_the_checkpoint_before(undisturbed, tmp_path):
+    run = shutil.copytree(undisturbed / "stopped", tmp_path / "run")
+    for words in ("checkpoint.json", "previous.json"): old_names(run / "last", words)
+    newest = json.loads((run / "last" / "checkpoint.json").read_text())["files"]["training"]
+    (run / "last" / next(iter(newest))).unlink()
+    with pytest.warns(InputWarning, match="from the previous checkpoint"):
+        fit(noise(), SHORT, run, resume=True, progress=False, save_every=0)
+    assert current(files(run)) == current(files(undisturbed / "whole"))
 
 
 def test_a_run_behind_a_link_goes_on(undisturbed, tmp_path):

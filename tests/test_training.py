@@ -1,6 +1,7 @@
-"Runs: their phases and rates, when they stop, what is best, and that an interruption changes nothing."
+"Runs: their phases and learning rates, when they stop, what is best, and that an interruption changes nothing."
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -13,6 +14,7 @@ from tiny import SHORT, TINY, Random, changed, frozen, noise, same, state
 
 from cssgan.data.cases import phantom_cases
 from cssgan.data.datasets import UnpairedData, unpaired
+from cssgan.fast import networks
 from cssgan.guard import InputError
 from cssgan.joint import make_optimizers
 from cssgan.models import Networks
@@ -39,12 +41,12 @@ def batch(data): return next(data.epoch(0, 0))
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
-    "A run that nobody interrupted, and its folder."
+    "A run without interruption, and its folder."
     folder = tmp_path_factory.mktemp("whole")
     return fit(data, SHORT, folder, progress=False), folder
 
 
-# ---- phases, rates and presets
+# ---- phases, learning rates and presets
 
 @pytest.mark.parametrize("phase, learn", [("segmentors", {"S_A", "S_B"}), ("generators", {"G_A", "G_B", "D_A", "D_B"}),
                                           ("joint", {"G_A", "G_B", "D_A", "D_B", "S_A", "S_B"})])
@@ -55,9 +57,9 @@ def test_each_phase_trains_its_own(batch, phase, learn):
     assert {n for n, net in run.nets.named_children() if changed(net, before[n])} == learn
 
 
-def test_rate_is_constant_then_falls_to_nothing():
-    rates = [lr_factor(Phase("joint", 3, 4), e) for e in range(8)]
-    assert rates[:4] == [1, 1, 1, 0.8] and rates[4:] == pytest.approx([0.6, 0.4, 0.2, 0])
+def test_learning_rate_is_constant_then_falls_to_nothing():
+    factors = [lr_factor(Phase("joint", 3, 4), e) for e in range(8)]
+    assert factors[:4] == [1, 1, 1, 0.8] and factors[4:] == pytest.approx([0.6, 0.4, 0.2, 0])
 
 
 def test_the_papers_schedule():
@@ -100,7 +102,7 @@ def test_a_phase_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValueError): Phase(*wrong)
 
 
-def test_judges_that_are_given_stay(data, tmp_path):
+def test_evaluators_that_are_given_stay(data, tmp_path):
     evaluators = torch.nn.ModuleDict({"S_A": Networks(4, 1, seed=5).S_A, "S_B": Networks(4, 1, seed=5).S_B})
     run = fit(data, replace(SHORT, phases=SHORT.phases[:1]), tmp_path, evaluators=evaluators, progress=False)
     assert same(evaluators.state_dict(), run.evaluators.state_dict())
@@ -370,6 +372,33 @@ def test_a_phase_of_numbers_that_cannot_be(epochs):
     with pytest.raises(InputError, match="phase joint"): Phase("joint", *epochs)
 
 
+# ---- which engine runs
+
+SAYS = re.compile(r"^engine .*$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("engine, fast, words", [
+    ("fast", True, "engine fast: bfloat16 on a CPU"), ("fast", False, "engine fast: float32 on a CPU"),
+    ("reference", True, "engine reference: plain PyTorch, float32")])
+def test_a_run_says_once_which_engine_runs_and_in_which_precision(tmp_path, monkeypatch, capfd, engine, fast, words):
+    monkeypatch.setattr(networks, "has_fast_bfloat16", lambda device: fast)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    fit(noise(), replace(SHORT, engine=engine), tmp_path)
+    said, = SAYS.findall(capfd.readouterr().err)
+    assert said.startswith(words)
+
+
+def test_a_resumed_run_says_so_again_and_a_quiet_one_does_not(tmp_path, capfd):
+    config = replace(JOINT, phases=(Phase("joint", 2),))
+    def stop(run, keep): keep.button.pressed = run.seen == 2
+    with pytest.raises(Stopped): fit(noise(), config, tmp_path, callback=stop)
+    assert len(SAYS.findall(capfd.readouterr().err)) == 1
+    with pytest.raises(Stopped): fit(noise(), config, tmp_path, resume=True, callback=stop)
+    assert len(SAYS.findall(capfd.readouterr().err)) == 1
+    fit(noise(), config, tmp_path, resume=True, progress=False)
+    assert capfd.readouterr().err == ""
+
+
 # ---- numbers that mean something
 
 def test_a_domain_without_labels_has_no_scores(tmp_path):
@@ -385,7 +414,7 @@ def test_a_domain_without_labels_has_no_scores(tmp_path):
     assert fit(None, run.config, tmp_path, resume=True, progress=False).history == run.history
 
 
-def test_judges_that_were_given_may_judge_a_domain_without_labels(tmp_path):
+def test_evaluators_that_were_given_may_score_a_domain_without_labels(tmp_path):
     data = noise()
     for _, labels, _ in data.train_B.made: labels.fill_(255)
     evaluators = torch.nn.ModuleDict({"S_A": Networks(4, 1, seed=5).S_A, "S_B": Networks(4, 1, seed=5).S_B})

@@ -14,8 +14,8 @@ from cssgan.metrics import dice_scores
 from cssgan.phantoms.scanners import phantom
 from cssgan.pictures import CT_VIEW, grey_range
 from cssgan.scans.volumes import CT_WINDOW, IGNORE, REGIONS, Grid, Volume, normalise
-from cssgan.training.trainer import Stopped, fit
 from cssgan.training.schedule import Phase
+from cssgan.training.trainer import Stopped, fit
 from cssgan.viewers import depth, monitor
 from cssgan.viewers.canvas import LiveView, PixelPicture
 from cssgan.viewers.comparison import VIEWS, compare, dice_by_region

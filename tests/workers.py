@@ -15,8 +15,8 @@ from cssgan.fast import networks
 from cssgan.fast import processes as parallel
 from cssgan.training import run as training
 from cssgan.training import saving
-from cssgan.training.trainer import fit, train_worker
 from cssgan.training.schedule import Phase
+from cssgan.training.trainer import fit, train_worker
 
 torch.set_num_threads(1)
 

@@ -194,9 +194,9 @@ def check_tensors(
 def tensor_differences(tensors, expected):  # as for `check_tensors`; yields what is wrong, in words
     "The differences, one after the other."
     form = lambda tensor: f"{tuple(tensor.shape)} of {str(tensor.dtype)[6:]}"
-    for name in expected.keys() - tensors.keys(): yield f"there is no {name}"
-    for name in tensors.keys() - expected.keys(): yield f"nothing is called {name}"
-    for name, tensor in tensors.items():
+    for name in sorted(expected.keys() - tensors.keys()): yield f"there is no {name}"
+    for name in sorted(tensors.keys() - expected.keys()): yield f"nothing is called {name}"
+    for name, tensor in sorted(tensors.items()):
         if form(tensor) != form(expected[name]): yield f"{name} is {form(tensor)}, not {form(expected[name])}"
         if tensor.is_floating_point() and not torch.isfinite(tensor).all(): yield f"{name} holds NaN or infinity"
 
@@ -228,7 +228,7 @@ def read_checkpoint(
     "Read a checkpoint, or the previous one, as it lies there."
     about = read_about(folder, words)
     if with_training and "training" not in about["files"]:
-        raise CheckpointError(f"{folder} holds weights only, a run cannot go on from it; name a run's last/")
+        raise CheckpointError(f"{folder} holds weights only, no run can be resumed from it; name a run's last/")
     expected = expected_weights(**about["networks"])
     most = bytes_of(expected)
     weights = check_tensors(read_tensors(folder, about["files"]["weights"], most), expected, folder)

@@ -85,7 +85,7 @@ def step(
     if phase == "generators": return before.generator_step(*what, run.pools, run.rng, config.lambda_cyc, **more)
     return engine.joint_step(*what, run.pools, run.rng, config.lambda_cyc, config.gamma_shape, **more)
 
-# %% ../../nbs/07_training/04_run.ipynb #fd6055d2
+# %% ../../nbs/07_training/04_run.ipynb #4ecec57a
 def describe_engine(
     config: Config,  # of a run
     device: torch.device,  # that it trains on
@@ -141,7 +141,7 @@ def translation_scores(
     return {"s_ct_to_mri": score(nets.G_B, evaluators["S_B"], data.valid_A, data.train_B),
             "s_mri_to_ct": score(nets.G_A, evaluators["S_A"], data.valid_B, data.train_A)}
 
-# %% ../../nbs/07_training/04_run.ipynb #94dc6a1f
+# %% ../../nbs/07_training/04_run.ipynb #b78e01f3
 def validate(
     run: Run,  # networks and evaluators
     data: UnpairedData,  # with validation samples
@@ -178,7 +178,7 @@ def finite_losses(
     average([values])
     return dict(zip(losses, values.tolist()))
 
-# %% ../../nbs/07_training/04_run.ipynb #670195f4
+# %% ../../nbs/07_training/04_run.ipynb #756c668e
 def train_epoch(
     run: Run,  # networks and optimizers
     data: UnpairedData,  # with training samples

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/07_training/05_saving.ipynb #3e78f609
+# %% ../../nbs/07_training/05_saving.ipynb #383c6fe9
 import json
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -69,7 +69,7 @@ def refuse_other_config(
     other = [f"{name} is {value}, was {stored.get(name)}" for name, value in asked.items() if value != stored.get(name)]
     if other:
         raise CheckpointError(f"{folder} was started otherwise: {'; '.join(other)}; "
-                              "go on as it was, or choose another folder")
+                              "resume it as it was, or choose another folder")
 
 # %% ../../nbs/07_training/05_saving.ipynb #bf3404ed
 def refuse_other_data(
@@ -84,7 +84,7 @@ def refuse_other_data(
     if about["seen"] > data.length() + 1024 * about["config"]["batch_size"]:
         raise CheckpointError(f"{folder} has seen more pairs than an epoch has; copy it again")
 
-# %% ../../nbs/07_training/05_saving.ipynb #81cca7fe
+# %% ../../nbs/07_training/05_saving.ipynb #d55853ce
 def refuse_other_tensors(
     run: Run,  # at its beginning
     tensors: dict,  # of a checkpoint
@@ -113,7 +113,7 @@ def refuse_other_pool(name, pool, config, data, folder):  # as for `refuse_other
                               "copy it again")
     if not torch.isfinite(pool).all(): raise CheckpointError(f"{folder}: {name} holds NaN or infinity; copy it again")
 
-# %% ../../nbs/07_training/05_saving.ipynb #3e21375e
+# %% ../../nbs/07_training/05_saving.ipynb #a126ca02
 def resume_run(
     config: Config,  # must be what the run was started with
     folder: Path,  # of the checkpoint to resume from

@@ -50,7 +50,7 @@ class Config:
     lr: float = 2e-4  # of all three Adams
     lambda_cyc: float = 10.  # weight of the cycle loss
     gamma_shape: float = 1.  # weight of the shape loss in the joint phase
-    batch_size: int = 1  # pairs in an update of one process; gradients are accumulated pair by pair
+    batch_size: int = 1  # pairs in an update of one process; the fast engine accumulates gradients pair by pair
     pool_size: int = 50  # past translations that the discriminators may see again
     activation_checkpointing: bool = False  # of the generators, and one direction at a time: less memory, more time
     seed: int = 0  # of the initial weights, of the order of cases, of the pools

@@ -145,7 +145,7 @@ class CheckpointRecord(Struct):
         if any(len(losses) > self.seen for losses in self.losses.values()) or bool(self.losses) != bool(self.seen):
             raise ValueError("losses of other steps than the run has done")
 
-# %% ../../nbs/07_training/01_schema.ipynb #a5a7951b
+# %% ../../nbs/07_training/01_schema.ipynb #81ab2fcd
 OLD_FIELDS = {"judges_given": "evaluators_given"}
 OLD_SETTINGS = {"spare_memory": "activation_checkpointing"}
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fit']
 
-# %% ../../nbs/07_training/06_trainer.ipynb #1f65250d
+# %% ../../nbs/07_training/06_trainer.ipynb #579c87ff
 import math
 import os
 import signal
@@ -41,7 +41,7 @@ def stalled(
     losses = [h["valid_loss"] for h in run.history if h["phase"] == run.phase and h.get("valid_loss") is not None]
     return len(losses) > phase.patience and min(losses[-phase.patience:]) >= min(losses[:-phase.patience])
 
-# %% ../../nbs/07_training/06_trainer.ipynb #11d04674
+# %% ../../nbs/07_training/06_trainer.ipynb #693efaa5
 def is_best(
     run: Run,  # after an epoch
 ) -> bool:  # is its validation Dice the highest of this phase?
@@ -73,7 +73,7 @@ class StopButton:
         if self.pressed and number == signal.SIGINT: raise KeyboardInterrupt
         self.pressed = True
 
-# %% ../../nbs/07_training/06_trainer.ipynb #09878eca
+# %% ../../nbs/07_training/06_trainer.ipynb #469912db
 @dataclass
 class Keeper:
     "Called after every update and epoch: saves the run when it is time, and stops it when it is asked to."
@@ -143,13 +143,13 @@ def holds_run(
     if any((last / words).exists() for words in (CHECKPOINT, PREVIOUS)): return True
     cure = "get its last/checkpoint.json back, or choose another folder"
     if (folder / "best" / CHECKPOINT).exists():
-        raise CheckpointError(f"{folder} holds the best weights of a run, and no last/ to go on from: {cure}")
+        raise CheckpointError(f"{folder} holds the best weights of a run, and no last/ to resume from: {cure}")
     killed = (last / UNFINISHED).exists()  # within its first checkpoint
     if not killed and any(TENSOR_FILE.fullmatch(file.name) for file in last.glob("*.safetensors")):
         raise CheckpointError(f"{last} holds the tensors of a run, and no checkpoint.json: {cure}")
     return False
 
-# %% ../../nbs/07_training/06_trainer.ipynb #e460a317
+# %% ../../nbs/07_training/06_trainer.ipynb #19cc6311
 def get_ready(
     folder: Path,  # of the run
     config: Config,  # what is decided
@@ -160,7 +160,7 @@ def get_ready(
     "Everything that can be known before the first update."
     begun = holds_run(folder)
     if begun and not resume:
-        raise CheckpointError(f"{folder} already holds a run; go on with it, or choose another folder")
+        raise CheckpointError(f"{folder} already holds a run; resume it, or choose another folder")
     for place in (folder / "best", folder / "last"):
         if os.path.lexists(place): make_folder(place)  # is a folder, and can be written
     if hasattr(data, "prepare"): data.prepare(progress)
@@ -175,11 +175,11 @@ def check_resumable(
     "Refuse a run that cannot be resumed; fall back to its previous checkpoint, and warn, if the last one is damaged."
     damage = fall_back(folder / "last")
     run = resume_run(config, folder / "last", data)
-    if damage: warn(f"{damage}: the run goes on from the checkpoint before, after {progress_text(run)}")
+    if damage: warn(f"{damage}: the run is resumed from the previous checkpoint, after {progress_text(run)}")
     has_best = any(h["phase"] == len(config.phases) - 1 for h in run.history)
     if has_best: load_checkpoint(folder / "best")  # it would be missed at the end
 
-# %% ../../nbs/07_training/06_trainer.ipynb #5e38335c
+# %% ../../nbs/07_training/06_trainer.ipynb #2cba6a40
 @contextmanager
 def locked(
     folder: Path,  # of the run
@@ -243,7 +243,7 @@ def with_best_weights(
     run.nets.load_state_dict(load_checkpoint(folder / "best").nets.state_dict())
     return run
 
-# %% ../../nbs/07_training/06_trainer.ipynb #6e7981e7
+# %% ../../nbs/07_training/06_trainer.ipynb #6bf45b3d
 def fit_in(devices, data, config, folder, *how) -> Run:  # how: as for `train_worker`
     "`fit` in several new processes."
     launch(devices, train_worker, data, config, folder, *how)

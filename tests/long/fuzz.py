@@ -25,8 +25,8 @@ from cssgan.scans.dicom import read_dicom
 from cssgan.scans.files import read_volume
 from cssgan.scans.volumes import Grid
 from cssgan.training.checkpoints import load_checkpoint, save_checkpoint
-from cssgan.training.schema import about_networks
 from cssgan.training.saving import resume_run
+from cssgan.training.schema import about_networks
 from cssgan.training.trainer import fit
 
 N = int(os.environ.get("FUZZ", 400))
