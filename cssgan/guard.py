@@ -117,7 +117,7 @@ def gunzip(
     return b"".join(parts)
 
 # %% ../nbs/00_guard.ipynb #cell-026
-def fitted(
+def check_schema(
     content,  # lists, dictionaries, numbers and texts
     kind,  # a msgspec.Struct, or any type that msgspec knows
     name,  # of the file or thing, for the message
@@ -136,7 +136,7 @@ def _where(e) -> str:
 # %% ../nbs/00_guard.ipynb #757a2923
 def parse_json(
     content: bytes,  # of the file
-    kind,  # as for `fitted`
+    kind,  # as for `check_schema`
     name,  # of the file
     cure: str,  # what to do about it
     error=InputError,  # to raise
@@ -145,11 +145,11 @@ def parse_json(
     try: parsed = json.loads(content, parse_constant=lambda _: None)
     except (ValueError, RecursionError) as e:
         raise error(f"{name} is no JSON, or damaged ({brief(e, 100)}): {cure}") from e
-    return fitted(parsed, kind, name, cure, error)
+    return check_schema(parsed, kind, name, cure, error)
 
 def read_json(
     path,  # a regular file
-    kind,  # as for `fitted`
+    kind,  # as for `check_schema`
     cure: str,  # what to do about it
     most: int = 50_000_000,  # bytes
     error=InputError,  # to raise
@@ -180,7 +180,7 @@ def check_folder(
     return Path(folder)
 
 # %% ../nbs/00_guard.ipynb #ac9ea206
-def _part(path: Path) -> tuple:
+def _part_names(path: Path) -> tuple:
     "The names of the half-written files of a place: (a pattern for all, the name of this process's)."
     file, host = (sha256(name).hexdigest()[:8] for name in (os.fsencode(path.name), socket.gethostname().encode()))
     place = f".cssgan-{file}-{host}-"
@@ -197,7 +197,7 @@ def remove_orphans(
     path,  # a place that is written to, or a folder of such places
 ):
     "Remove what a process of this machine that is gone left half-written there."
-    place, parts = Path(path), _part(Path(path))[0]
+    place, parts = Path(path), _part_names(Path(path))[0]
     everywhere = f".cssgan-*-{parts.split('-', 2)[2]}"
     for part in place.glob(everywhere) if place.is_dir() else place.parent.glob(parts):
         with suppress(OSError, ValueError, IndexError):
@@ -220,7 +220,7 @@ def write_whole(
     "Write a file atomically: it is there whole or not at all."
     place = Path(os.path.realpath(path))  # behind a link, the file that it leads to
     remove_orphans(place)
-    part = place.with_name(_part(place)[1])
+    part = place.with_name(_part_names(place)[1])
     try:
         with open(part, "xb") as f:
             content(f) if callable(content) else f.write(content)
@@ -234,7 +234,7 @@ def write_whole(
     finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/00_guard.ipynb #cell-034
-def free_place(
+def check_writable(
     path,  # where a file is to be written
     ours=lambda path: False,  # is the file there one that this command made?
     force: bool = False,  # replace it, if it is ours?
@@ -270,7 +270,7 @@ def _check_replaceable(path, ours, force, inputs, again):
 NO_LOCKS = "this file system has no locks"
 
 @contextmanager
-def held(
+def folder_lock(
     folder,  # that only one process at a time may change
     what: str = "run",  # what lies in it, for the message
     error=InputError,  # to raise

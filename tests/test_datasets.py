@@ -850,10 +850,10 @@ def test_halves_that_killed_processes_left_are_removed(four):
     dead = subprocess.run([sys.executable, "-c", f"""
 import os
 from pathlib import Path
-from cssgan.guard import _part
+from cssgan.guard import _part_names
 print(os.getpid())
 Path({str(four / "cache")!r}).mkdir()
-for name in ("one.safetensors", "another.safetensors"): (Path({str(four / "cache")!r}) / _part(Path(name))[1]).touch()"""], capture_output=True, text=True, check=True)
+for name in ("one.safetensors", "another.safetensors"): (Path({str(four / "cache")!r}) / _part_names(Path(name))[1]).touch()"""], capture_output=True, text=True, check=True)
     mine = four / "cache" / next((four / "cache").iterdir()).name.replace(f"-{dead.stdout.strip()}-", f"-{os.getpid()}-")
     mine.touch()
     assert len(list((four / "cache").iterdir())) == 3

@@ -29,8 +29,8 @@ from cssgan.guard import (
     InputWarning,
     brief,
     check_folder,
-    free_place,
-    held,
+    check_writable,
+    folder_lock,
     make_folder,
     printable,
     read_json,
@@ -188,7 +188,7 @@ def make_phantoms(
     from cssgan.scans.volumes import PAPER_GRID, SMALL_GRID
     grid = {"paper": PAPER_GRID, "small": SMALL_GRID}[args.grid]
     for path in phantom_places_of(args):
-        if os.path.lexists(path): free_place(path, made_here, args.force, filter(None, [args.labels]))
+        if os.path.lexists(path): check_writable(path, made_here, args.force, filter(None, [args.labels]))
     if args.samples: write_samples(args.samples)
     elif args.labels: write_phantom_of(args.labels, args.out, args.modality, args.table, grid, args.seed)
     else: write_phantoms(args.out, args.n, args.modality, args.seed, grid)
@@ -259,7 +259,7 @@ def refuse_taken(
     if any((folder / name / "checkpoint.json").exists() for name in ("best", "last")):
         raise InputError(f"{folder} already holds a run: go on with it (--resume), or choose another folder")
     for path in (folder / "cases.csv", folder / "train.json"):
-        free_place(path, lambda path: not os.path.islink(path), True, [data])
+        check_writable(path, lambda path: not os.path.islink(path), True, [data])
 
 # %% ../../nbs/11_cli/01_commands.ipynb #8e808d61
 def choose(
@@ -289,7 +289,7 @@ def begin(
     refuse_taken(check_folder(folder), asked["data"])
     facts = BEGUN_WITH | {name: value for name, value in asked.items() if value is not None}
     cases = choose(facts, cache, progress)
-    until.enter_context(held(make_folder(folder), name=LOCK))
+    until.enter_context(folder_lock(make_folder(folder), name=LOCK))
     refuse_taken(folder, asked["data"])  # somebody may have been quicker
     write_whole(folder / "train.json", json.dumps(facts, indent=1).encode())
     write_manifest(cases, folder / "cases.csv")
@@ -313,7 +313,7 @@ def resume_run(
         if value not in (None, facts[name]): raise InputError(f"{folder} was begun with {name} {brief(facts[name])}, not {brief(value)}: go on as it was, or choose another folder")
     if not os.path.lexists(folder / "cases.csv"): raise InputError(f"{folder} has no cases.csv yet: begin again, with --data and --out {folder}")
     cases = from_manifest(folder / "cases.csv")
-    until.enter_context(held(folder, name=LOCK))
+    until.enter_context(folder_lock(folder, name=LOCK))
     return facts, cases
 
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-039
@@ -418,7 +418,7 @@ def place_for(
     scan, out = (Path(os.path.realpath(name)) for name in (args.scan, args.out))
     if scan.is_dir() and scan in out.parents: raise InputError(f"{args.out} lies in the scan's own folder, among its slices: choose another folder for the result")
     if os.path.exists(out) and os.path.exists(scan) and os.path.samefile(out, scan): raise InputError(f"{args.out} is the scan itself: choose another name for the result")
-    free_place(check_output(args.out), made_here, args.force)
+    check_writable(check_output(args.out), made_here, args.force)
 
 # %% ../../nbs/11_cli/01_commands.ipynb #cell-050
 def translate_scan(
@@ -506,7 +506,7 @@ def sweep_grid(
     import shlex
 
     from cssgan.experiments.sweeps import collected, read_grid, sweep, write_rows
-    def place_for_rows(): free_place(make_folder(Path(args.collect).parent) / Path(args.collect).name, collected, args.force, [args.grid])
+    def place_for_rows(): check_writable(make_folder(Path(args.collect).parent) / Path(args.collect).name, collected, args.force, [args.grid])
     if args.collect and read_grid(args.grid): place_for_rows()
     outcome = sweep(args.grid, args.workers, args.scheduler, args.again)
     done = len(outcome.names("done"))

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 import cssgan
-from ..guard import InputError, _lock, brief, fitted, printable, read_bytes, read_json, write_whole
+from ..guard import InputError, _lock, brief, check_schema, printable, read_bytes, read_json, write_whole
 
 # %% ../../nbs/10_experiments/02_runs.ipynb #cell-007
 class RunError(InputError):
@@ -64,7 +64,7 @@ def record_of(
     path, cure = Path(folder) / "made_by.json", "delete the run's folder, and sweep again"
     if not os.path.lexists(path): return None
     said = read_json(path, dict[str, Any], cure, 1_000_000, RunError)
-    fitted(said, Record, path, cure, RunError)
+    check_schema(said, Record, path, cure, RunError)
     return said
 
 # %% ../../nbs/10_experiments/02_runs.ipynb #c3bc42bc
@@ -106,7 +106,7 @@ def metrics_of(
 ) -> list:  # of flat dictionaries
     "The numbers that a notebook left."
     path, cure = folder / "metrics.json", "let the notebook write a dictionary, or a list of them, into its out_dir"
-    try: rows = fitted(json.loads(read_bytes(path, 50_000_000, RunError)), Metrics, path, cure, RunError)
+    try: rows = check_schema(json.loads(read_bytes(path, 50_000_000, RunError)), Metrics, path, cure, RunError)
     except (ValueError, RecursionError) as e: raise e if isinstance(e, RunError) else RunError(f"{path} is no JSON ({brief(e, 100)}): {cure}") from e
     try: return [flat(row) for row in (rows if isinstance(rows, list) else [rows])]
     except RecursionError as e: raise RunError(f"{path} is nested too deep: {cure}") from e

@@ -33,7 +33,7 @@ import cssgan.training.schedule
 from ..data.cases import Case, find_cases, select, thin, with_splits
 from ..data.datasets import Samples, UnpairedData, fingerprint, unpaired
 from ..fast.networks import accelerate
-from ..guard import InputError, held, make_folder, read_json, write_whole
+from ..guard import InputError, folder_lock, make_folder, read_json, write_whole
 from ..metrics import dice_of_segmentor, distortion, s_score, translation_error
 from ..models import Networks
 from ..phantoms.scanners import phantom
@@ -99,7 +99,7 @@ def train_once(
 ) -> Stage:
     "Train, or read what has been trained."
     place = make_folder(Path(folder) / key)
-    with held(place.parent, "stage", name=f"{key}.lock", wait=True):
+    with folder_lock(place.parent, "stage", name=f"{key}.lock", wait=True):
         if not (place / "stage.json").exists():
             samples = data(place)
             run = fit(samples, config, place, nets=start.nets if start else None, resume=True, progress=False)

@@ -27,7 +27,7 @@ from .runs import RunError, ended, gpus, metrics_of, need, record_of, start
 from cssgan.guard import (
     InputError,
     brief,
-    fitted,
+    check_schema,
     make_folder,
     printable,
     read_bytes,
@@ -101,7 +101,7 @@ def check_values(
     except (ValueError, SyntaxError): usual = None
     for value in values:
         what, cure = f"{where}: {name} is {brief(value)}, which", "give a text, a number, true, false, null, or a list of these"
-        if fitted(value, Value, what, cure, RunError) != value: raise RunError(f"{what} is a set: {cure}")
+        if check_schema(value, Value, what, cure, RunError) != value: raise RunError(f"{what} is a set: {cure}")
         if None not in (usual, value) and isinstance(usual, str) != isinstance(value, str):
             raise RunError(f"{where}: {name} is {brief(repr(value))}, and the notebook has {brief(default)}: write a text in quotes, a number as 3 or 0.001 or 1.0e-3")
 
@@ -121,7 +121,7 @@ def check_keys(
     path: str|Path,  # of that file
 ) -> Said:  # the same
     "Refuse a file that is no grid."
-    found = fitted(said, Said, path, "a grid has notebook: PATH, parameters: (names and values), grid: (names and lists) and out: PATH", RunError)
+    found = check_schema(said, Said, path, "a grid has notebook: PATH, parameters: (names and values), grid: (names and lists) and out: PATH", RunError)
     for name, values in (found.grid or {}).items():
         if not isinstance(values, list) or not values: raise RunError(f"{path}: {name} in the grid is {brief(repr(values))}: give a list of values, or move it to parameters")
     return found

@@ -18,7 +18,7 @@ import cssgan
 from ..fast.networks import accelerate
 from ..guard import InputError, brief, warn
 from ..scans.files import read_volume
-from ..scans.plausible import ATRIA, doubts, rim_of_lv
+from ..scans.plausible import ATRIA_EXCHANGED, doubts, myocardial_rim
 from cssgan.scans.volumes import (
     MODALITIES,
     Grid,
@@ -179,14 +179,14 @@ class Finding(NamedTuple):
 
     @property
     def doubts(self):  # a list of texts
-        found = [str(d) for d in doubts(self.seen.label, self.seen.voxel_ml) if d != ATRIA]  # weak networks do that
+        found = [str(d) for d in doubts(self.seen.label, self.seen.voxel_ml) if d != ATRIA_EXCHANGED]  # weak networks do that
         differs = self.seen.label.any() and self.agreed < AGREED[1]
         return found + ["looking again, the network found something else"] * bool(differs)
 
     @property
     def score(self):  # the most plausible of several findings has the highest
         certain = any(d.certain for d in doubts(self.seen.label, self.seen.voxel_ml))
-        return self.agreed + float(np.nan_to_num(rim_of_lv(self.seen.label))) - len(self.doubts) / 4 - certain
+        return self.agreed + float(np.nan_to_num(myocardial_rim(self.seen.label))) - len(self.doubts) / 4 - certain
 
 # %% ../../nbs/08_inference/01_apply.ipynb #fd46c91b
 def settle(

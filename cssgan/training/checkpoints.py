@@ -22,7 +22,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 import cssgan
-from ..guard import InputError, brief, fitted, make_folder, read_bytes, regular_file, remove_orphans, write_whole
+from cssgan.guard import (
+    InputError,
+    brief,
+    check_schema,
+    make_folder,
+    read_bytes,
+    regular_file,
+    remove_orphans,
+    write_whole,
+)
 from ..models import Networks
 from ..scans.checks import SPACING_LIMITS
 from ..scans.volumes import MODALITIES, REGIONS, Grid
@@ -182,7 +191,7 @@ def read_about(
     except (ValueError, RecursionError) as e:
         raise CheckpointError(f"{file} is damaged ({brief(e, 80)}): copy it again") from e
     checksum = about.pop("checksum", None) if isinstance(about, dict) else None
-    known = fitted(about, About, file, DAMAGED, CheckpointError)
+    known = check_schema(about, About, file, DAMAGED, CheckpointError)
     if known.regions != list(REGIONS):
         raise CheckpointError(f"{file} was trained for other regions ({brief(known.regions)}); train again")
     if checksum not in (None, checksum_of(about)):

@@ -28,8 +28,8 @@ from .. import joint
 from ..data.datasets import Batch, UnpairedData
 from ..fast import step as fast_step
 from ..fast.networks import accelerate, decelerate, which_path
-from ..fast.processes import any_process, average, from_first, join, processes, rank, launch
-from ..guard import InputError, brief, held, make_folder, termination_interrupts, warn
+from ..fast.processes import any_process, average, from_first, join, launch, processes, rank
+from ..guard import InputError, brief, folder_lock, make_folder, termination_interrupts, warn
 from ..joint import Optimizers, Pool, make_optimizers
 from ..losses import shape_loss
 from ..metrics import dice_scores, s_score
@@ -450,7 +450,7 @@ def alone_in(
 ):
     "Within, the folder belongs to this run, all its processes together."
     with ExitStack() as stack:
-        from_first(lambda: stack.enter_context(held(folder, "run", CheckpointError)) and None)
+        from_first(lambda: stack.enter_context(folder_lock(folder, "run", CheckpointError)) and None)
         yield
 
 # %% ../../nbs/07_training/03_run.ipynb #cell-044
