@@ -630,11 +630,11 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_can_begin_again(run, 
 
 
 def test_two_commands_cannot_begin_in_one_folder(fails, data, tmp_path):
-    from cssgan.guard import held
+    from cssgan.guard import folder_lock
     begun = json.dumps({"data": "phantom-few", "preset": "smoke", "seed": 7})
     (tmp_path / "run").mkdir()
     (tmp_path / "run/train.json").write_text(begun)
-    with held(tmp_path / "run", name=training.LOCK):
+    with folder_lock(tmp_path / "run", name=training.LOCK):
         fails("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--quiet",
               says="another process")
         shutil.copy(next((data / "CT").iterdir()), tmp_path / "x")

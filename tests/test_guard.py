@@ -20,9 +20,9 @@ from cssgan.guard import (
     InputError,
     InputWarning,
     brief,
-    free_place,
+    check_writable,
+    folder_lock,
     gunzip,
-    held,
     parse_json,
     printable,
     read_bytes,
@@ -148,7 +148,7 @@ def test_what_cannot_be_written_leaves_the_old_one_and_no_litter(tmp_path, error
 def test_only_orphans_of_this_place_and_of_processes_that_are_gone_are_removed(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    own, other = (guard._part(tmp_path / name)[1] for name in "ab")
+    own, other = (guard._part_names(tmp_path / name)[1] for name in "ab")
     orphan, others_orphan = (name.replace(f"-{os.getpid()}-", f"-{gone.pid}-") for name in (own, other))
     names = [orphan, own, others_orphan, ".cssgan-x.part", ".other.part"]
     for n in names: (tmp_path / n).touch()
@@ -163,21 +163,21 @@ def test_a_command_replaces_nothing_but_its_own_and_only_if_told(tmp_path):
     (tmp_path / "away").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe")
     mine = lambda path: True
-    assert free_place(tmp_path / "new") and free_place(tmp_path / "a", mine, force=True)
-    refused(free_place, tmp_path / "a", mine, says="--force")
-    refused(free_place, tmp_path / "a", lambda path: False, force=True, says="not made by cssgan")
+    assert check_writable(tmp_path / "new") and check_writable(tmp_path / "a", mine, force=True)
+    refused(check_writable, tmp_path / "a", mine, says="--force")
+    refused(check_writable, tmp_path / "a", lambda path: False, force=True, says="not made by cssgan")
     for name in ("hard", "soft", "a"):
-        refused(free_place, tmp_path / name, mine, force=True, inputs=[tmp_path / "a"], says="itself")
+        refused(check_writable, tmp_path / name, mine, force=True, inputs=[tmp_path / "a"], says="itself")
     for name in ("away", "pipe", ".", "no/a", "a/b", "x" * 256, "a\0b"):
-        refused(free_place, tmp_path / name, mine, force=True)
+        refused(check_writable, tmp_path / name, mine, force=True)
 
 
 # ---- locks and signals
 
 HOLD = """
 import sys, time
-from cssgan.guard import held
-with held(sys.argv[1]):
+from cssgan.guard import folder_lock
+with folder_lock(sys.argv[1]):
     print('held', flush=True)
     time.sleep(60)"""
 
@@ -186,26 +186,26 @@ def test_a_folder_is_held_by_one_process_and_free_when_it_is_killed(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        refused(held(tmp_path).__enter__, says="another process is at this run")
+        refused(folder_lock(tmp_path).__enter__, says="another process is at this run")
     finally:
         holder.kill()
         holder.wait()
-    with held(tmp_path): pass
+    with folder_lock(tmp_path): pass
 
 
 def test_without_the_systems_locks_a_file_takes_their_place_and_it_is_said(tmp_path, monkeypatch, capsys):
     class None_(filelock.FileLock):
         def _acquire(self): raise OSError(errno.ENOLCK, "No locks available")
     monkeypatch.setattr(filelock, "FileLock", None_)
-    with held(tmp_path):
+    with folder_lock(tmp_path):
         assert guard.NO_LOCKS in capsys.readouterr().err
-        refused(held(tmp_path).__enter__, says="another process")
-    with held(tmp_path): pass
+        refused(folder_lock(tmp_path).__enter__, says="another process")
+    with folder_lock(tmp_path): pass
 
 
 def test_a_folder_that_cannot_be_locked_is_named(tmp_path):
     (tmp_path / "file").touch()
-    refused(held(tmp_path / "file").__enter__, says="cannot be locked")
+    refused(folder_lock(tmp_path / "file").__enter__, says="cannot be locked")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

@@ -15,9 +15,9 @@ from cssgan.scans.plausible import (
     describe_volumes,
     doubts,
     largest_piece_share,
+    myocardial_rim,
     neighbour_shares,
     regions_cut_off,
-    rim_of_lv,
     volumes_ml,
 )
 from cssgan.scans.volumes import IGNORE, PAPER_GRID, SMALL_GRID, Grid, Volume, to_grid
@@ -41,14 +41,14 @@ def numbered(label, numbers): return np.array([numbers.get(k, 0) for k in range(
 @pytest.mark.parametrize("seed", range(4000, 4006))
 def test_a_drawn_heart_raises_no_doubt_on_any_grid(seed, grid):
     volume = drawn(seed, grid)
-    assert all_doubts(volume) == [] and rim_of_lv(volume.label) > 0.65
+    assert all_doubts(volume) == [] and myocardial_rim(volume.label) > 0.65
 
 
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
 def test_orientation_does_not_matter(axes):
     label = drawn().label
     assert doubts(label.transpose(axes)[::-1], drawn().voxel_ml) == []
-    assert rim_of_lv(label.transpose(axes)[:, ::-1]) == rim_of_lv(label)
+    assert myocardial_rim(label.transpose(axes)[:, ::-1]) == myocardial_rim(label)
 
 
 OF_OTHERS = {
@@ -121,13 +121,13 @@ def test_two_hearts_are_doubted():
 def test_the_rim_of_a_box():
     label = np.zeros((9, 9, 9), np.uint8)
     label[2:7, 2:7, 2:7], label[3:6, 3:6, 3:6] = 5, 1
-    assert rim_of_lv(label) == 1 and neighbour_shares(label, "RV") is None and np.isnan(rim_of_lv(label * 0))
+    assert myocardial_rim(label) == 1 and neighbour_shares(label, "RV") is None and np.isnan(myocardial_rim(label * 0))
     label[:, :, 6] = 0  # nothing is drawn there: known to be background only where other regions are beside it
-    assert rim_of_lv(label) == 1
+    assert myocardial_rim(label) == 1
     label[0, 0, 8] = 2
-    assert rim_of_lv(label) == pytest.approx(5 / 6)
+    assert myocardial_rim(label) == pytest.approx(5 / 6)
     label[:, :, 6] = IGNORE
-    assert rim_of_lv(label) == 1
+    assert myocardial_rim(label) == 1
 
 
 def test_volumes_come_from_the_determinant():
@@ -157,5 +157,5 @@ def test_no_real_label_map_is_refused(real):
         volume = Volume(np.zeros(label.shape, np.float32), affine, "CT", label)
         assert certain(volume) == [], file.name
         if file.parent.name == "sunnybrook": continue
-        assert all_doubts(volume) == [] and rim_of_lv(label) > 0.85
+        assert all_doubts(volume) == [] and myocardial_rim(label) > 0.85
         for grid in (PAPER_GRID, *GRIDS.values()): assert all_doubts(to_grid(volume, grid)) == [], (file.name, grid)

@@ -10,7 +10,7 @@ import argparse
 import os
 
 from .parsing import MAX_SEED, Parser, attempt, number_between, parser, path_name, print_line
-from ..guard import free_place
+from ..guard import check_writable
 
 # %% ../../nbs/11_cli/02_phantoms.ipynb #cell-021
 def phantom_parser() -> Parser:
@@ -65,7 +65,7 @@ def make_phantoms(
     from cssgan.scans.volumes import PAPER_GRID, SMALL_GRID
     grid = {"paper": PAPER_GRID, "small": SMALL_GRID}[args.grid]
     for path in asked_paths(args):
-        if os.path.lexists(path): free_place(path, made_here, args.force, filter(None, [args.labels]))
+        if os.path.lexists(path): check_writable(path, made_here, args.force, filter(None, [args.labels]))
     if args.samples: write_samples(args.samples)
     elif args.labels: write_phantom_of(args.labels, args.out, args.modality, args.table, grid, args.seed)
     else: write_phantoms(args.out, args.n, args.modality, args.seed, grid)

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from .parsing import Parser, attempt, number_between, parser, path_name, print_line
-from ..guard import InputError, free_place
+from ..guard import InputError, check_writable
 
 # %% ../../nbs/11_cli/04_scans.ipynb #cell-047
 def scan_parser(
@@ -48,7 +48,7 @@ def check_result_path(
                          "result")
     if os.path.exists(out) and os.path.exists(scan) and os.path.samefile(out, scan):
         raise InputError(f"{args.out} is the scan itself: choose another name for the result")
-    free_place(check_output(args.out), made_here, args.force)
+    check_writable(check_output(args.out), made_here, args.force)
 
 # %% ../../nbs/11_cli/04_scans.ipynb #cell-050
 def translate_scan(

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from .parsing import Parser, attempt, number_between, parser, path_name, print_line
-from ..guard import free_place, make_folder
+from ..guard import check_writable, make_folder
 
 # %% ../../nbs/11_cli/05_sweeps.ipynb #cell-064
 def sweep_parser() -> Parser:
@@ -49,10 +49,10 @@ def sweep_grid(
     "Sweep, collect, and report what is not done."
     import shlex
 
-    from cssgan.experiments.sweeps import collected, sweep, write_rows
     from cssgan.experiments.grids import read_grid
+    from cssgan.experiments.sweeps import collected, sweep, write_rows
     def check_rows_path():
-        free_place(make_folder(Path(args.collect).parent) / Path(args.collect).name, collected, args.force, [args.grid])
+        check_writable(make_folder(Path(args.collect).parent) / Path(args.collect).name, collected, args.force, [args.grid])
     if args.collect and read_grid(args.grid): check_rows_path()
     outcome = sweep(args.grid, args.workers, args.scheduler, args.again)
     done = len(outcome.names("done"))

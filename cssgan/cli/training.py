@@ -18,7 +18,16 @@ from typing import Annotated
 import msgspec
 
 from .parsing import MAX_SEED, Parser, attempt, choice, number_between, parser, path_name, print_line
-from ..guard import InputError, brief, check_folder, free_place, held, make_folder, read_json, write_whole
+from cssgan.guard import (
+    InputError,
+    brief,
+    check_folder,
+    check_writable,
+    folder_lock,
+    make_folder,
+    read_json,
+    write_whole,
+)
 
 # %% ../../nbs/11_cli/03_training.ipynb #cell-030
 def train_parser() -> Parser:
@@ -96,7 +105,7 @@ def refuse_taken_folder(
     if any((folder / name / "checkpoint.json").exists() for name in ("best", "last")):
         raise InputError(f"{folder} already holds a run: go on with it (--resume), or choose another folder")
     for path in (folder / "cases.csv", folder / "train.json"):
-        free_place(path, lambda path: not os.path.islink(path), True, [data])
+        check_writable(path, lambda path: not os.path.islink(path), True, [data])
 
 # %% ../../nbs/11_cli/03_training.ipynb #8e808d61
 def choose_cases(
@@ -128,7 +137,7 @@ def begin_run(
     refuse_taken_folder(check_folder(folder), asked["data"])
     options = DEFAULTS | {name: value for name, value in asked.items() if value is not None}
     cases = choose_cases(options, cache, progress)
-    until.enter_context(held(make_folder(folder), name=LOCK))
+    until.enter_context(folder_lock(make_folder(folder), name=LOCK))
     refuse_taken_folder(folder, asked["data"])  # somebody may have been quicker
     write_whole(folder / "train.json", json.dumps(options, indent=1).encode())
     write_manifest(cases, folder / "cases.csv")
@@ -155,7 +164,7 @@ def reopen_run(
     if not os.path.lexists(folder / "cases.csv"):
         raise InputError(f"{folder} has no cases.csv yet: begin again, with --data and --out {folder}")
     cases = from_manifest(folder / "cases.csv")
-    until.enter_context(held(folder, name=LOCK))
+    until.enter_context(folder_lock(folder, name=LOCK))
     return options, cases
 
 # %% ../../nbs/11_cli/03_training.ipynb #cell-039
@@ -216,8 +225,8 @@ def train(
     "Train, or resume a training."
     from cssgan.data.datasets import unpaired
     from cssgan.fast.processes import from_first, join, rank
-    from cssgan.training.trainer import fit
     from cssgan.training.schedule import preset
+    from cssgan.training.trainer import fit
     join()
     with ExitStack() as until:
         options, cases, lines, resumed = from_first(lambda: open_run(args, until))

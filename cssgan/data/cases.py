@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
-from ..guard import InputError, brief, fitted, read_bytes, warn, write_whole
+from ..guard import InputError, brief, check_schema, read_bytes, warn, write_whole
 from ..scans.volumes import IGNORE, MODALITIES, REGIONS
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-006
@@ -291,7 +291,7 @@ def from_manifest(
     check_table(path, columns, rows)
     for number, line in enumerate(rows):
         name = f"{path}, row {number + 1},"
-        row = fitted(line, Row, name, "modality is CT or MRI; split is train, valid, test or empty")
+        row = check_schema(line, Row, name, "modality is CT or MRI; split is train, valid, test or empty")
         if not row.image:
             raise InputError(f"{path} names no image in its row {number + 1}; fill it in, or remove the row")
         if re.search("[\udc80-\udcff]", row.id + row.patient):

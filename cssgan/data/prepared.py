@@ -37,7 +37,7 @@ from .cases import TABLES, Case, apply_table, phantom_seed
 from ..guard import InputError, brief, make_folder, read_bytes, regular_file, warn, write_whole
 from ..phantoms.scanners import phantom
 from ..scans.files import read_label, read_volume
-from ..scans.plausible import doubts, marked, volumes_ml
+from ..scans.plausible import doubts, heart_mask, volumes_ml
 from ..scans.volumes import IGNORE, PAPER_GRID, REGIONS, SMALL_GRID, Grid, Volume, normalise, to_grid, with_label
 
 # %% ../../nbs/04_data/03_prepared.ipynb #8a3f974e
@@ -57,7 +57,7 @@ def heart_labels(
     "A label map in our numbers; what cannot be a heart is refused."
     labels = apply_table(values, TABLES[table] | {IGNORE: IGNORE}, name)
     certain = [d for d in doubts(labels, abs(np.linalg.det(affine[:3, :3])) / 1000) if d.certain]
-    why = certain[0] if certain else "nothing of a heart is marked" if not marked(labels).any() else None
+    why = certain[0] if certain else "nothing of a heart is marked" if not heart_mask(labels).any() else None
     if why:
         raise InputError(f"{name} cannot be a heart: {why}; it was read as {describe_table(table)}: "
                          "correct it, or renumber it")
@@ -101,7 +101,7 @@ def load_case(
     volume = read_volume(case.image, case.modality)
     labels, affine = read_labels(case) if case.label else (np.full(volume.shape, IGNORE, np.uint8), volume.affine)
     placed = to_grid(with_label(volume, labels, affine, case.label), grid)
-    if case.label and not marked(placed.label).any():
+    if case.label and not heart_mask(placed.label).any():
         raise InputError(f"{case.label}: nothing of its heart lies on the training grid: is there a stray voxel far "
                          "away?")
     return normalise(placed)

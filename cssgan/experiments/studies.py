@@ -34,7 +34,7 @@ from ..data.datasets import UnpairedData, unpaired
 from ..data.prepared import Samples, fingerprint
 from ..data.splits import select, thin, with_splits
 from ..fast.networks import accelerate
-from ..guard import InputError, held, make_folder, read_json, write_whole
+from ..guard import InputError, folder_lock, make_folder, read_json, write_whole
 from ..metrics import dice_of_segmentor, distortion, s_score, translation_error
 from ..models import Networks
 from ..phantoms.scanners import phantom
@@ -104,7 +104,7 @@ def train_once(
 ) -> Stage:
     "Train, or read what has been trained."
     place = make_folder(Path(folder) / key)
-    with held(place.parent, "stage", name=f"{key}.lock", wait=True):
+    with folder_lock(place.parent, "stage", name=f"{key}.lock", wait=True):
         if not (place / "stage.json").exists():
             data = make_data(place)
             run = fit(data, config, place, nets=start.nets if start else None, resume=True, progress=False)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .windows import prepare_scan, sliding_window
-from ..scans.plausible import ATRIA, doubts, rim_of_lv
+from ..scans.plausible import ATRIA_EXCHANGED, doubts, myocardial_rim
 from ..scans.volumes import Grid, Volume, heart_centre, label_to_scan, to_grid, whole_scan_grid
 
 # %% ../../nbs/08_inference/02_location.ipynb #cell-026
@@ -84,14 +84,14 @@ class Finding(NamedTuple):
 
     @property
     def doubts(self) -> list[str]:
-        found = [str(d) for d in doubts(self.seen.label, self.seen.voxel_ml) if d != ATRIA]  # weak networks do that
+        found = [str(d) for d in doubts(self.seen.label, self.seen.voxel_ml) if d != ATRIA_EXCHANGED]  # weak networks do that
         differs = self.seen.label.any() and self.agreed < AGREEMENT[1]
         return found + ["looking again, the network found something else"] * bool(differs)
 
     @property
     def score(self) -> float:  # the most plausible of several findings has the highest
         certain = any(d.certain for d in doubts(self.seen.label, self.seen.voxel_ml))
-        return self.agreed + float(np.nan_to_num(rim_of_lv(self.seen.label))) - len(self.doubts) / 4 - certain
+        return self.agreed + float(np.nan_to_num(myocardial_rim(self.seen.label))) - len(self.doubts) / 4 - certain
 
 # %% ../../nbs/08_inference/02_location.ipynb #fd46c91b
 def segment_until_stable(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..guard import InputError, free_place, regular_file
+from ..guard import InputError, check_writable, regular_file
 from .checks import check_intensities, check_placement
 from .dicom import read_dicom
 from .dicom_files import is_dicom
@@ -78,7 +78,7 @@ def check_output(
     "Refuse a place that cannot be written, before hours are spent on what should go there."
     if not (path := Path(path)).name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path} cannot be written: the name must end in .nii or .nii.gz")
-    return free_place(path, ours=lambda _: True, force=True)
+    return check_writable(path, ours=lambda _: True, force=True)
 
 def made_here(
     path,  # a file

@@ -13,7 +13,7 @@ import numpy as np
 from .volumes import IGNORE, REGIONS
 
 # %% ../../nbs/01_scans/08_plausible.ipynb #a14c7177
-def marked(
+def heart_mask(
     label: np.ndarray,  # (X, Y, Z) uint8: an index of REGIONS, or IGNORE
 ) -> np.ndarray:  # bool: where some region of the heart is
     "Everything that is called heart."
@@ -25,7 +25,7 @@ def crop_to_heart(
     margin: int = 0,  # voxels on each side, as far as there are any
 ) -> np.ndarray:  # a view; empty if nothing is marked
     "The part of a label map that holds the heart."
-    inside = marked(label) if inside is None else inside
+    inside = heart_mask(label) if inside is None else inside
     found = [np.flatnonzero(inside.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     if not found[0].size: return label[:0]
     return label[tuple(slice(max(0, f[0] - margin), f[-1] + 1 + margin) for f in found)]
@@ -45,7 +45,7 @@ def neighbour_shares(
     if not known.size or known.size < rim.size / 4: return None
     return dict(zip(REGIONS, (np.bincount(known, minlength=len(REGIONS)) / known.size).tolist()))
 
-def rim_of_lv(
+def myocardial_rim(
     label: np.ndarray,  # (X, Y, Z)
 ) -> float:  # 0 to 1; NaN if there is no LV, or nothing known beside it
     "The share of the LV's rim that is myocardium."
@@ -80,7 +80,7 @@ def largest_piece_share(
 ) -> float:  # 0 to 1; NaN if nothing is marked
     "The share of what is marked that belongs to the largest piece."
     from scipy import ndimage
-    heart = marked(crop_to_heart(label))
+    heart = heart_mask(crop_to_heart(label))
     if not heart.any(): return np.nan
     wide = ndimage.binary_dilation(np.pad(heart, gap), iterations=(gap + 1) // 2)[(slice(gap, -gap),) * 3]
     pieces, _ = ndimage.label(wide)
@@ -111,7 +111,7 @@ def _doubts_about_muscle(
     return [Doubt(f"only {lv:.0%} of the LV's rim is myocardium", lv < ENCLOSED[0])]
 
 # %% ../../nbs/01_scans/08_plausible.ipynb #756998a4
-ATRIA = Doubt("the LA lies at the RV, or the RA at the LV")
+ATRIA_EXCHANGED = Doubt("the LA lies at the RV, or the RA at the LV")
 
 def _doubts_about_order(
     label,  # (X, Y, Z)
@@ -130,7 +130,7 @@ def _doubts_about_order(
     near = {k: ndimage.binary_dilation(heart == k, iterations=2) for k in (3, 4)}  # 3: LA, 4: RA
     touch = lambda atrium, ventricle: int(np.count_nonzero(near[atrium] & (heart == ventricle)))  # 1: LV, 2: RV
     right, wrong = touch(3, 1) + touch(4, 2), touch(3, 2) + touch(4, 1)
-    return [ATRIA] if wrong > max(10, 2 * right) else []
+    return [ATRIA_EXCHANGED] if wrong > max(10, 2 * right) else []
 
 # %% ../../nbs/01_scans/08_plausible.ipynb #a49dfce6
 def _doubts_about_sizes(
@@ -168,7 +168,7 @@ def doubts(
     voxel_ml: float,  # the volume of a voxel, ml: `Volume.voxel_ml`
 ) -> list[Doubt]:  # the certain ones first; empty for a heart
     "Why labels might not be a heart."
-    if not marked(label).any(): return [Doubt("nothing is marked", not bool((label == IGNORE).any()))]
+    if not heart_mask(label).any(): return [Doubt("nothing is marked", not bool((label == IGNORE).any()))]
     if len(np.unique(label)) == 1: return [Doubt(f"every voxel is {REGIONS[label.flat[0]]}", True)]
     if (sizes := _doubts_about_sizes(label, voxel_ml)) and sizes[0].certain: return sizes
     apart = 0. if regions_cut_off(label) else 1 - largest_piece_share(label)
@@ -182,7 +182,7 @@ def describe_volumes(
     voxel_ml: float,  # the volume of a voxel, ml: `Volume.voxel_ml`
 ) -> str:  # "LV 102 ml, RV …"
     "How large every region is, in words; or that there is no heart."
-    if not marked(label).any(): return "no heart was found"
+    if not heart_mask(label).any(): return "no heart was found"
     certain = [d for d in doubts(label, voxel_ml) if d.certain]
     if certain: return f"no heart was found ({certain[0]})"
     cut = regions_cut_off(label)

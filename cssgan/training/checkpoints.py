@@ -20,7 +20,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from ..guard import InputError, brief, fitted, make_folder, read_bytes, regular_file, remove_orphans, write_whole
+from cssgan.guard import (
+    InputError,
+    brief,
+    check_schema,
+    make_folder,
+    read_bytes,
+    regular_file,
+    remove_orphans,
+    write_whole,
+)
 from ..models import Networks
 from ..scans.volumes import REGIONS
 from cssgan.training.schema import (
@@ -49,7 +58,7 @@ def read_about(
         raise CheckpointError(f"{file} is damaged ({brief(e, 80)}): copy it again") from e
     checksum = written.pop("checksum", None) if isinstance(written, dict) else None
     about = with_current_names(written)
-    known = fitted(about, CheckpointRecord, file, DAMAGED, CheckpointError)
+    known = check_schema(about, CheckpointRecord, file, DAMAGED, CheckpointError)
     if known.regions != list(REGIONS):
         raise CheckpointError(f"{file} was trained for other regions ({brief(known.regions)}); train again")
     if checksum not in (None, checksum_of(written)):

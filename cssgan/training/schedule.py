@@ -9,7 +9,7 @@ __all__ = ['Phase', 'lr_factor', 'Config', 'preset']
 import json
 from dataclasses import asdict, dataclass
 
-from ..guard import InputError, fitted
+from ..guard import InputError, check_schema
 from ..scans.volumes import PAPER_GRID, Grid
 from .schema import PHASES, ConfigRecord, PhaseRecord
 
@@ -24,7 +24,7 @@ class Phase:
 
     def __post_init__(self):
         if self.name not in PHASES: raise InputError(f"unknown phase {self.name!r}; known are {', '.join(PHASES)}")
-        fitted(asdict(self), PhaseRecord, f"the phase {self.name}", "change it")
+        check_schema(asdict(self), PhaseRecord, f"the phase {self.name}", "change it")
         if self.epochs + self.decay < 1: raise InputError(f"the phase {self.name} has no epochs; leave it out")
 
 # %% ../../nbs/07_training/02_schedule.ipynb #bac0aef5
@@ -60,7 +60,7 @@ class Config:
         try: stored = json.loads(json.dumps(asdict(self)))  # as a checkpoint would keep it
         except (TypeError, ValueError, RecursionError) as e:
             raise InputError(f"the configuration cannot be kept ({e}): use plain numbers") from e
-        fitted(stored, ConfigRecord, "the configuration", "change it")
+        check_schema(stored, ConfigRecord, "the configuration", "change it")
 
 # %% ../../nbs/07_training/02_schedule.ipynb #cell-018
 PRESETS = {

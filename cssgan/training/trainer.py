@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..data.datasets import UnpairedData
 from ..fast.processes import any_process, from_first, join, launch, processes, rank
-from ..guard import InputError, held, make_folder, termination_interrupts, warn
+from ..guard import InputError, folder_lock, make_folder, termination_interrupts, warn
 from ..models import Networks
 from .checkpoints import CHECKPOINT, PREVIOUS, TENSOR_FILE, UNFINISHED, fall_back, load_checkpoint
 from .run import Run, describe_engine, keep_freed_memory, start, train_epoch, validate
@@ -186,7 +186,7 @@ def locked(
 ):
     "Within, the folder belongs to this run, all its processes together."
     with ExitStack() as stack:
-        from_first(lambda: stack.enter_context(held(folder, "run", CheckpointError)) and None)
+        from_first(lambda: stack.enter_context(folder_lock(folder, "run", CheckpointError)) and None)
         yield
 
 # %% ../../nbs/07_training/06_trainer.ipynb #cell-045

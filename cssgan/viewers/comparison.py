@@ -21,9 +21,9 @@ from cssgan.scans.volumes import (
     MODALITIES,
     REGIONS,
     Volume,
-    format_size,
     back_to_scan,
     denormalise,
+    format_size,
     label_to_scan,
 )
 from cssgan.viewers.canvas import (
