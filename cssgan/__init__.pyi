@@ -6,6 +6,7 @@ from .inference.apply import segment as segment
 from .inference.apply import translate as translate
 from .metrics import dice_scores as dice_scores
 from .metrics import s_score as s_score
+from .models import Networks as Networks
 from .phantoms.scanners import phantom as phantom
 from .pictures import plot_curves as plot_curves
 from .pictures import show_translation as show_translation
