@@ -68,7 +68,7 @@ def test_pages_quote_the_result_files():
     for (_, method), rows in dice.groupby(["modality", "method"]):
         assert quoted(rows["mean"], 1) in short
         assert quoted(rows["mean"], 1) in front or method == "ADA (R+S)"
-    for (_, _, score), rows in shape.groupby(["way", "method", "score"]):
+    for (_, _, score), rows in shape.groupby(["direction", "method", "score"]):
         assert (quoted(rows["mean"], 1) if score == "S-score" else quoted(rows["distortion_mm"], 2)) in short
 
 

@@ -52,7 +52,8 @@ def sweep_grid(
     from cssgan.experiments.grids import read_grid
     from cssgan.experiments.sweeps import collected, sweep, write_rows
     def check_rows_path():
-        check_writable(make_folder(Path(args.collect).parent) / Path(args.collect).name, collected, args.force, [args.grid])
+        rows = make_folder(Path(args.collect).parent) / Path(args.collect).name
+        check_writable(rows, collected, args.force, [args.grid])
     if args.collect and read_grid(args.grid): check_rows_path()
     outcome = sweep(args.grid, args.workers, args.scheduler, args.again)
     done = len(outcome.names("done"))

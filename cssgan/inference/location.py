@@ -84,7 +84,8 @@ class Finding(NamedTuple):
 
     @property
     def doubts(self) -> list[str]:
-        found = [str(d) for d in doubts(self.seen.label, self.seen.voxel_ml) if d != ATRIA_EXCHANGED]  # weak networks do that
+        found = doubts(self.seen.label, self.seen.voxel_ml)
+        found = [str(d) for d in found if d != ATRIA_EXCHANGED]  # weak networks do that
         differs = self.seen.label.any() and self.agreed < AGREEMENT[1]
         return found + ["looking again, the network found something else"] * bool(differs)
 
