@@ -1,6 +1,6 @@
 """Whole volumes against MONAI's sliding window:  python bench/inference.py [--rounds 5]
 
-A volume of the training grid's size: the toolkit's `slide`, the network called directly, MONAI with one window that
+A volume of the training grid's size: the toolkit's `sliding_window`, the network called directly, MONAI with one window that
 covers everything, and MONAI with the common smaller window. Same network, same precision. The seam is the largest
 difference from the direct answer."""
 import numpy as np
@@ -33,7 +33,7 @@ def measure(
     def monai(roi):
         inferer = SlidingWindowInferer(roi, 1, overlap=.5, mode="gaussian", cval=-1.)
         return lambda: inferer(x, predict)
-    actions = {"ours": lambda: slide(network, volume, grid)[None], "direct": lambda: predict(x),
+    actions = {"ours": lambda: sliding_window(network, volume, grid)[None], "direct": lambda: predict(x),
                "monai_whole": monai(grid.shape), "monai_smaller": monai(SMALLER[size])}
     with torch.no_grad():
         direct = predict(x)
