@@ -1,7 +1,7 @@
 """Whole volumes against MONAI's sliding window:  python bench/inference.py [--rounds 5]
 
-A volume of the training grid's size: the toolkit's `sliding_window`, the network called directly, MONAI with one window that
-covers everything, and MONAI with the common smaller window. Same network, same precision. The seam is the largest
+A volume of the training grid's size: the toolkit's `sliding_window`, the network called directly, MONAI with one window
+that covers everything, and MONAI with the common smaller window. Same network, same precision. The seam is the largest
 difference from the direct answer."""
 import numpy as np
 import torch
