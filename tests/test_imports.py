@@ -1,4 +1,4 @@
-"""`import cssgan.joint` is light: a bare server can train, and what is heavy is loaded by the function that needs it."""
+"""`import cssgan.joint` is light: a bare server can train; what is heavy is loaded by the function that needs it."""
 import json
 import subprocess
 import sys

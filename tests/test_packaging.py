@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import textwrap
 import tomllib
@@ -69,7 +70,8 @@ def test_console_scripts(settings):
 def test_every_dependency_is_pinned_and_here():
     for o in map(Requirement, PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]):
         assert pins()[o.name] in o.specifier
-        assert importlib.metadata.version(o.name).split("+")[0] == pins()[o.name], "delete .venv/.ready, then make setup"
+        here = importlib.metadata.version(o.name).split("+")[0]
+        assert here == pins()[o.name], "delete .venv/.ready, then make setup"
 
 
 # ---- sdist and wheel
@@ -78,7 +80,10 @@ SMOKE = textwrap.dedent('''
     import importlib, pkgutil, sys
     import cssgan
     assert "site-packages" in cssgan.__file__, cssgan.__file__
-    for m in pkgutil.iter_modules(cssgan.__path__): importlib.import_module(f"cssgan.{m.name}")
+    modules = [m.name for m in pkgutil.walk_packages(cssgan.__path__, "cssgan.")]
+    assert {"cssgan.joint", "cssgan.viewers.explorer", "cssgan.experiments.sweeps"} <= set(modules)
+    for name in modules: importlib.import_module(name)
+    for name in dir(cssgan): getattr(cssgan, name)
     import torch
     from cssgan.models import Segmentor
     from cssgan.phantoms.scanners import phantom
@@ -113,11 +118,24 @@ def source(folder):
 
 
 @pytest.fixture(scope="module")
-def wheel(source, folder):
-    "The wheel, built from the sdist."
+def packages(source, folder):
+    "The folder with the sdist, and the wheel that is built from it."
     run(sys.executable, "-m", "build", "--outdir", folder / "dist", source, cwd=folder)
-    assert len(list((folder / "dist").glob("*.tar.gz"))) == 1
-    return next((folder / "dist").glob("*.whl"))
+    return folder / "dist"
+
+
+@pytest.fixture(scope="module")
+def sdist(packages):
+    "The only sdist."
+    path, = packages.glob("*.tar.gz")
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel(packages):
+    "The only wheel."
+    path, = packages.glob("*.whl")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -129,17 +147,30 @@ def python(wheel, folder):
     return made
 
 
+def files_of_the_package():
+    "The modules, the front door's names, and the marker that says that types are given."
+    found = {str(p.relative_to(ROOT)) for p in (ROOT / "cssgan").rglob("*") if p.suffix in (".py", ".pyi", ".typed")}
+    assert {"cssgan/__init__.py", "cssgan/__init__.pyi", "cssgan/py.typed"} <= found
+    return found
+
+
+def test_sdist_holds_the_package(sdist):
+    with tarfile.open(sdist) as archive: names = {o.partition("/")[2] for o in archive.getnames()}
+    assert files_of_the_package() | {"pyproject.toml", "README.md", "LICENSE"} <= names
+
+
 def test_wheel_holds_the_package(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     setting, = (o for o in names if ".data/" in o)
     assert setting.endswith(".data/data/etc/jupyter/labconfig/page_config.d/cssgan.json") # JupyterLab finds it there
-    assert {o for o in names - {setting} if ".dist-info/" not in o} == {str(p.relative_to(ROOT)) for p in (ROOT / "cssgan").rglob("*.py")}
+    assert {o for o in names - {setting} if ".dist-info/" not in o} == files_of_the_package()
     assert any(o.endswith("licenses/LICENSE") for o in names)
 
 
 def test_environment_has_no_development_tools(python, folder):
     names = {o.split("==")[0].lower() for o in run(python, "-m", "pip", "freeze", cwd=folder).splitlines()}
-    assert "torch" in names and not names & {"nbdev", "fastcore", "execnb", "papermill", "ipykernel", "ipython", "pytest"}
+    tools = {"nbdev", "fastcore", "execnb", "papermill", "ipykernel", "ipython", "pytest", "ruff"}
+    assert "torch" in names and not names & tools
 
 
 def test_wheel_works_alone(python, folder): run(python, "-c", SMOKE, cwd=folder)

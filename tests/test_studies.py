@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny import SHORT, noise, same
 
-from cssgan.data.datasets import Samples, UnpairedData, load_case
+from cssgan.data.datasets import UnpairedData
+from cssgan.data.prepared import Samples, load_case
 from cssgan.experiments import studies
 from cssgan.experiments.studies import (
     Stage,

@@ -11,7 +11,7 @@ NOTE = "<!-- Made from nbs/index.ipynb by `make readme`: edit that, not this. --
 
 
 def readme():
-    "What a reader of nbs/index.ipynb sees, as files of the top folder: path -> bytes, README.md and the pictures that cells show"
+    "What a reader of nbs/index.ipynb sees, as files: path -> bytes, README.md and the pictures that cells show"
     notebook = nbformat.read(ROOT / "nbs/index.ipynb", as_version=4)
     notebook.metadata["language_info"] = {"name": "python"}
     exporter = MarkdownExporter(config=Config({

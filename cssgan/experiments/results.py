@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from ..guard import InputError, read_json
-from ..pictures import Picture, as_it_is
+from ..pictures import Picture, literal_text
 
 # %% ../../nbs/10_experiments/01_results.ipynb #cell-006
 class Collected(msgspec.Struct):
@@ -132,13 +132,13 @@ def plot_shares(
     title: str|None = None,  # above
 ) -> Picture:  # one colour a method
     "A score against a share of the data."
-    figure = Picture(figsize=(8, 4), dpi=160, layout="constrained")
+    figure = Picture(figsize=(8, 4), dpi=80, layout="constrained")
     ax = figure.subplots()
     others = cycle(("#7a7a7a", "#cc79a7", "#009e73", "#56b4e9"))
     for method, records in frame.groupby("method", sort=False):
         colour = METHOD_COLOURS.get(method) or next(others)
         means = records.groupby(x)[value].mean()
-        ax.plot(100 * means.index, means, color=colour, label=as_it_is(method))
+        ax.plot(100 * means.index, means, color=colour, label=literal_text(method))
         ax.scatter(100 * records[x], records[value], color=colour, s=24, alpha=.6, linewidths=0)
     cut = " (the axis does not begin at 0)" if ax.get_ylim()[0] > 0 else ""
     ax.set(xlabel=xlabel, ylabel=f"{ylabel}{cut}", title=title)

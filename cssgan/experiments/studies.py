@@ -26,9 +26,13 @@ import cssgan.losses
 import cssgan.models
 import cssgan.training.baselines
 import cssgan.training.run
+import cssgan.training.saving
 import cssgan.training.schedule
-from ..data.cases import Case, find_cases, select, thin, with_splits
-from ..data.datasets import Samples, UnpairedData, fingerprint, unpaired
+import cssgan.training.trainer
+from ..data.cases import Case, find_cases
+from ..data.datasets import UnpairedData, unpaired
+from ..data.prepared import Samples, fingerprint
+from ..data.splits import select, thin, with_splits
 from ..fast.networks import accelerate
 from ..guard import InputError, held, make_folder, read_json, write_whole
 from ..metrics import dice_of_segmentor, distortion, s_score, translation_error
@@ -37,8 +41,8 @@ from ..phantoms.scanners import phantom
 from ..scans.volumes import CT_WINDOW, MODALITIES, REGIONS, Volume, normalise
 from ..training.baselines import HalfAndHalf, in_place_of_joint, translate_offline
 from ..training.checkpoints import load_checkpoint
-from ..training.run import fit
 from ..training.schedule import Config, preset
+from ..training.trainer import fit
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-006
 @dataclass
@@ -63,7 +67,8 @@ def count_updates(
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-011
 TRAINING_MODULES = (  # that decide what a stage becomes
     cssgan.models, cssgan.losses, cssgan.joint, cssgan.fast.layers, cssgan.fast.networks, cssgan.fast.step,
-    cssgan.training.schedule, cssgan.training.run, cssgan.training.baselines)
+    cssgan.training.schedule, cssgan.training.run, cssgan.training.saving, cssgan.training.trainer,
+    cssgan.training.baselines)
 
 @lru_cache
 def code_digest() -> str:  # hexadecimal digits

@@ -14,60 +14,64 @@ from pathlib import Path
 import numpy as np
 
 from ..guard import InputError
-from ..pictures import CUTS, _index, _sizes, _slice, _upright, grey_range
+from ..pictures import CUTS, _sizes, _slice, _upright, grey_range, middle_voxel
 from cssgan.scans.volumes import (
     CT_WINDOW,
     IGNORE,
     MODALITIES,
     REGIONS,
     Volume,
-    _times,
+    format_size,
     back_to_scan,
     denormalise,
     label_to_scan,
 )
 from cssgan.viewers.canvas import (
-    Live,
-    Painting,
-    Touch,
-    _labelled,
-    _others,
-    as_given,
-    as_volume,
-    at_voxel,
-    cross,
+    LiveView,
+    MouseImage,
+    PixelPicture,
+    _picture_axes,
+    describe_voxel,
+    draw_crosshair,
     enlarge,
-    legend,
-    letter,
-    named,
-    one_of,
-    paint,
-    place,
-    plain,
-    row,
-    share_of_one,
-    stamp,
+    legend_html,
+    paint_cut,
+    place_in_cut,
+    side_by_side,
     voxel_at,
+    with_legend,
+    write_sides,
+    write_text,
+)
+from cssgan.viewers.inputs import (
+    _labelled,
+    as_volume,
+    as_volume_unturned,
+    check_choice,
+    check_fraction,
+    to_array,
 )
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-008
 VIEWS = "side by side", "swipe", "blend", "checkerboard", "difference"
 
-def placed(
+def as_volume_like(
     thing,  # what `as_volume` takes
     real: Volume,  # the real scan, in its file's own axes
     modality,  # of an array
 ) -> Volume:  # in its own axes
     "A volume; an array lies where the real scan does."
-    if isinstance(thing, (Volume, str, Path)) or hasattr(thing, "dataobj"): return as_given(thing)
-    array = plain(thing)
+    if isinstance(thing, (Volume, str, Path)) or hasattr(thing, "dataobj"): return as_volume_unturned(thing)
+    array = to_array(thing)
     if array.shape != real.shape:
-        raise InputError(f"an array of {_times(array.shape)} voxels does not say where it lies, the real scan has {_times(real.shape)}: give a Volume, or an array on the real scan's grid")
-    volume = as_given(array, modality=modality)
+        raise InputError(f"an array of {format_size(array.shape)} voxels does not say where it lies, the real scan has "
+                         f"{format_size(real.shape)}: give a Volume, or an array on the real scan's grid")
+    volume = as_volume_unturned(array, modality=modality)
     known = real.range if real.modality == modality else None
-    return replace(volume, affine=real.affine, range=(known or (CT_WINDOW if modality == "CT" else None)) if volume.scaled else None)
+    known = known or (CT_WINDOW if modality == "CT" else None)
+    return replace(volume, affine=real.affine, range=known if volume.scaled else None)
 
-def on_grid(
+def resample_to(
     volume: Volume,  # in its own axes
     real: Volume,  # with the grid to be on, in its file's own axes
     labels=None,  # of the volume, on its own grid or on the real scan's
@@ -81,12 +85,14 @@ def on_grid(
             except InputError: raise first
     volume = _upright(volume)
     inside = label_to_scan(np.ones(volume.shape, np.uint8), volume.affine, like) > 0
-    if not inside.any(): raise InputError(f"the {volume.modality} volume does not touch the real scan: give one that shows the same part of the patient")
+    if not inside.any():
+        raise InputError(f"the {volume.modality} volume does not touch the real scan: give one that shows the same "
+                         "part of the patient")
     new = back_to_scan(volume, like)
     return new if label is None else replace(new, label=label), inside
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-011
-def dice(
+def dice_by_region(
     volume: Volume,  # with the labels of a segmentor
     truth,  # (X, Y, Z) labels
 ) -> dict:  # structure → percent; nan where the truth has none
@@ -96,29 +102,35 @@ def dice(
 
     from cssgan.metrics import dice_scores
     counts = (volume.label != IGNORE) & (truth != IGNORE) & ((volume.label > 0) | (truth > 0))
-    scores = dice_scores(*(torch.from_numpy(label[counts].astype(np.int64))[None, :, None, None] for label in (volume.label, truth)))[0]
+    scores = dice_scores(*(torch.from_numpy(label[counts].astype(np.int64))[None, :, None, None]
+                           for label in (volume.label, truth)))[0]
     return dict(zip(REGIONS[1:], scores.tolist()))
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-014
+PAIRS = ("reconstructed", "real"), ("synthetic", "true")  # what is compared, and with what
+
 def shared_windows(
     volumes: dict,  # name → Volume
 ) -> dict:  # name → (black, white)
     "The windows through which volumes can be compared."
-    def alike(v, other): return v.modality == other.modality and v.scaled == other.scaled and (not v.scaled or v.range == other.range)
+    def alike(v, other):
+        return v.modality == other.modality and v.scaled == other.scaled and (not v.scaled or v.range == other.range)
     models = dict(volumes)
-    for name, pattern in (("reconstruction", "real"), ("fake", "true")):
-        if name in volumes and pattern in volumes and alike(volumes[name], volumes[pattern]): models[name] = volumes[pattern]
+    for name, pattern in PAIRS:
+        both = name in volumes and pattern in volumes
+        if both and alike(volumes[name], volumes[pattern]): models[name] = volumes[pattern]
     found = {id(m): grey_range(m) for m in models.values()}
     return {name: found[id(m)] for name, m in models.items()}
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-016
-def blue_red(
+def difference_colours(
     difference,  # (rows, columns)
     most,  # what is full red
 ) -> np.ndarray:  # uint8 (rows, columns, 3): less is blue, equal black, more red
     "A signed difference in colours."
     part = np.clip(difference / max(most, 1e-6), -1, 1)[..., None]
-    return (255 * np.where(part > 0, part * np.array([1, 0.45, 0.2]), -part * np.array([0.2, 0.55, 1]))).astype(np.uint8)
+    more, less = part * np.array([1, 0.45, 0.2]), -part * np.array([0.2, 0.55, 1])
+    return (255 * np.where(part > 0, more, less)).astype(np.uint8)
 
 def subtract(
     a: Volume,  # on one grid with the next
@@ -128,53 +140,58 @@ def subtract(
     "One volume less another, in the unit of the scanner where it is known."
     if a.modality != b.modality: raise InputError(f"{a.modality} and {b.modality} cannot be subtracted")
     if not inside.any(): raise InputError("no voxel in common")
-    if not (a.scaled and b.scaled) or (a.range and b.range): a, b = (denormalise(v) if v.scaled and v.range else v for v in (a, b))
+    if not (a.scaled and b.scaled) or (a.range and b.range):
+        a, b = (denormalise(v) if v.scaled and v.range else v for v in (a, b))
     if a.scaled != b.scaled: raise InputError("[-1, 1] and a scanner's unit cannot be subtracted")
     apart = np.where(inside, a.voxels.astype(np.float32) - b.voxels.astype(np.float32), 0)
     low, high = grey_range(b)
     mean = np.abs(apart).sum(dtype=float) / inside.sum()
-    return replace(b, voxels=apart, label=None), (high - low) / 2, mean, " HU" if b.modality == "CT" and not b.scaled else ""
+    unit = " HU" if b.modality == "CT" and not b.scaled else ""
+    return replace(b, voxels=apart, label=None), (high - low) / 2, mean, unit
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-019
-class Comparison(Live):
+class Comparison(LiveView):
     "A translation beside its scan."
     def __init__(
         self,
-        volumes: dict,  # name → Volume, all on one grid: real, fake, perhaps reconstruction and true
+        volumes: dict,  # name → Volume, all on one grid: real, synthetic, perhaps reconstructed and true
         view=VIEWS[0],  # one of VIEWS
         cut="axial",  # a name in CUTS
         share=0.5,  # of the swipe or of the blend, 0 to 1
         width=920,  # pixels
         inside=None,  # name → (X, Y, Z) bool: where a volume was measured; without a name: everywhere
     ):
-        self.view, self.cut, self.share = one_of("view", view, VIEWS), one_of("cut", cut, CUTS), share_of_one("share", share)
+        self.view, self.cut = check_choice("view", view, VIEWS), check_choice("cut", cut, CUTS)
+        self.share = check_fraction("share", share)
         self.volumes, self.opacity, self.width, self.inside = volumes, 0.25, width, inside or {}
-        self.real, self.fake = volumes["real"], volumes["fake"]
-        self.index, self.windows = _index(self.real, None), shared_windows(volumes)
-        self.scores = {name: dice(v, self.real.label) for name, v in volumes.items() if name != "real"}
+        self.real, self.fake = volumes["real"], volumes["synthetic"]
+        self.index, self.windows = middle_voxel(self.real), shared_windows(volumes)
+        self.scores = {name: dice_by_region(v, self.real.label) for name, v in volumes.items() if name != "real"}
 
     def pixel(self, pictures):
         "Size of a screen pixel, mm, for so many pictures in a row."
         return max(max(w, h) for w, h in zip(*_sizes(self.real))) / min(self.width / pictures, 460)
 
-    def painted(self, name, pixel):
+    def picture_of(self, name, pixel):
         "A volume's cut, with the truth in white where its own labels are in colours."
-        volume, truth = self.volumes[name], self.real.label if name != "real" and self.volumes[name].label is not None else None
-        return paint(volume, self.cut, self.index, pixel, self.windows[name], self.opacity, truth)
+        volume = self.volumes[name]
+        truth = self.real.label if name != "real" and volume.label is not None else None
+        return paint_cut(volume, self.cut, self.index, pixel, self.windows[name], self.opacity, truth)
 
     @cached_property
     def differences(self):
         "Title → what `subtract` gives, or None for what has no difference; made once, when it is asked for."
         made, everywhere = {}, np.ones(self.real.shape, bool)
-        for a, b in (("reconstruction", "real"), ("fake", "true")):
+        for a, b in PAIRS:
             if a not in self.volumes or b not in self.volumes: continue
-            try: found = subtract(self.volumes[a], self.volumes[b], self.inside.get(a, everywhere) & self.inside.get(b, everywhere))
+            both = self.inside.get(a, everywhere) & self.inside.get(b, everywhere)
+            try: found = subtract(self.volumes[a], self.volumes[b], both)
             except InputError as e: made[f"{a} − {b}: {e}"] = None
             else: made[f"{a} − {b}: mean |difference| {found[2]:.3g}{found[3]}"] = found
         return made
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-023
-def mask(
+def mixing_mask(
     shape,  # (rows, columns)
     view,  # "swipe", "blend" or "checkerboard"
     share,  # 0 to 1: how much of the first picture
@@ -191,29 +208,35 @@ def _difference(self, pixel):
     made = {}
     for title, found in self.differences.items():
         apart, most, _, unit = found or (replace(self.real, voxels=np.zeros(self.real.shape, np.float32)), 1, 0, "")
-        made[title] = letter(blue_red(paint_plain(apart, self.cut, self.index, pixel), most), self.cut)
-        for sign, at, colour in (("−", 0.02, "#338cff"), ("+", 0.98, "#ff7333")) if found else (): stamp(made[title], f"{sign}{most:.3g}{unit}", (0.99, at), colour)
+        made[title] = write_sides(difference_colours(cut_values(apart, self.cut, self.index, pixel), most), self.cut)
+        if not found: continue
+        for sign, at, colour in (("−", 0.02, "#338cff"), ("+", 0.98, "#ff7333")):
+            write_text(made[title], f"{sign}{most:.3g}{unit}", (0.99, at), colour)
     return made
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-026
-def paint_plain(
+def cut_values(
     volume: Volume,  # axes RAS
     cut,  # a name in CUTS
     index,  # (x, y, z)
     pixel,  # of the screen, mm
 ) -> np.ndarray:  # (rows, columns), in the volume's unit
     "A cut's values, enlarged."
-    return enlarge(_slice(volume.voxels, cut, index), [volume.spacing[a] for a in _others(cut)], pixel)
+    return enlarge(_slice(volume.voxels, cut, index), [volume.spacing[a] for a in _picture_axes(cut)], pixel)
 
 def _comparison_pictures(self):
     "Name → picture of the present view."
-    if self.view == "side by side": return {self.title(n): self.painted(n, self.pixel(len(self.volumes))) for n in self.volumes}
-    if self.view == "difference": return _difference(self, self.pixel(2)) or {"no reconstruction and no truth to subtract": np.zeros((60, 460, 3), np.uint8)}
-    real, fake = (self.painted(n, self.pixel(1)) for n in ("real", "fake"))
-    part = mask(real.shape[:2], self.view, self.share)
-    both = (real * part + fake * (1 - part)).astype(np.uint8)
+    if self.view == "side by side":
+        return {self.title(n): self.picture_of(n, self.pixel(len(self.volumes))) for n in self.volumes}
+    if self.view == "difference":
+        nothing = {"nothing reconstructed and no truth to subtract": np.zeros((60, 460, 3), np.uint8)}
+        return _difference(self, self.pixel(2)) or nothing
+    real, synthetic = (self.picture_of(n, self.pixel(1)) for n in ("real", "synthetic"))
+    part = mixing_mask(real.shape[:2], self.view, self.share)
+    both = (real * part + synthetic * (1 - part)).astype(np.uint8)
     if self.view == "swipe": both[:, min(int(self.share * both.shape[1]), both.shape[1] - 1)] = (255, 220, 0)
-    words = {"swipe": "left real, right fake", "blend": f"{self.share:.0%} real, {1 - self.share:.0%} fake", "checkerboard": "fields of real and fake"}
+    words = {"swipe": "left real, right synthetic", "blend": f"{self.share:.0%} real, {1 - self.share:.0%} synthetic",
+             "checkerboard": "fields of real and synthetic"}
     return {words[self.view]: both}
 
 def _title(self, name):
@@ -223,14 +246,15 @@ def _title(self, name):
 
 def _comparison_still(self):
     "The present view."
-    pictures = {name: cross(p, place(self.real, self.cut, self.index)) for name, p in self.pictures().items()}
-    return Painting(named(row(pictures), *(v.label for v in self.volumes.values())))
+    place = place_in_cut(self.real, self.cut, self.index)
+    pictures = {name: draw_crosshair(p, place) for name, p in self.pictures().items()}
+    return PixelPicture(with_legend(side_by_side(pictures), *(v.label for v in self.volumes.values())))
 
 Comparison.pictures, Comparison.still, Comparison.title = _comparison_pictures, _comparison_still, _title
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-028
 @contextmanager
-def about(
+def errors_named(
     name,  # of what is read within
 ):
     "Let errors name what they are about."
@@ -251,19 +275,21 @@ def compare(
 ) -> Comparison:
     "Look at a translation."
     if fake is None: raise InputError("fake is None: give the translation; explore shows a scan alone")
-    with about("real"): given = as_given(real, truth)
+    with errors_named("real"): given = as_volume_unturned(real, truth)
     other = next(m for m in MODALITIES if m != given.modality)
-    with about("real"): volumes, inside = {"real": as_volume(given)}, {}
-    for name, thing, modality in (("fake", fake, other), ("reconstruction", rec, given.modality), ("true", true, other)):
+    with errors_named("real"): volumes, inside = {"real": as_volume(given)}, {}
+    for argument, name, thing, modality in (("fake", "synthetic", fake, other),
+                                            ("rec", "reconstructed", rec, given.modality),
+                                            ("true", "true", true, other)):
         if thing is None: continue
-        with about(name):
-            volume = placed(thing, given, modality)
-            if name != "fake": volume = replace(volume, label=None)
-            volumes[name], inside[name] = on_grid(volume, given, segmentation if name == "fake" else None)
+        with errors_named(argument):
+            volume = as_volume_like(thing, given, modality)
+            if argument != "fake": volume = replace(volume, label=None)
+            volumes[name], inside[name] = resample_to(volume, given, segmentation if argument == "fake" else None)
     return Comparison(volumes, view, cut, share, inside=inside)
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-040
-def table(
+def dice_table(
     scores: dict,  # name → structure → percent
 ) -> str:  # HTML
     "Dice per structure."
@@ -272,45 +298,57 @@ def table(
     cell = '<td style="text-align:right;padding:0 .6em">{}</td>'
     number = lambda s: "–" if s != s else f"{s:.1f}"
     lines = ["<tr><td></td>" + "".join(cell.format(name) for name in scores) + "</tr>"]
-    for region in REGIONS[1:]: lines.append(f"<tr><td>{region}</td>" + "".join(cell.format(number(s[region])) for s in scores.values()) + "</tr>")
-    lines.append("<tr><td><b>mean</b></td>" + "".join(cell.format(f"<b>{number(np.nanmean(list(s.values())))}</b>") for s in scores.values()) + "</tr>")
+    for region in REGIONS[1:]:
+        row = "".join(cell.format(number(s[region])) for s in scores.values())
+        lines.append(f"<tr><td>{region}</td>{row}</tr>")
+    means = (cell.format(f"<b>{number(np.nanmean(list(s.values())))}</b>") for s in scores.values())
+    lines.append("<tr><td><b>mean</b></td>" + "".join(means) + "</tr>")
     return '<b>Dice, %</b><table style="font-variant-numeric:tabular-nums">' + "".join(lines) + "</table>"
 
 def _build_comparison(self):
     "The pictures under the mouse."
     from ipywidgets import HTML, FloatSlider, HBox, IntSlider, ToggleButtons, VBox
     style = {"button_width": "auto"}
-    self.words, self.touch = HTML(), Touch(self.pressed, lambda at: self.say(self.voxel(at)), self.turn)
-    views, cuts = (ToggleButtons(options=list(o), value=v, style=style) for o, v in ((VIEWS, self.view), (CUTS, self.cut)))
-    self.share_slider = FloatSlider(self.share, min=0, max=1, step=0.01, description="border", layout={"width": "420px"})
-    opacity = FloatSlider(self.opacity, min=0, max=1, step=0.05, description="labels", layout={"width": "420px"})
-    self.slice = IntSlider(int(self.index[CUTS[self.cut][0]]), 0, self.real.shape[CUTS[self.cut][0]] - 1, description="cut", layout={"width": "420px"})
+    self.words, self.touch = HTML(), MouseImage(self.pressed, lambda at: self.describe(self.voxel(at)), self.turn)
+    views, cuts = (ToggleButtons(options=list(options), value=value, style=style)
+                   for options, value in ((VIEWS, self.view), (CUTS, self.cut)))
+    wide, axis = {"layout": {"width": "420px"}}, CUTS[self.cut][0]
+    self.share_slider = FloatSlider(self.share, min=0, max=1, step=0.01, description="border", **wide)
+    opacity = FloatSlider(self.opacity, min=0, max=1, step=0.05, description="labels", **wide)
+    self.slice = IntSlider(int(self.index[axis]), 0, self.real.shape[axis] - 1, description="cut", **wide)
     for widget, name in ((views, "view"), (cuts, "cut"), (self.share_slider, "share"), (opacity, "opacity")):
         widget.observe(lambda change, name=name: self.change(**{name: change["new"]}), "value")
     self.slice.observe(lambda change: self.to_slice(change["new"]), "value")
     self.change()
-    names = legend([v.label for v in self.volumes.values()])
-    pictures = VBox([self.touch.image, self.words, HTML(names + ("white: the truth" if names else ""))], layout={"overflow": "hidden"})
-    return VBox([HBox([views, cuts], layout={"flex_flow": "row wrap", "grid_gap": "24px"}), HBox([pictures, HTML(table(self.scores), layout={"min_width": "170px"})]), HBox([self.slice, self.share_slider, opacity], layout={"flex_flow": "row wrap"})])
+    names = legend_html([v.label for v in self.volumes.values()])
+    pictures = VBox([self.touch.image, self.words, HTML(names + ("white: the truth" if names else ""))],
+                    layout={"overflow": "hidden"})
+    wrapped = {"flex_flow": "row wrap"}
+    return VBox([HBox([views, cuts], layout=wrapped | {"grid_gap": "24px"}),
+                 HBox([pictures, HTML(dice_table(self.scores), layout={"min_width": "170px"})]),
+                 HBox([self.slice, self.share_slider, opacity], layout=wrapped)])
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-042
 def _change(self, **what):
-    "Look otherwise."
+    "Change the view, the cut, the border or the place, and draw again."
     for name, value in what.items(): setattr(self, name, value)
     axis = CUTS[self.cut][0]
     self.slice.max, self.slice.value = max(self.slice.value, self.real.shape[axis] - 1), int(self.index[axis])
     self.slice.max = self.real.shape[axis] - 1
     self.share_slider.layout.display = None if self.view in ("swipe", "blend") else "none"
     self.share_slider.description = {"blend": "real"}.get(self.view, "border")
-    self.drawn = {n: cross(p, place(self.real, self.cut, self.index)) for n, p in self.pictures().items()}
-    self.touch.show(row(self.drawn))
-    self.say(self.index)
+    place = place_in_cut(self.real, self.cut, self.index)
+    self.drawn = {n: draw_crosshair(p, place) for n, p in self.pictures().items()}
+    self.touch.show(side_by_side(self.drawn))
+    self.describe(self.index)
 
 def _voxel(self, at, head=24, gap=6):
     "The voxel at a place in the row of pictures."
-    height, width = (max(p.shape[0] for p in self.drawn.values()) + head, sum(p.shape[1] + gap for p in self.drawn.values()) - gap)
-    shape = next(iter(self.drawn.values())).shape
-    return voxel_at(self.real, self.cut, self.index, ((at[0] * height - head) / shape[0], at[1] * width % (shape[1] + gap) / shape[1]))
+    pictures = list(self.drawn.values())
+    height, width = max(p.shape[0] for p in pictures) + head, sum(p.shape[1] + gap for p in pictures) - gap
+    rows, columns = pictures[0].shape[:2]
+    place = (at[0] * height - head) / rows, at[1] * width % (columns + gap) / columns
+    return voxel_at(self.real, self.cut, self.index, place)
 
 def _pressed(self, at):
     "A click: the border of a swipe goes there, else the cursor."
@@ -329,10 +367,11 @@ def _to_slice(self, number):
     index[CUTS[self.cut][0]] = number
     self.change(index=tuple(index))
 
-def _values(self, index):
+def _describe(self, index):
     "What every volume holds there."
-    place, *_ = at_voxel(self.real, index).partition(" mm")
-    self.words.value = f"{place} mm" + "".join(f" · <b>{name}</b> {at_voxel(v, index).split(' mm · ')[1]}" for name, v in self.volumes.items())
+    place, *_ = describe_voxel(self.real, index).partition(" mm")
+    values = {name: describe_voxel(v, index).split(" mm · ")[1] for name, v in self.volumes.items()}
+    self.words.value = f"{place} mm" + "".join(f" · <b>{name}</b> {value}" for name, value in values.items())
 
 Comparison.build, Comparison.change, Comparison.voxel, Comparison.pressed = _build_comparison, _change, _voxel, _pressed
-Comparison.turn, Comparison.to_slice, Comparison.say = _turn, _to_slice, _values
+Comparison.turn, Comparison.to_slice, Comparison.describe = _turn, _to_slice, _describe

@@ -8,31 +8,42 @@ __all__ = ['Explorer', 'explore']
 # %% ../../nbs/09_viewers/04_explorer.ipynb #cell-002
 import numpy as np
 
-from cssgan.pictures import CUTS, _index, _sizes
-from cssgan.scans.volumes import Volume
+from ..pictures import CUTS, _sizes, middle_voxel
+from ..scans.volumes import Volume
 from cssgan.viewers.canvas import (
-    Live,
-    Painting,
-    Touch,
-    as_volume,
-    at_voxel,
-    cross,
-    legend,
-    named,
-    paint,
-    place,
-    row,
-    share_of_one,
+    LiveView,
+    MouseImage,
+    PixelPicture,
+    describe_voxel,
+    draw_crosshair,
+    legend_html,
+    paint_cut,
+    place_in_cut,
+    side_by_side,
     voxel_at,
-    window_of,
-    windows,
+    with_legend,
 )
-from cssgan.viewers.depth import view3d
+from .inputs import as_volume, check_fraction, window_of, windows
 
-_all_ = ["compare", "view3d"]
+# %% ../../nbs/09_viewers/04_explorer.ipynb #7a1b64d8
+def in_tile(
+    picture,  # (rows, columns, 3)
+    height,  # of the tile, pixels
+) -> np.ndarray:  # (height, columns, 3)
+    "A picture in the middle of a black tile."
+    above = (height - len(picture)) // 2
+    return np.pad(picture, ((above, height - len(picture) - above), (0, 0), (0, 0)))
+
+def from_tile(
+    place,  # in the tile: 0 to 1 of its height, 0 to 1 of its width
+    rows,  # of the picture in it
+    height,  # of the tile, pixels
+) -> tuple:  # the place in the picture, the same way
+    "Where a place in a tile lies in the picture."
+    return (place[0] * height - (height - rows) // 2) / rows, place[1]
 
 # %% ../../nbs/09_viewers/04_explorer.ipynb #cell-008
-class Explorer(Live):
+class Explorer(LiveView):
     "Linked orthogonal cuts of a volume."
     def __init__(
         self,
@@ -41,18 +52,21 @@ class Explorer(Live):
         opacity=0.25,  # of the regions
         width=900,  # of the three cuts together, pixels; none is higher
     ):
-        self.volume, self.opacity, self.index = volume, share_of_one("opacity", opacity), _index(volume, None)
+        self.volume, self.opacity, self.index = volume, check_fraction("opacity", opacity), middle_voxel(volume)
         self.window = window_of(volume, window)
         widths, heights = _sizes(volume)
         self.pixel = max(sum(widths), max(heights)) / width
+        self.height = max(1, *(round(h / self.pixel) for h in heights))  # of all tiles, pixels
 
     def picture(self, cut):
         "One cut, with the crosshair."
-        return cross(paint(self.volume, cut, self.index, self.pixel, self.window, self.opacity), place(self.volume, cut, self.index))
+        cut_picture = paint_cut(self.volume, cut, self.index, self.pixel, self.window, self.opacity)
+        return draw_crosshair(cut_picture, place_in_cut(self.volume, cut, self.index))
 
     def still(self):
         "The three cuts."
-        return Painting(named(row({cut: self.picture(cut) for cut in CUTS}), self.volume.label))
+        tiles = side_by_side({cut: in_tile(self.picture(cut), self.height) for cut in CUTS})
+        return PixelPicture(with_legend(tiles, self.volume.label))
 
 def explore(
     volume,  # Volume, path of a NIfTI file or DICOM folder, nibabel image, array or tensor
@@ -66,14 +80,15 @@ def explore(
     return Explorer(as_volume(volume, labels, modality, spacing), window, opacity)
 
 # %% ../../nbs/09_viewers/04_explorer.ipynb #cell-015
-def box_of(
+def cut_box(
     cut,  # a name in CUTS
-    touch: Touch,  # its picture
+    touch: MouseImage,  # its picture
     slider,  # that moves the cut
 ):  # a VBox
     "A cut with its name and its slider."
     from ipywidgets import HTML, VBox
-    return VBox([HTML(f"<b>{cut}</b>"), touch.image, slider], layout={"align_items": "center", "overflow": "hidden", "margin": "0 6px 0 0"})
+    return VBox([HTML(f"<b>{cut}</b>"), touch.image, slider],
+                layout={"align_items": "center", "overflow": "hidden", "margin": "0 6px 0 0"})
 
 NARROW = {"description_width": "56px"}  # of the words before a slider
 
@@ -87,13 +102,19 @@ def window_controls(
     presets, busy = windows(volume), []
     lows, highs = zip(*presets.values(), window)
     darkest, brightest = min(float(volume.voxels.min()), *lows), max(float(volume.voxels.max()), *highs)
-    step = 10.0 ** np.floor(np.log10(min([b - a for a, b in zip(lows, highs) if b > a], default=1.0) / 100))  # round numbers, fine for the narrowest window
-    named_as = lambda pair: next((name for name, known in presets.items() if np.allclose(known, pair, atol=step, rtol=0)), "own")
-    preset = Dropdown(options=[*presets, "own"], value=named_as(window), description="window", style=NARROW, layout={"width": "200px"})
-    level, width = (FloatSlider(v, min=np.floor(a / step) * step, max=b, step=step, description=d, readout_format=".4g", style=NARROW, layout={"width": "270px"})
-                    for v, a, b, d in ((sum(window) / 2, darkest, brightest, "level"), (window[1] - window[0], step, 2 * (brightest - darkest) + step, "width")))
+    narrowest = min([b - a for a, b in zip(lows, highs) if b > a], default=1.0)
+    step = 10.0 ** np.floor(np.log10(narrowest / 100))  # a round number
+    known_name = lambda pair: next((name for name, known in presets.items()
+                                    if np.allclose(known, pair, atol=step, rtol=0)), "own")
+    preset = Dropdown(options=[*presets, "own"], value=known_name(window), description="window", style=NARROW,
+                      layout={"width": "200px"})
+    slider = lambda value, least, most, name: FloatSlider(
+        value, min=np.floor(least / step) * step, max=most, step=step, description=name, readout_format=".4g",
+        style=NARROW, layout={"width": "270px"})
+    level = slider(sum(window) / 2, darkest, brightest, "level")
+    width = slider(window[1] - window[0], step, 2 * (brightest - darkest) + step, "width")
     def follow(name, low, high):
-        if busy: return  # the three widgets move each other: only the hand's own move counts
+        if busy: return  # the three widgets move each other: only the user's own move counts
         busy.append(True)
         try: preset.value, level.value, width.value = name, (low + high) / 2, high - low
         finally: busy.clear()
@@ -102,7 +123,7 @@ def window_controls(
         if change["new"] != "own": follow(change["new"], *presets[change["new"]])
     def slide(_):
         pair = level.value - width.value / 2, level.value + width.value / 2
-        follow(named_as(pair), *pair)
+        follow(known_name(pair), *pair)
     preset.observe(pick, "value"), level.observe(slide, "value"), width.observe(slide, "value")
     return [preset, level, width]
 
@@ -112,17 +133,20 @@ def _build_explorer(self):
     from ipywidgets import HTML, FloatSlider, HBox, IntSlider, VBox
     self.words, self.sliders, self.touches, boxes = HTML(), {}, {}, []
     for cut, (axis, _) in CUTS.items():
-        self.touches[cut] = Touch(lambda at, cut=cut: self.move(voxel_at(self.volume, cut, self.index, at)),
-                                  lambda at, cut=cut: self.say(voxel_at(self.volume, cut, self.index, at)), lambda by, axis=axis: self.step(axis, by))
+        press = lambda place, cut=cut: self.move(self.voxel_in_tile(cut, place))
+        hover = lambda place, cut=cut: self.describe(self.voxel_in_tile(cut, place))
+        self.touches[cut] = MouseImage(press, hover, lambda by, axis=axis: self.step(axis, by))
         self.sliders[axis] = IntSlider(int(self.index[axis]), 0, self.volume.shape[axis] - 1, layout={"width": "95%"})
         self.sliders[axis].observe(lambda change, axis=axis: self.step(axis, change["new"] - self.index[axis]), "value")
-        boxes.append(box_of(cut, self.touches[cut], self.sliders[axis]))
-    opacity = FloatSlider(self.opacity, min=0, max=1, step=0.05, description="labels", style=NARROW, layout={"width": "270px"})
-    opacity.observe(lambda change: self.look(opacity=change["new"]), "value")
-    controls = window_controls(self.volume, self.window, lambda window: self.look(window=window))
+        boxes.append(cut_box(cut, self.touches[cut], self.sliders[axis]))
+    opacity = FloatSlider(self.opacity, min=0, max=1, step=0.05, description="labels", style=NARROW,
+                          layout={"width": "270px"})
+    opacity.observe(lambda change: self.repaint(opacity=change["new"]), "value")
+    controls = window_controls(self.volume, self.window, lambda window: self.repaint(window=window))
     if self.volume.label is not None: controls.append(opacity)
     self.move(tuple(self.index), redraw=True)
-    return VBox([HBox(boxes, layout={"align_items": "flex-end"}), self.words, HBox(controls, layout={"flex_flow": "row wrap"}), HTML(legend([self.volume.label]))])
+    below = [self.words, HBox(controls, layout={"flex_flow": "row wrap"}), HTML(legend_html([self.volume.label]))]
+    return VBox([HBox(boxes), *below])
 
 Explorer.build = _build_explorer
 
@@ -133,7 +157,7 @@ def _move(self, index, redraw=False):
     self.index = tuple(int(i) for i in index)
     if not changed: return
     for axis, slider in self.sliders.items(): slider.value = self.index[axis]
-    self.look()
+    self.repaint()
 
 def _step(self, axis, by):
     "Move one cut by some voxels."
@@ -141,14 +165,22 @@ def _step(self, axis, by):
     index[axis] = int(np.clip(index[axis] + by, 0, self.volume.shape[axis] - 1))
     self.move(tuple(index))
 
-def _look(self, window=None, opacity=None):
+def _repaint(self, window=None, opacity=None):
     "Paint the cuts again, perhaps otherwise."
-    self.window, self.opacity = self.window if window is None else window, self.opacity if opacity is None else opacity
-    for cut, touch in self.touches.items(): touch.show(self.picture(cut))
-    self.say(self.index)
+    if window is not None: self.window = window
+    if opacity is not None: self.opacity = opacity
+    for cut, touch in self.touches.items(): touch.show(in_tile(self.picture(cut), self.height))
+    self.describe(self.index)
 
-def _say(self, index):
-    "Tell what is there."
-    self.words.value = f'<span style="font-variant-numeric:tabular-nums">{at_voxel(self.volume, index)}</span>'
+def _describe(self, index):
+    "Say what is there."
+    self.words.value = f'<span style="font-variant-numeric:tabular-nums">{describe_voxel(self.volume, index)}</span>'
 
-Explorer.move, Explorer.step, Explorer.look, Explorer.say = _move, _step, _look, _say
+def _voxel_in_tile(self, cut, place):
+    "The voxel at a place in a cut's tile."
+    height_mm = _sizes(self.volume)[1][list(CUTS).index(cut)]
+    place = from_tile(place, max(1, round(height_mm / self.pixel)), self.height)
+    return voxel_at(self.volume, cut, self.index, place)
+
+Explorer.move, Explorer.step, Explorer.repaint, Explorer.describe = _move, _step, _repaint, _describe
+Explorer.voxel_in_tile = _voxel_in_tile
