@@ -132,7 +132,7 @@ def plot_shares(
     title: str|None = None,  # above
 ) -> Picture:  # one colour a method
     "A score against a share of the data."
-    figure = Picture(figsize=(8, 4), dpi=160, layout="constrained")
+    figure = Picture(figsize=(8, 4), dpi=80, layout="constrained")
     ax = figure.subplots()
     others = cycle(("#7a7a7a", "#cc79a7", "#009e73", "#56b4e9"))
     for method, records in frame.groupby("method", sort=False):
