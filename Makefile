@@ -97,18 +97,22 @@ lint: $(READY)
 # or a network, or does not depend on them.
 LOWEST := .venv-lowest
 LEFT_OUT := $(patsubst %,tests/test_%.py,tree docs packaging browser bench tutorials experiments sweeps safety parallel)
+# Two tests ask for what is newer: NRRD's space left-anterior-superior, which ITK itself reads wrongly before SimpleITK
+# 2.5.7 (cssgan reads that header without it), and ipyniivue, which tools/lowest.py leaves out.
+NEWER := tests/test_files.py::test_every_space_of_a_patient_is_read_as_itk_reads_it \
+  tests/test_explore.py::test_a_viewer_that_fails_gives_way
 $(LOWEST)/.ready: pyproject.toml constraints.txt tools/lowest.py
 	@command -v $(LOWEST_PYTHON) >/dev/null || \
 	{ echo "make test-lowest needs Python 3.11: name it, e.g. make test-lowest LOWEST_PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(LOWEST_PYTHON) -m venv --clear $(LOWEST)
-	$(LOWEST)/bin/python tools/lowest.py > $(LOWEST)/constraints.txt
-	$(LOWEST)/bin/python -m pip install -e '.[dev]' -c $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python tools/lowest.py > $(LOWEST)/requirements.txt
+	$(LOWEST)/bin/python -m pip install -e . -r $(LOWEST)/requirements.txt
 	cp -R etc $(LOWEST)/
 	@touch $@
 
 test-lowest: $(LOWEST)/.ready
 	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(LOWEST)/bin:$$PATH" $(LOWEST)/bin/python -m pytest -n 2 --dist loadfile \
-	  --durations=15 $(filter-out $(LEFT_OUT),$(sort $(wildcard tests/test_*.py)))
+	  --durations=15 $(NEWER:%=--deselect %) $(filter-out $(LEFT_OUT),$(sort $(wildcard tests/test_*.py)))
 
 hooks: $(READY)
 	git config core.hooksPath tools/hooks
