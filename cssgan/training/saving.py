@@ -53,8 +53,8 @@ def save_run(
 ):
     "Write a run's checkpoint."
     if rank() > 0: return
-    state = {name: getattr(run, name) for name in PROGRESS}
-    state |= {"config": asdict(run.config), "data": data.name() if data else None}
+    state = {"config": asdict(run.config), "data": data.name() if data else None}
+    state |= {name: getattr(run, name) for name in PROGRESS}
     about = about_networks(run.nets, run.config.grid, run.ranges, **state)
     save_checkpoint(folder, run.nets, about, training_tensors(run) if with_training else None)
 

@@ -32,8 +32,8 @@ def about_networks(
     **more,  # anything else that JSON can hold: configuration, history, progress
 ) -> dict:  # what goes into checkpoint.json
     "Describe the networks so that anybody can use them."
-    return {"cssgan": cssgan.__version__, "networks": nets.sizes, "ranges": ranges, "regions": REGIONS,
-            "grid": {"shape": grid.shape, "spacing": grid.spacing}, **more}
+    return {"cssgan": cssgan.__version__, "networks": nets.sizes,
+            "grid": {"shape": grid.shape, "spacing": grid.spacing}, "ranges": ranges, "regions": REGIONS, **more}
 
 # %% ../../nbs/07_training/01_schema.ipynb #09debf85
 Text = Annotated[str, Meta(max_length=200)]
