@@ -272,9 +272,7 @@ def other_modality(
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #8a64c1d2
 @patch_to(Stage)
-def on_device(
-    self,
-) -> Networks:  # for evaluation
+def on_device(self) -> Networks:  # for evaluation
     "The networks, on the GPU if there is one."
     return accelerate(self.nets.eval().to("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -310,9 +308,7 @@ def segmentation_record(
 DIRECTIONS = {"CT": "CT→MRI", "MRI": "MRI→CT"}  # a source's modality: the direction of its translation
 
 @patch_to(Study)
-def train_ceiling(
-    self,
-) -> Stage:
+def train_ceiling(self) -> Stage:
     "Segmentors of all real volumes, trained as long as the others."
     return self.train_baseline(self.training_data(), self.train_segmentors(self.training_data()))
 
@@ -365,9 +361,7 @@ def true_translation(
     return torch.from_numpy(normalise(scan).voxels)[None, None]
 
 @patch_to(Study)
-def has_twins(
-    self,
-) -> bool:  # are all its test cases phantoms?
+def has_twins(self) -> bool:  # are all its test cases phantoms?
     "Can its translations be held against the truth?"
     return all(case.image.startswith("phantom:") for case in self.cases if case.split == "test")
 
