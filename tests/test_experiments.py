@@ -1,6 +1,7 @@
 """The experiment notebooks run from end to end as papermill runs them; what they compare was trained equally long."""
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import reduce
@@ -126,6 +127,19 @@ def test_grid_is_one_that_a_sweep_takes(grid):
 
 
 def test_every_experiment_has_its_grid(): assert {grid.stem for grid in GRIDS} >= set(NOTEBOOKS)
+
+
+def test_the_front_page_and_the_short_one_quote_the_result_files():
+    from cssgan.experiments.results import mean_sd, read_results
+    page, quoted = (ROOT / "nbs/explanation/results_in_short.ipynb").read_text(encoding="utf-8"), []
+    dice = read_results(ROOT / "results/table2_segmentation.json")
+    for _, rows in dice.groupby(["modality", "method"]): quoted += [(rows["mean"], 1)]
+    shape = read_results(ROOT / "results/table1_s_score.json")
+    for (_, _, score), rows in shape.groupby(["direction", "method", "score"]):
+        quoted += [(rows["mean"], 1) if score == "S-score" else (rows["distortion_mm"], 2)]
+    for values, digits in quoted: assert "{:.{d}f} ± {:.{d}f}".format(*mean_sd(values), d=digits) in page
+    front = re.findall(r"\d+\.\d+ ± \d+\.\d+", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert front and all(number in page for number in front)
 
 
 def test_results_are_built_from_the_committed_files(tmp_path):
