@@ -142,7 +142,8 @@ def test_issue_form_is_one(path):
 def test_contributing_names_what_is_there():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert set(re.findall(r"(?:^|`)make ([a-z][\w-]*)", text, re.M)) <= targets()
-    named = re.findall(r"`((?:nbs|tests|tools|cssgan|bench|results|\.github)/[\w./]+|\w+\.(?:md|toml|ini|txt|yml))`", text)
+    folders = r"nbs|tests|tools|cssgan|bench|results|\.github"
+    named = re.findall(rf"`((?:{folders})/[\w./]+|\w+\.(?:md|toml|ini|txt|yml))`", text)
     linked = re.findall(r"\]\((?!\w+:|#)([^)#]+)", text)
     assert named and not [o for o in named + linked if not (ROOT / o).exists()]
 
