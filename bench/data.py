@@ -1,17 +1,19 @@
 """Reading cases, and memory that must not grow:  python bench/data.py [--steps 1000]
 
-A pair's reading from the cache against a joint step, in turn; memory after an epoch over more and more cases; memory over many steps of training."""
+A pair's reading from the cache against a joint step, in turn; memory after an epoch over more and more cases; memory
+over many steps of training."""
 import tempfile
 
 from common import GRIDS, NAMES, config, fresh, in_turn, memory_now, memory_peak, ms, options, percent, row, start_ours
 
-GOAL = .03 # of a step, for reading a pair
+GOAL = .03  # of a step, for reading a pair
 
 
 def pairs(size, n, cache):
     "Training data of n phantoms of each modality."
     from cssgan.data.cases import phantom_cases
-    from cssgan.data.datasets import Samples, UnpairedData
+    from cssgan.data.datasets import UnpairedData
+    from cssgan.data.prepared import Samples
     from cssgan.scans.volumes import PAPER_GRID, SMALL_GRID, Grid
     grid = {"paper": PAPER_GRID, "small": SMALL_GRID}.get(size) or Grid(GRIDS[size], (7., 7., 8.))
     cases = phantom_cases({"train": (n, n)})
@@ -85,16 +87,22 @@ def main(quick=False, steps=1000):
             fresh("data.fill", size=size, n=4, cache=cache)
             t = detail["reading"][size] = fresh("data.reading", size=size, cache=cache)
             share = t["read"] / t["step"]
-            rows.append(row(f"Reading a pair from the cache, {NAMES[size]}, of a joint step", f"{percent(share)} ({ms(t['read'])} of {ms(t['step'])})", f"under {percent(GOAL)}", share < GOAL))
+            what = f"Reading a pair from the cache, {NAMES[size]}, of a joint step"
+            figure = f"{percent(share)} ({ms(t['read'])} of {ms(t['step'])})"
+            rows.append(row(what, figure, f"under {percent(GOAL)}", share < GOAL))
         fresh("data.fill", size=size_of_counts, n=counts[-1], cache=cache)
         for n in counts: detail["cases"][n] = fresh("data.over_cases", size=size_of_counts, n=n, cache=cache)
         peaks = [found["peak"] for found in detail["cases"].values()]
-        rows.append(row(f"Peak memory after reading {', '.join(map(str, counts))} pairs, {NAMES[size_of_counts]}", ", ".join(f"{p:,.0f}" for p in peaks) + " MB", "does not grow: within 5 %", peaks[-1] < 1.05 * peaks[0]))
+        what = f"Peak memory after reading {', '.join(map(str, counts))} pairs, {NAMES[size_of_counts]}"
+        figure = ", ".join(f"{p:,.0f}" for p in peaks) + " MB"
+        rows.append(row(what, figure, "does not grow: within 5 %", peaks[-1] < 1.05 * peaks[0]))
         fresh("data.fill", size="toy", n=8, cache=cache)
         memory = detail["steps"] = fresh("data.over_steps", cache=cache, steps=steps, every=every)
     growth = per_thousand(memory, every)
-    rows.append(row(f"Memory over {steps:,} steps of training, {NAMES['toy']}, width 4: growth in the second half, per 1,000 steps", f"{growth:+.1f} MB of {memory[-1]:,.0f} MB",
-                    "does not grow: under 1 %" if not quick else "", abs(growth) < .01 * memory[-1] if not quick else None))
+    what = (f"Memory over {steps:,} steps of training, {NAMES['toy']}, width 4: "
+            "growth in the second half, per 1,000 steps")
+    goal, met = ("", None) if quick else ("does not grow: under 1 %", abs(growth) < .01 * memory[-1])
+    rows.append(row(what, f"{growth:+.1f} MB of {memory[-1]:,.0f} MB", goal, met))
     return {"rows": rows, "detail": detail | {"every": every}}
 
 

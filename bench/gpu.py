@@ -9,7 +9,7 @@ import torch
 from common import GRIDS, NAMES, PATCH_LAYERS, batch, config, fresh, options, percent, row
 
 VARIANTS = ("plain float32", "plain bfloat16", "ours", "ours compiled")
-GOALS = {("paper", 16): (60, 8)} # ms a step and GB on an H100
+GOALS = {("paper", 16): (60, 8)}  # ms a step and GB on an H100
 
 
 def events_ms(action, count):
@@ -46,7 +46,7 @@ def action_of(variant, size, width):
 
 
 def measure(variant, size, width, count=20):
-    "Time, memory and, of ours, the share of the rate of a large bfloat16 matrix product, in this process."
+    "Time, memory and, of ours, the share of a large bfloat16 matrix product's throughput, in this process."
     from limit import flops
     action = action_of(variant, size, width)
     for _ in range(5): action()
@@ -69,11 +69,15 @@ def attempt(variant, size, width):
 def compare(size, width):
     "All variants of one size and width: detail and lines."
     found, where = {v: attempt(v, size, width) for v in VARIANTS}, f"GPU, joint step, {NAMES[size]}, width {width}"
-    say = lambda v: f"{v} {found[v]['ms']:.1f} ms, {found[v]['peak_GB']:.2f} GB" if "ms" in found[v] else f"{v}: no figure, {found[v]['error']}"
+    def describe(v):
+        if "ms" not in found[v]: return f"{v}: no figure, {found[v]['error']}"
+        return f"{v} {found[v]['ms']:.1f} ms, {found[v]['peak_GB']:.2f} GB"
     limit, ours = GOALS.get((size, width)), found["ours"]
     met = "ms" in ours and ours["ms"] <= limit[0] and ours["peak_GB"] <= limit[1] if limit else None
-    rows = [row(where, "; ".join(map(say, VARIANTS)), f"at most {limit[0]} ms and {limit[1]} GB (one H100)" if limit else "", met)]
-    if "share" in ours: rows.append(row(f"{where}: share of the rate of a large bfloat16 matrix product", percent(ours["share"])))
+    goal = f"at most {limit[0]} ms and {limit[1]} GB (one H100)" if limit else ""
+    rows = [row(where, "; ".join(map(describe, VARIANTS)), goal, met)]
+    what = f"{where}: share of the throughput of a large bfloat16 matrix product"
+    if "share" in ours: rows.append(row(what, percent(ours["share"])))
     return found, rows
 
 

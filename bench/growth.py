@@ -10,6 +10,9 @@ from common import BENCH, config, fresh, memory_peak, ms, options, row, seconds,
 
 SHAPES = [(32, 32, 24), (48, 48, 32), (72, 72, 56), (112, 112, 86)]
 WIDTHS, CASES, FEW = [4, 8, 16], [4, 16, 64], (48, 48, 32)
+GOALS = {"voxels": ("voxels", "linear: at most 1.15", 1.15),
+         "width": ("width", "between linear and quadratic: at most 2", 2.),
+         "cases": ("pairs in an epoch", "a pair's time constant: within 0.1", .1)}
 
 
 def point(shape, width=8, count=3):
@@ -30,7 +33,7 @@ def epoch(size, n, cache, width):
         train_epoch(run, pairs, progress=False)
         run.history.append({})
         run.seen, run.losses = 0, {}
-    if n <= 8: once() # warm, and a short epoch alone would be noise
+    if n <= 8: once()  # warm, and a short epoch alone would be noise
     return {"seconds": seconds(once) / n, "peak_MB": memory_peak()}
 
 
@@ -39,12 +42,14 @@ def plot(detail, file):
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    series = (("voxels", "voxels of a volume"), ("width", "width (channels at full resolution)"), ("cases", "pairs in an epoch"))
+    series = {"voxels": "voxels of a volume", "width": "width (channels at full resolution)",
+              "cases": "pairs in an epoch"}
+    kinds = ("seconds", 1000, "#1f6f8b", "ms a step"), ("peak_MB", .001, "#b5533c", "GB at the peak")
     figure, axes = plt.subplots(2, 3, figsize=(11, 6.2), sharex="col", layout="constrained")
-    for column, (name, label) in zip(axes.T, series):
+    for column, (name, label) in zip(axes.T, series.items()):
         points = detail[name]
         xs = [p["x"] for p in points]
-        for axis, key, scale, colour, unit in zip(column, ("seconds", "peak_MB"), (1000, .001), ("#1f6f8b", "#b5533c"), ("ms a step", "GB at the peak")):
+        for axis, (key, scale, colour, unit) in zip(column, kinds):
             ys = [scale * p[key] for p in points]
             if name != "cases":
                 axis.plot(xs, [ys[-1] * x / xs[-1] for x in xs], "--", color="#999999", linewidth=1, label="slope 1")
@@ -69,20 +74,23 @@ def plot(detail, file):
 
 
 def main(quick=False, save=True):
-    shapes, widths, counts, few = ([(24, 24, 16), (32, 32, 24)], [4, 8], [1, 2], (24, 24, 16)) if quick else (SHAPES, WIDTHS, CASES, FEW)
+    shapes, widths, counts, few = SHAPES, WIDTHS, CASES, FEW
+    if quick: shapes, widths, counts, few = [(24, 24, 16), (32, 32, 24)], [4, 8], [1, 2], (24, 24, 16)
     size, width = ("toy", 4) if quick else ("small", 8)
-    detail = {"voxels": [{"x": math.prod(s), "shape": "×".join(map(str, s)), **fresh("growth.point", shape=s)} for s in shapes],
+    detail = {"voxels": [{"x": math.prod(s), "shape": "×".join(map(str, s)), **fresh("growth.point", shape=s)}
+                         for s in shapes],
               "width": [{"x": w, **fresh("growth.point", shape=few, width=w)} for w in widths]}
     with tempfile.TemporaryDirectory() as cache:
         fresh("data.fill", size=size, n=counts[-1], cache=cache)
         detail["cases"] = [{"x": n, **fresh("growth.epoch", size=size, n=n, cache=cache, width=width)} for n in counts]
     rows = []
-    for name, words in (("voxels", "voxels"), ("width", "width"), ("cases", "pairs in an epoch")):
+    for name, (words, expected, limit) in GOALS.items():
         points = detail[name]
         of = lambda key: slope([p["x"] for p in points], [p[key] for p in points])
-        expected, limit = {"voxels": ("linear: at most 1.15", 1.15), "width": ("between linear and quadratic: at most 2", 2.), "cases": ("a pair's time constant: within 0.1", .1)}[name]
         met = abs(of("seconds")) <= limit if name == "cases" else of("seconds") <= limit
-        rows.append(row(f"Growth with {words}: time and memory go with the power", f"{of('seconds'):.2f} and {of('peak_MB'):.2f} ({', '.join(ms(p['seconds']) for p in points)})", expected if not quick else "", met if not quick else None))
+        what = f"Growth with {words}: time and memory go with the power"
+        figure = f"{of('seconds'):.2f} and {of('peak_MB'):.2f} ({', '.join(ms(p['seconds']) for p in points)})"
+        rows.append(row(what, figure, *(("", None) if quick else (expected, met))))
     target = tempfile.NamedTemporaryFile(suffix=".png").name if quick or not save else BENCH / "growth.png"
     plot(detail, target)
     return {"rows": rows, "detail": detail}

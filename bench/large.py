@@ -1,8 +1,8 @@
 """A scan of the whole trunk, 512×512×600 voxels, segmented by the command:  python bench/large.py [--rounds 2]
 
 The command reads the compressed file, looks for the heart, and writes a label map of the scan's own size. Beside it,
-in turn: nibabel reading the same file whole, which nobody can do without. The networks have the shape of `make demo`'s
-and learned nothing: what they compute takes as long."""
+in turn: nibabel reading the same file whole, without which nothing can be done. The networks have the shape of
+`make demo`'s and learned nothing: what they compute takes as long."""
 import gzip
 import resource
 import shutil
@@ -17,11 +17,13 @@ import numpy as np
 from common import fresh, options, row, times
 
 SHAPES = {"trunk": (512, 512, 600), "toy": (64, 64, 75)}
-SIDE = 384.0 # mm across; 600 mm long
+SIDE = 384.0  # mm across; 600 mm long
 
 
-def write_trunk(path, # .nii.gz
-                shape): # voxels along x, y, z
+def write_trunk(
+    path,  # .nii.gz
+    shape,  # voxels along x, y, z
+):
     "A phantom chest with its belly below, coarse, and repeated to the size of a large scan."
     from cssgan.phantoms.scanners import phantom
     from cssgan.scans.volumes import Grid
@@ -40,7 +42,8 @@ def by_command(scan, checkpoint, out):
     "Seconds and peak memory (GB) of the command in a process of its own."
     begun = time.perf_counter()
     code = "import sys; from cssgan.cli.commands import segment_main; sys.exit(segment_main(sys.argv[1:]))"
-    done = subprocess.run([sys.executable, "-c", code, scan, "--checkpoint", checkpoint, "--modality", "CT", "--out", out], capture_output=True, text=True)
+    command = [sys.executable, "-c", code, scan, "--checkpoint", checkpoint, "--modality", "CT", "--out", out]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode and "heart" not in done.stderr: raise RuntimeError(done.stderr)
     return time.perf_counter() - begun
 
@@ -48,7 +51,8 @@ def by_command(scan, checkpoint, out):
 def by_nibabel(scan):
     "Seconds that nibabel takes for the file alone, in a process of its own."
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import sys, nibabel, numpy; numpy.asanyarray(nibabel.load(sys.argv[1]).dataobj)", scan], check=True)
+    code = "import sys, nibabel, numpy; numpy.asanyarray(nibabel.load(sys.argv[1]).dataobj)"
+    subprocess.run([sys.executable, "-c", code, scan], check=True)
     return time.perf_counter() - begun
 
 
@@ -56,18 +60,21 @@ def measure(size="trunk", rounds=2):
     "Both, in turn; the peak is the largest of all the commands."
     from cssgan.models import Networks
     from cssgan.scans.volumes import Grid
-    from cssgan.training.checkpoints import about_networks, save_checkpoint
+    from cssgan.training.checkpoints import save_checkpoint
+    from cssgan.training.schema import about_networks
     top = Path(tempfile.mkdtemp())
     try:
         write_trunk(scan := top / "scan.nii.gz", SHAPES[size])
         grid = Grid((40, 40, 32), (4.2, 4.2, 4.0))
-        save_checkpoint(top / "best", nets := Networks(8, 2), about_networks(nets, grid, {"CT": (-1000.0, 1000.0), "MRI": (0.0, 600.0)}))
+        nets, ranges = Networks(8, 2), {"CT": (-1000.0, 1000.0), "MRI": (0.0, 600.0)}
+        save_checkpoint(top / "best", nets, about_networks(nets, grid, ranges))
         found = {"command": [], "nibabel": []}
         for n in range(rounds):
             found["nibabel"].append(by_nibabel(str(scan)))
             found["command"].append(by_command(str(scan), str(top / "best"), str(top / f"label{n}.nii.gz")))
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
-        return {"command_s": min(found["command"]), "nibabel_s": min(found["nibabel"]), "peak_GB": peak, "file_MB": scan.stat().st_size / 1e6}
+        return {"command_s": min(found["command"]), "nibabel_s": min(found["nibabel"]), "peak_GB": peak,
+                "file_MB": scan.stat().st_size / 1e6}
     finally: shutil.rmtree(top)
 
 
@@ -75,9 +82,12 @@ def main(quick=False, rounds=2):
     size = "toy" if quick else "trunk"
     found = fresh("large.measure", size=size, rounds=1 if quick else rounds)
     name = "×".join(map(str, SHAPES[size]))
-    return {"rows": [row(f"cssgan_segment of {name} voxels, {found['file_MB']:.0f} MB packed: time", f"{found['command_s']:.0f} s", "at most 45 s", found["command_s"] <= 45),
-                     row(f"{name}: against nibabel's reading of the file alone", times(found["command_s"] / found["nibabel_s"])),
-                     row(f"{name}: peak memory", f"{found['peak_GB']:.2f} GB", "at most 3 GB", found["peak_GB"] <= 3)], "detail": found}
+    spent, ratio = found["command_s"], found["command_s"] / found["nibabel_s"]
+    rows = [row(f"cssgan_segment of {name} voxels, {found['file_MB']:.0f} MB packed: time", f"{spent:.0f} s",
+                "at most 45 s", spent <= 45),
+            row(f"{name}: against nibabel's reading of the file alone", times(ratio)),
+            row(f"{name}: peak memory", f"{found['peak_GB']:.2f} GB", "at most 3 GB", found["peak_GB"] <= 3)]
+    return {"rows": rows, "detail": found}
 
 
 if __name__ == "__main__": main(**options(__doc__, rounds=2))

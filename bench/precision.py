@@ -4,34 +4,38 @@ Each seed is a study of its own: 3 MRI and 16 CT phantoms, the `demo` preset on 
 7×7×8 mm), because float32 is slow on a CPU. Segmentors are pre-trained, then go on
 with real volumes only (baseline) or, after the generators' pre-training, jointly, for as many steps. Everything is done
 twice, in bfloat16 and in float32, with the same data, weights to start from, order and number of steps.
-OUT/precision.json has the Dice (in percent, 16 test phantoms of each modality) of every arm that is done; a run that
-was broken off goes on."""
+OUT/precision.json has the Dice (in percent, 16 test phantoms of each modality) of every arm that is done; an
+interrupted run is resumed."""
 import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from cssgan.data.cases import phantom_cases, select, thin
-from cssgan.data.datasets import Samples, unpaired
+from cssgan.data.cases import phantom_cases
+from cssgan.data.datasets import unpaired
+from cssgan.data.prepared import Samples
+from cssgan.data.splits import select, thin
 from cssgan.fast import networks
 from cssgan.guard import write_whole
 from cssgan.metrics import dice_of_segmentor
 from cssgan.training.baselines import in_place_of_joint
-from cssgan.training.run import fit
 from cssgan.training.schedule import preset
+from cssgan.training.trainer import fit
 
 
 def study(seed, folder, grid):
     "Cases of one seed: training and validation data, and test samples by modality."
     cases = phantom_cases({"train": (16, 16), "valid": (4, 4), "test": (16, 16)}, first=1000 * seed)
     few = thin(cases, {"MRI": 3 / 16}, seed)
-    return unpaired(few, grid, folder / "cache"), {m: Samples(select(cases, m, "test"), grid, folder / "cache") for m in ("CT", "MRI")}
+    test = {m: Samples(select(cases, m, "test"), grid, folder / "cache") for m in ("CT", "MRI")}
+    return unpaired(few, grid, folder / "cache"), test
 
 
 def dice(nets, test):
     "Mean Dice of both segmentors on the test phantoms."
-    return {m: round(dice_of_segmentor(s.eval(), test[m]).nanmean().item(), 2) for m, s in (("CT", nets.S_A), ("MRI", nets.S_B))}
+    segmentors = {"CT": nets.S_A, "MRI": nets.S_B}
+    return {m: round(dice_of_segmentor(s.eval(), test[m]).nanmean().item(), 2) for m, s in segmentors.items()}
 
 
 def arms(seed, folder):
@@ -39,7 +43,8 @@ def arms(seed, folder):
     config = replace(preset("demo"), seed=seed, grid=preset("smoke").grid, patch_layers=preset("smoke").patch_layers)
     data, test = study(seed, folder.parent, config.grid)
     part = lambda *names: replace(config, phases=tuple(p for p in config.phases if p.name in names))
-    train = lambda stage, config, nets=None: fit(data, config, folder / stage, nets=nets, resume=True, progress=False).nets
+    def train(stage, config, nets=None):
+        return fit(data, config, folder / stage, nets=nets, resume=True, progress=False).nets
     segmentors = train("segmentors", part("segmentors"))
     baseline = train("baseline", in_place_of_joint(part("joint"), "segmentors"), segmentors)
     joint = train("joint", part("joint"), train("generators", part("generators"), segmentors))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Passes', 'round_trips', 'Optimizers', 'make_optimizers', 'minimize', 'freeze_all_but', 'generator_losses',
-           'discriminator_losses', 'segmentor_losses', 'Pool', 'joint_step', 'segmentor_step', 'generator_step']
+           'discriminator_losses', 'segmentor_losses', 'Pool', 'joint_step']
 
 # %% ../nbs/05_method/03_joint.ipynb #f40fef1b
 from dataclasses import dataclass, field
@@ -50,6 +50,7 @@ def make_optimizers(
     return Optimizers(adam(nets.G_A, nets.G_B, (.5, .999)), adam(nets.D_A, nets.D_B, (.5, .999)),
                       adam(nets.S_A, nets.S_B, (.9, .999)))
 
+# %% ../nbs/05_method/03_joint.ipynb #5c1d0a77
 def minimize(
     loss: torch.Tensor,  # scalar
     optimizer: torch.optim.Optimizer,  # of the networks that learn now
@@ -73,7 +74,7 @@ def generator_losses(
     batch: Batch,  # real volumes and their labels
     passes: Passes,  # what the generators made of them
     ask_segmentors: bool = True,  # False: a CycleGAN's two losses
-) -> dict:  # scalars by name, each the sum of both directions
+) -> dict[str, torch.Tensor]:  # scalars by name, each the sum of both directions
     "Pass for real, come back, keep the shape (sections 3.3 and 3.4)."
     real_A, y_A, real_B, y_B, _ = batch
     fake_A, fake_B, rec_A, rec_B = passes
@@ -88,7 +89,7 @@ def discriminator_losses(
     batch: Batch,  # real volumes
     fake_A: torch.Tensor,  # synthetic CT, of now or of earlier [N, 1, X, Y, Z]
     fake_B: torch.Tensor,  # synthetic MRI [N, 1, X, Y, Z]
-) -> dict:  # scalars by name
+) -> dict[str, torch.Tensor]:  # scalars by name
     "Tell real from synthetic."
     return {"D_A": discriminator_loss(nets.D_A(batch.real_A), nets.D_A(fake_A)),
             "D_B": discriminator_loss(nets.D_B(batch.real_B), nets.D_B(fake_B))}
@@ -98,13 +99,12 @@ def segmentor_losses(
     nets: Networks,  # the six networks
     batch: Batch,  # real volumes and their labels
     passes: Passes|None = None,  # what the generators made; None: real volumes alone
-) -> dict:  # scalars by name
+) -> dict[str, torch.Tensor]:  # scalars by name
     "Cross-entropy, mean over all kinds of volumes that a segmentor sees (section 3.5)."
-    real_A, y_A, real_B, y_B, _ = batch
-    seen_A, seen_B = [(real_A, y_A)], [(real_B, y_B)]
+    seen_A, seen_B = [(batch.real_A, batch.y_A)], [(batch.real_B, batch.y_B)]
     if passes is not None:
-        seen_A += [(passes.fake_A, y_B), (passes.rec_A, y_A)]
-        seen_B += [(passes.fake_B, y_A), (passes.rec_B, y_B)]
+        seen_A += [(passes.fake_A, batch.y_B), (passes.rec_A, batch.y_A)]
+        seen_B += [(passes.fake_B, batch.y_A), (passes.rec_B, batch.y_B)]
     def mean(S, seen): return sum(shape_loss(S(x), y) for x, y in seen) / len(seen)
     return {"S_A": mean(nets.S_A, seen_A), "S_B": mean(nets.S_B, seen_B)}
 
@@ -112,7 +112,7 @@ def segmentor_losses(
 @dataclass
 class Pool:
     "Up to `size` past translations."
-    size: int=50  # 0: no memory
+    size: int = 50  # 0: no memory
     volumes: list = field(default_factory=list)  # each [1, X, Y, Z]
 
     def exchange(
@@ -137,11 +137,11 @@ def joint_step(
     nets: Networks,  # the six networks
     optimizers: Optimizers,  # all three take a step
     batch: Batch,  # real volumes and their labels
-    pools: dict,  # "A", "B": past translations
+    pools: dict[str, Pool],  # "A", "B": past translations
     rng: torch.Generator,  # of the pools
     lambda_cyc: float = 10.,  # the paper's λ
     gamma_shape: float = 1.,  # the paper's γ
-) -> dict:  # losses by name
+) -> dict[str, torch.Tensor]:  # losses by name
     "One alternating update of all six networks (section 3.6)."
     freeze_all_but(nets, "G_A", "G_B")
     passes = round_trips(nets, batch.real_A, batch.real_B)  # fake_A, fake_B, rec_A, rec_B
@@ -155,37 +155,6 @@ def joint_step(
 
     freeze_all_but(nets, "D_A", "D_B")
     fake_A, fake_B = pools["A"].exchange(passes.fake_A, rng), pools["B"].exchange(passes.fake_B, rng)
-    losses |= discriminator_losses(nets, batch, fake_A, fake_B)
-    minimize(losses["D_A"] + losses["D_B"], optimizers.D)
-    return {name: loss.detach() for name, loss in losses.items()}
-
-# %% ../nbs/05_method/03_joint.ipynb #64f6b7b0
-def segmentor_step(
-    nets: Networks,  # the six networks
-    optimizers: Optimizers,  # that of S takes a step
-    batch: Batch,  # real volumes and their labels
-) -> dict:  # losses by name
-    "Segmentors learn from real volumes."
-    freeze_all_but(nets, "S_A", "S_B")
-    losses = segmentor_losses(nets, batch)
-    minimize(losses["S_A"] + losses["S_B"], optimizers.S)
-    return {name: loss.detach() for name, loss in losses.items()}
-
-def generator_step(
-    nets: Networks,  # the six networks
-    optimizers: Optimizers,  # those of G and D take a step
-    batch: Batch,  # real volumes
-    pools: dict,  # "A", "B": past translations
-    rng: torch.Generator,  # of the pools
-    lambda_cyc: float = 10.,  # the paper's λ
-) -> dict:  # losses by name
-    "A CycleGAN's step: generators, then discriminators."
-    freeze_all_but(nets, "G_A", "G_B")
-    passes = round_trips(nets, batch.real_A, batch.real_B)
-    losses = generator_losses(nets, batch, passes, ask_segmentors=False)
-    minimize(losses["gan"] + lambda_cyc * losses["cyc"], optimizers.G)
-    freeze_all_but(nets, "D_A", "D_B")
-    fake_A, fake_B = (pools[side].exchange(fakes.detach(), rng) for side, fakes in zip("AB", passes))
     losses |= discriminator_losses(nets, batch, fake_A, fake_B)
     minimize(losses["D_A"] + losses["D_B"], optimizers.D)
     return {name: loss.detach() for name, loss in losses.items()}

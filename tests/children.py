@@ -1,4 +1,6 @@
-"What the tests of safety do in processes of their own, so that these can be killed; imported once, by the server that forks them."
+"""What the tests of safety do in processes of their own, so that these can be killed.
+
+Imported once, by the server that forks them."""
 import errno
 import os
 import resource
@@ -15,8 +17,9 @@ from tiny import SHORT, TINY, noise
 from cssgan.data.cases import from_folder
 from cssgan.data.datasets import unpaired
 from cssgan.training import run as training
-from cssgan.training.run import fit
+from cssgan.training import trainer
 from cssgan.training.schedule import Phase
+from cssgan.training.trainer import fit
 
 torch.set_num_threads(1)
 RUN = replace(SHORT, phases=(Phase("segmentors", 2), Phase("generators", 2), Phase("joint", 2, 2)))
@@ -24,7 +27,7 @@ STEPS = 24 # of 8 epochs with 3 pairs
 
 
 def train(say, folder, trouble=None, config=RUN, save_every=0.0, data=None):
-    "Begin a run or go on with it, and tell how it ends."
+    "Begin a run or resume it, and tell how it ends."
     if trouble: trouble()
     step, first = training.step, []
     def telling(*args):
@@ -41,7 +44,7 @@ def train(say, folder, trouble=None, config=RUN, save_every=0.0, data=None):
 # ---- troubles; the child that has one ends with it, so that nothing needs to be put right again
 
 def before_each(names, happens):
-    "Call `happens(name, its arguments)` before each call of these functions of `os` that concerns a file that is there."
+    "Call `happens(name, its arguments)` before each call of these functions of `os` on a file that is there."
     for name in names:
         def instead(*args, name=name, original=getattr(os, name), **how):
             there = stat.S_ISREG(os.fstat(args[0]).st_mode) if name == "fsync" else os.path.lexists(args[0])
@@ -51,7 +54,8 @@ def before_each(names, happens):
 
 
 def killed_in_writing(moment):
-    "SIGKILL just before the moment-th time that a checkpoint's writing touches the disk; a file that is being written loses its end."
+    """SIGKILL just before the moment-th time that a checkpoint's writing touches the disk.
+    A file that is being written loses its end."""
     times = []
     def happens(name, args):
         times.append(name)
@@ -72,12 +76,12 @@ def disk_is_full(moment):
 
 def files_stay_small(checkpoints, largest):
     "After so many checkpoints no file can grow beyond `largest` bytes: the kernel refuses in the middle of a write."
-    save_run, times = training.save_run, []
+    save_run, times = trainer.save_run, []
     def saves(*args, **how):
         times.append(1)
         if len(times) > checkpoints: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
         save_run(*args, **how)
-    training.save_run = saves
+    trainer.save_run = saves
 
 
 def slow(seconds):

@@ -9,18 +9,19 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-OFFLINE = '''"No network: whoever asks for it is told so."
+OFFLINE = '''"No network: a program that asks for it gets an error."
 import socket
 connect = socket.socket.connect
 def local_only(self, address):
-    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"): raise OSError(f"no network in this test, and {address} was asked for")
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise OSError(f"no network in this test, and {address} was asked for")
     return connect(self, address)
 socket.socket.connect = local_only
 '''
 
 
 def without_network(folder):
-    "What to add to the environment of a program so that its Python, and that of its children, reaches this machine only."
+    "What to add to a program's environment so that its Python, and its children's, reaches this machine only."
     (folder / "sitecustomize.py").write_text(OFFLINE)
     return {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "HF_HUB_OFFLINE": "1"}
 
@@ -39,11 +40,11 @@ def real():
 
 
 def pytest_configure(config):
-    for line in ("data: needs the real scans in ../shared/data", "gpu: needs a CUDA device", "browser: needs a browser"):
-        config.addinivalue_line("markers", line)
+    needs = {"data": "the real scans in ../shared/data", "gpu": "a CUDA device", "browser": "a browser"}
+    for marker, what in needs.items(): config.addinivalue_line("markers", f"{marker}: needs {what}")
     import torch
     torch.set_num_threads(1)
-    # A shell's background job ignores Ctrl-C, and whatever it starts inherits that: programs that tests interrupt would never stop.
+    # A shell's background job ignores Ctrl-C, and what it starts inherits that: what tests interrupt would never stop.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -60,7 +61,8 @@ def checkpoint(tmp_path_factory):
     "A checkpoint's folder: tiny networks that learned nothing, on a tiny grid. Copy it before changing anything."
     from cssgan.models import Networks
     from cssgan.scans.volumes import Grid
-    from cssgan.training.checkpoints import about_networks, save_checkpoint
+    from cssgan.training.checkpoints import save_checkpoint
+    from cssgan.training.schema import about_networks
     nets, folder = Networks(width=4, patch_layers=1, seed=0), tmp_path_factory.mktemp("run") / "best"
     about = about_networks(nets, Grid((24, 24, 16), (7.0, 7.0, 8.0)), {"CT": (-1000.0, 1000.0), "MRI": (10.0, 600.0)})
     save_checkpoint(folder, nets, about, training={})

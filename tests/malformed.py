@@ -34,7 +34,9 @@ def listing(folder):
             path = os.path.join(top, name)
             what = os.lstat(path)
             is_file = os.path.isfile(path) and not os.path.islink(path)
-            found[os.path.relpath(path, folder)] = (what.st_mode, hashlib.sha256(Path(path).read_bytes()).digest() if is_file and what.st_size < 1e8 else what.st_size)
+            small = is_file and what.st_size < 1e8
+            content = hashlib.sha256(Path(path).read_bytes()).digest() if small else what.st_size
+            found[os.path.relpath(path, folder)] = (what.st_mode, content)
     return found
 
 
@@ -45,7 +47,8 @@ def run(main, words):
 
 
 def refuses(main, bad, folder, capfd, allowed=()):
-    "The command must refuse the input: one short line, at once, nothing left behind (but what `allowed` matches), inputs unchanged."
+    """The command must refuse the input: one short line, at once, nothing left behind (but what `allowed` matches),
+    inputs unchanged."""
     words = bad.make(folder)
     before, begun, memory = listing(folder), time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     capfd.readouterr()

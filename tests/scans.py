@@ -18,7 +18,8 @@ def turned(angles, spacing=(2, 2.5, 3), flips=(1, 1, 1), origin=(-30, 12.5, 100)
 
 
 AFFINES = {
-    "plain": np.diag([2, 2.5, 3, 1.0]), "LPS": LPS, "oblique": turned((20, -10, 35)), "oblique, flipped": turned((-15, 12, 5), flips=(-1, -1, 1)),
+    "plain": np.diag([2, 2.5, 3, 1.0]), "LPS": LPS, "oblique": turned((20, -10, 35)),
+    "oblique, flipped": turned((-15, 12, 5), flips=(-1, -1, 1)),
     "sagittal slices": np.array([[0, 0, 3, -60], [-2, 0, 0, 40], [0, -2.5, 0, 50], [0, 0, 0, 1.0]]),
     "thick slices": turned((5, 4, -7), spacing=(1.2, 1.2, 6)), "left-handed": turned((0, 30, 0), flips=(-1, 1, 1)),
 }
@@ -35,8 +36,9 @@ def voxels(shape=(24, 20, 16), modality="CT"):
 def lopsided(shape):
     "Five regions of which none is symmetric."
     label, n = np.zeros(shape, np.uint8), np.array(shape)
-    for region, (low, high) in {1: ((.2, .2, .2), (.5, .45, .5)), 2: ((.5, .25, .25), (.7, .6, .6)), 3: ((.25, .5, .5), (.5, .8, .75)),
-                                4: ((.55, .62, .4), (.8, .8, .8)), 5: ((.2, .2, .55), (.45, .48, .8))}.items():
+    boxes = {1: ((.2, .2, .2), (.5, .45, .5)), 2: ((.5, .25, .25), (.7, .6, .6)), 3: ((.25, .5, .5), (.5, .8, .75)),
+             4: ((.55, .62, .4), (.8, .8, .8)), 5: ((.2, .2, .55), (.45, .48, .8))}
+    for region, (low, high) in boxes.items():
         a, b = (n * low).astype(int), (n * high).astype(int)
         label[a[0]:b[0], a[1]:b[1], a[2]:b[2]] = region
     return label
@@ -74,5 +76,6 @@ def write_dicom(folder, array, affine, **tags):
     "A DICOM series of an array; its files' names run in another order than its slices."
     folder.mkdir(exist_ok=True)
     n = array.shape[2]
-    for z in range(n): write_slice(folder / f"IM{(7 * z + 3) % n:04}", np.rint(array[:, :, z]).astype(np.int16), affine, z, **tags)
+    for z in range(n):
+        write_slice(folder / f"IM{(7 * z + 3) % n:04}", np.rint(array[:, :, z]).astype(np.int16), affine, z, **tags)
     return folder

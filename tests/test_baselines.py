@@ -10,8 +10,8 @@ from cssgan.models import Networks
 from cssgan.scans.volumes import Grid
 from cssgan.training import run as training
 from cssgan.training.baselines import HalfAndHalf, SyntheticSamples, in_place_of_joint, translate_offline
-from cssgan.training.run import fit
 from cssgan.training.schedule import Config, Phase
+from cssgan.training.trainer import fit
 
 CONFIG = Config(Grid((24, 16, 16), (7.0, 7.0, 8.0)), 4, 1, phases=(Phase("joint", 1, 1),), lr=1e-3)
 
@@ -21,7 +21,8 @@ class Random:
     def __init__(self, n, name, seed):
         rng = torch.Generator().manual_seed(seed)
         self.cases = list(range(n))
-        self.made = [(torch.rand(1, 24, 16, 16, generator=rng) * 2 - 1, torch.randint(0, 6, (24, 16, 16), generator=rng), f"{name}{i}") for i in range(n)]
+        self.made = [(torch.rand(1, 24, 16, 16, generator=rng) * 2 - 1,
+                      torch.randint(0, 6, (24, 16, 16), generator=rng), f"{name}{i}") for i in range(n)]
 
     def __len__(self): return len(self.made)
     def __getitem__(self, i): return self.made[i]
@@ -58,7 +59,8 @@ def test_synthetic_volumes_are_the_generators_and_have_their_sources_labels(nets
         rec = nets.G_A(fake)
     for name, made in (("fake_B_of_a1", fake), ("rec_A_of_a1", rec)):
         volume, y, _ = by_name[name]
-        assert volume.dtype == torch.float32 and (volume - made[0].float()).abs().max() < 2e-3 and torch.equal(y, labels)
+        assert volume.dtype == torch.float32 and (volume - made[0].float()).abs().max() < 2e-3
+        assert torch.equal(y, labels)
     assert torch.equal(by_name["fake_A_of_b0"][1], data.train_B[0][1])
 
 
@@ -68,11 +70,14 @@ def test_every_batch_is_half_real_half_synthetic(mixed, data, batch_size):
     assert len(real) == len(half) and mixed.length() == data.length()
     for r, h in zip(real, half):
         n = len(r.real_A)
-        assert torch.equal(h.real_A[:n], r.real_A) and torch.equal(h.y_A[:n], r.y_A) and torch.equal(h.real_B[:n], r.real_B)
+        assert torch.equal(h.real_A[:n], r.real_A) and torch.equal(h.y_A[:n], r.y_A)
+        assert torch.equal(h.real_B[:n], r.real_B)
         assert len(h.real_A) == len(h.y_A) == 2 * n and len(h.real_B) == len(h.y_B) == 2 * n
         kinds = Counter(i.split("_")[0] for i in h.ids)
-        assert kinds["fake"] + kinds["rec"] >= 2 * n and {i for i in h.ids if not i.startswith(("fake", "rec"))} == set(r.ids)
-        for volume, y in zip(h.real_A[n:], h.y_A[n:]): assert any(torch.equal(volume, v) and torch.equal(y, l) for v, l, _ in mixed.synthetic_A)
+        assert kinds["fake"] + kinds["rec"] >= 2 * n
+        assert {i for i in h.ids if not i.startswith(("fake", "rec"))} == set(r.ids)
+        for volume, y in zip(h.real_A[n:], h.y_A[n:]):
+            assert any(torch.equal(volume, v) and torch.equal(y, l) for v, l, _ in mixed.synthetic_A)
 
 
 def test_all_of_the_synthetic_data_is_used(mixed):
@@ -81,7 +86,8 @@ def test_all_of_the_synthetic_data_is_used(mixed):
 
 
 def test_few_synthetic_volumes_are_used_again(data, offline):
-    few = HalfAndHalf(data.train_A, data.train_B, data.valid_A, data.valid_B, SyntheticSamples(offline[0].files[:1]), SyntheticSamples(offline[1].files[:1]))
+    few = HalfAndHalf(data.train_A, data.train_B, data.valid_A, data.valid_B, SyntheticSamples(offline[0].files[:1]),
+                      SyntheticSamples(offline[1].files[:1]))
     assert [len(b.real_A) for b in few.epoch(0, 0)] == [2, 2, 2]
 
 
@@ -105,7 +111,8 @@ def test_the_order_is_a_function_of_seed_and_epoch(mixed):
 def test_the_same_course_with_another_phase():
     config = replace(CONFIG, phases=(Phase("segmentors", 3), Phase("joint", 5, 4, patience=2)))
     baseline = in_place_of_joint(config, "segmentors")
-    assert baseline.phases == (Phase("segmentors", 3), Phase("segmentors", 5, 4, patience=2)) and replace(baseline, phases=config.phases) == config
+    assert baseline.phases == (Phase("segmentors", 3), Phase("segmentors", 5, 4, patience=2))
+    assert replace(baseline, phases=config.phases) == config
 
 
 def test_all_arms_make_the_same_number_of_updates_from_the_same_start(nets, data, mixed, tmp_path, monkeypatch):
@@ -117,6 +124,7 @@ def test_all_arms_make_the_same_number_of_updates_from_the_same_start(nets, data
         return original(run, phase, batch)
     monkeypatch.setattr(training, "step", count)
     for arm, samples, config in (("joint", data, CONFIG), ("baseline", data, in_place_of_joint(CONFIG, "segmentors")),
-                                 ("ada", mixed, in_place_of_joint(CONFIG, "segmentors")), ("without shape", data, in_place_of_joint(CONFIG, "generators"))):
+                                 ("ada", mixed, in_place_of_joint(CONFIG, "segmentors")),
+                                 ("without shape", data, in_place_of_joint(CONFIG, "generators"))):
         fit(samples, config, tmp_path / arm, nets=nets, progress=False)
     assert set(made.values()) == {6} and len(made) == 4 and all(torch.equal(starts[0], s) for s in starts)

@@ -7,18 +7,16 @@ from pathlib import Path
 import pytest
 
 from cssgan.data.cases import (
-    LARGEST_SEED,
+    MAX_SEED,
     MODALITIES,
     Case,
-    draw_splits,
     find_cases,
     from_folder,
     from_manifest,
     phantom_seed,
-    select,
-    shuffled_patients,
     write_manifest,
 )
+from cssgan.data.splits import draw_splits, select, shuffled_patients
 from cssgan.guard import InputError, InputWarning
 
 HEAD = "image,label,modality,split\n"
@@ -35,7 +33,8 @@ def place(folder, *names):
 @pytest.fixture
 def folder(tmp_path):
     "A plain folder of one CT and one MRI."
-    return place(tmp_path / "data", *(f"{m}/{n}_{k}.nii.gz" for m, n in (("CT", "anna"), ("MRI", "bert")) for k in ("image", "label")))
+    return place(tmp_path / "data", *(f"{m}/{n}_{k}.nii.gz" for m, n in (("CT", "anna"), ("MRI", "bert"))
+                                      for k in ("image", "label")))
 
 
 def ids(cases): return [c.id for c in cases]
@@ -57,14 +56,17 @@ def silent(call, *args):
 
 # ---- folders
 
-@pytest.mark.parametrize("hidden", ["CT/._anna_image.nii.gz", "CT/._anna_label.nii.gz", "CT/.DS_Store", "MRI/.old_image.nii", ".DS_Store", "CT/.old/x_image.nii.gz"])
+@pytest.mark.parametrize("hidden", ["CT/._anna_image.nii.gz", "CT/._anna_label.nii.gz", "CT/.DS_Store",
+                                    "MRI/.old_image.nii", ".DS_Store", "CT/.old/x_image.nii.gz"])
 def test_hidden_files_are_nobodys_scan(folder, hidden):
     place(folder, hidden)
     assert ids(silent(from_folder, folder)) == ["CT_anna", "MRI_bert"]
 
 
-@pytest.mark.parametrize("other", ["carl.nrrd", "carl_image.mha", "carl_Image.nii.gz", "carl_label.nii.gz", "carl.nii.gz", "carl_image.nii.gz.part", "_image.nii.gz", "README.txt",
-                                   "carl_image.NII.GZ", "carl image.nii.gz", "carl_image.nii.gz.1", "dicom/IM0001", "Thumbs.db", b"M\xfcller.nrrd"])
+@pytest.mark.parametrize("other", ["carl.nrrd", "carl_image.mha", "carl_Image.nii.gz", "carl_label.nii.gz",
+                                   "carl.nii.gz", "carl_image.nii.gz.part", "_image.nii.gz", "README.txt",
+                                   "carl_image.NII.GZ", "carl image.nii.gz", "carl_image.nii.gz.1", "dicom/IM0001",
+                                   "Thumbs.db", b"M\xfcller.nrrd"])
 def test_what_belongs_to_no_case_is_named(folder, other):
     place(folder / "CT", other)
     cases, message = said(from_folder, folder)
@@ -83,8 +85,11 @@ def test_scans_beside_the_two_folders_are_named(folder):
     assert "carl_image.nii.gz" in (message := said(from_folder, folder)[1]) and "notes" not in message
 
 
-@pytest.mark.parametrize("made, named", [(["CT/carl.nrrd"], "carl.nrrd"), (["CT/carl_Image.nii.gz", "CT/carl_Label.nii.gz"], "carl_Image.nii.gz"), (["CT/carl_label.nii.gz"], "carl_label.nii.gz"),
-                                         (["ct/carl_image.nii.gz"], "ct/"), (["carl_image.nii.gz"], "carl_image.nii.gz"), (["CT/1/image.nii.gz"], "1/")])
+@pytest.mark.parametrize("made, named", [(["CT/carl.nrrd"], "carl.nrrd"),
+                                         (["CT/carl_Image.nii.gz", "CT/carl_Label.nii.gz"], "carl_Image.nii.gz"),
+                                         (["CT/carl_label.nii.gz"], "carl_label.nii.gz"),
+                                         (["ct/carl_image.nii.gz"], "ct/"),
+                                         (["carl_image.nii.gz"], "carl_image.nii.gz"), (["CT/1/image.nii.gz"], "1/")])
 def test_where_there_is_no_other_case_the_error_names_what_there_is(tmp_path, made, named):
     place(tmp_path / "data", "MRI/bert_image.nii.gz", "MRI/bert_label.nii.gz", *made)
     with pytest.raises(InputError, match="holds no CT case") as e: from_folder(tmp_path / "data")
@@ -92,12 +97,16 @@ def test_where_there_is_no_other_case_the_error_names_what_there_is(tmp_path, ma
 
 
 def test_names_that_are_no_utf8_are_cases_whose_ids_can_be_written_everywhere(folder):
-    place(folder, *(b"CT/M\xfcller_" + k + b".nii.gz" for k in (b"image", b"label")), *(b"CT/M\xf6ller_" + k + b".nii.gz" for k in (b"image", b"label")))
-    cases = draw_splits([*from_folder(folder), *(replace(c, id=f"x{i}", patient=f"x{i}", image=f"{c.image}{i}") for i in range(3) for c in from_folder(folder)[-1:])])
-    assert ids(cases)[:2] == ["CT_M\\xf6ller", "CT_M\\xfcller"] and all(text.encode() for c in cases for text in (c.id, c.patient))
+    place(folder, *(b"CT/M\xfcller_" + k + b".nii.gz" for k in (b"image", b"label")),
+          *(b"CT/M\xf6ller_" + k + b".nii.gz" for k in (b"image", b"label")))
+    cases = draw_splits([*from_folder(folder), *(replace(c, id=f"x{i}", patient=f"x{i}", image=f"{c.image}{i}")
+                                                 for i in range(3) for c in from_folder(folder)[-1:])])
+    assert ids(cases)[:2] == ["CT_M\\xf6ller", "CT_M\\xfcller"]
+    assert all(text.encode() for c in cases for text in (c.id, c.patient))
     write_manifest(cases, folder / "cases.csv")
     again = from_manifest(folder / "cases.csv")
-    assert [c.image for c in again] == [c.image for c in cases] and os.path.exists(again[0].label) and ids(again) == ids(cases)
+    assert [c.image for c in again] == [c.image for c in cases] and os.path.exists(again[0].label)
+    assert ids(again) == ids(cases)
 
 
 # ---- manifests
@@ -119,7 +128,8 @@ def test_scans_behind_links_keep_their_names(folder, tmp_path):
         file.symlink_to(store / f"471{k + 1}")
     (tmp_path / "linked").symlink_to(folder)
     write_manifest(from_folder(tmp_path / "linked"), tmp_path / "cases.csv")
-    assert [Path(c.image).name for c in from_manifest(tmp_path / "cases.csv")] == ["anna_image.nii.gz", "bert_image.nii.gz"]
+    assert [Path(c.image).name for c in from_manifest(tmp_path / "cases.csv")] == ["anna_image.nii.gz",
+                                                                                   "bert_image.nii.gz"]
 
 
 def test_one_scan_under_two_names_is_one_scan(folder):
@@ -144,7 +154,8 @@ def test_absolute_paths_and_odd_names_are_files_if_they_are_there(tmp_path):
 
 
 def test_seeds_of_phantoms():
-    assert [phantom_seed(f"phantom:{n}") for n in ("0", "7", str(LARGEST_SEED))] == [0, 7, LARGEST_SEED] and phantom_seed("a/phantom:3") is None
+    assert [phantom_seed(f"phantom:{n}") for n in ("0", "7", str(MAX_SEED))] == [0, 7, MAX_SEED]
+    assert phantom_seed("a/phantom:3") is None
 
 
 def test_no_cases_are_a_manifest_too(tmp_path):
@@ -161,11 +172,15 @@ def test_a_data_set_behind_a_name_that_cannot_be(tmp_path):
 
 def numbered(ct, mri, first=0):
     "Patients 0 to ct - 1 with a CT, first to first + mri - 1 with an MRI: names that are in both are one patient's."
-    return [Case(f"{m}_{i}", f"{i:03}", m, f"{m}/{i:03}.nii") for m, numbers in (("CT", range(ct)), ("MRI", range(first, first + mri))) for i in numbers]
+    return [Case(f"{m}_{i}", f"{i:03}", m, f"{m}/{i:03}.nii") for m, numbers in (("CT", range(ct)),
+                                                                                 ("MRI", range(first, first + mri)))
+            for i in numbers]
 
 
 @pytest.mark.filterwarnings("ignore::cssgan.guard.InputWarning")
-@pytest.mark.parametrize("ct, mri, first", [(20, 4, 0), (20, 3, 0), (20, 5, 0), (20, 8, 0), (8, 3, 0), (3, 3, 0), (3, 3, 1), (3, 3, 2), (4, 3, 2), (3, 20, 0), (3, 2, 0), (2, 3, 0), (2, 2, 0), (2, 2, 1),
+@pytest.mark.parametrize("ct, mri, first", [(20, 4, 0), (20, 3, 0), (20, 5, 0), (20, 8, 0), (8, 3, 0), (3, 3, 0),
+                                            (3, 3, 1), (3, 3, 2), (4, 3, 2), (3, 20, 0), (3, 2, 0), (2, 3, 0),
+                                            (2, 2, 0), (2, 2, 1),
                                             (2, 3, 1), (5, 5, 4), (5, 5, 3), (40, 40, 20), (10, 10, 0), (142, 3, 141)])
 def test_each_modality_gets_its_share_where_names_are_shared(ct, mri, first):
     cases, several = numbered(ct, mri, first), set()
@@ -173,7 +188,9 @@ def test_each_modality_gets_its_share_where_names_are_shared(ct, mri, first):
         drawn = draw_splits(cases, seed=seed)
         splits = {p: {c.split for c in drawn if c.patient == p} for p in {c.patient for c in drawn}}
         assert all(len(s) == 1 for s in splits.values())
-        for m, n in (("CT", ct), ("MRI", mri)): assert {"train", "valid", "test"} - {c.split for c in drawn if c.modality == m} <= ({"test"} if n < 3 else set())
+        for m, n in (("CT", ct), ("MRI", mri)):
+            assert {"train", "valid", "test"} - {c.split for c in drawn
+                                                 if c.modality == m} <= ({"test"} if n < 3 else set())
         several.add(tuple(c.split for c in drawn))
     assert draw_splits(cases[::-1], seed=7)[::-1] == draw_splits(cases, seed=7) and (len(several) > 1 or ct == mri == 2)
 
@@ -192,7 +209,8 @@ def drawn_before(cases, valid=.2, test=.2, seed=0):
     for modality in MODALITIES:
         free = [p for p in shuffled_patients([c for c in cases if c.modality == modality], seed) if p not in split_of]
         n_test, n_valid = (max(1, round(share * len(free))) for share in (test, valid))
-        split_of |= {p: "test" if i < n_test else "valid" if i < n_test + n_valid else "train" for i, p in enumerate(free)}
+        split_of |= {p: "test" if i < n_test else "valid" if i < n_test + n_valid else "train"
+                     for i, p in enumerate(free)}
     return [replace(c, split=split_of[c.patient]) for c in cases]
 
 

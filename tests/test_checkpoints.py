@@ -12,15 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 import cssgan
-from cssgan.data import datasets
+from cssgan.data import prepared
 from cssgan.guard import InputError
 from cssgan.models import Networks
 from cssgan.scans.volumes import Grid
 from cssgan.training import checkpoints
 from cssgan.training.checkpoints import (
-    CheckpointError,
-    about_networks,
-    checksum_of,
     fall_back,
     find_checkpoint,
     load_checkpoint,
@@ -28,8 +25,9 @@ from cssgan.training.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
-from cssgan.training.run import resume_run
+from cssgan.training.saving import resume_run
 from cssgan.training.schedule import preset
+from cssgan.training.schema import CheckpointError, about_networks, checksum_of
 
 
 @pytest.fixture
@@ -53,7 +51,8 @@ def rewrite(folder, **facts):
     file.write_text(json.dumps(said | {"checksum": checksum_of(said)}))
 
 
-def about_of(nets, **more): return about_networks(nets, Grid((8, 8, 8), (2.0, 2.0, 2.0)), {"CT": (-1000, 1000), "MRI": (0, 500)}, **more)
+def about_of(nets, **more):
+    return about_networks(nets, Grid((8, 8, 8), (2.0, 2.0, 2.0)), {"CT": (-1000, 1000), "MRI": (0, 500)}, **more)
 
 
 def equal(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
@@ -63,16 +62,19 @@ def equal(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for
 
 def test_weights_and_words_come_back(tmp_path):
     nets = Networks(4, 1, seed=5)
-    save_checkpoint(tmp_path / "a" / "b", nets, about_of(nets, note=[1, None, "ü"]), {"rng": torch.arange(5, dtype=torch.uint8)})
+    save_checkpoint(tmp_path / "a" / "b", nets, about_of(nets, note=[1, None, "ü"]),
+                    {"rng": torch.arange(5, dtype=torch.uint8)})
     again, about, training = load_checkpoint(tmp_path / "a" / "b", with_training=True)
     assert equal(nets.state_dict(), again.state_dict()) and not again.training
-    assert about["note"] == [1, None, "ü"] and about["ranges"]["MRI"] == [0, 500] and about["grid"]["shape"] == [8, 8, 8]
+    assert about["note"] == [1, None, "ü"] and about["ranges"]["MRI"] == [0, 500]
+    assert about["grid"]["shape"] == [8, 8, 8]
     assert training["rng"].tolist() == [0, 1, 2, 3, 4] and training["rng"].dtype == torch.uint8
 
 
 def test_a_folder_holds_json_and_safetensors_only(tmp_path):
     nets = Networks(4, 1)
-    for training in ({"step": torch.zeros(2)}, {"step": torch.ones(2)}, None): save_checkpoint(tmp_path, nets, about_of(nets), training)
+    for training in ({"step": torch.zeros(2)}, {"step": torch.ones(2)}, None):
+        save_checkpoint(tmp_path, nets, about_of(nets), training)
     names = sorted(p.name for p in tmp_path.iterdir())
     assert len(names) == 2 and names[0] == "checkpoint.json" and names[1].startswith("weights-")
 
@@ -108,7 +110,7 @@ def test_killed_between_two_writes_keeps_the_old_checkpoint(copy, monkeypatch, s
     def write(path, content):
         if len(writes) == survives: raise KeyboardInterrupt
         writes.append(path)
-        datasets.write_whole(path, content)
+        prepared.write_whole(path, content)
     monkeypatch.setattr(checkpoints, "write_whole", write)
     new = Networks(4, 1, seed=9)
     with pytest.raises(KeyboardInterrupt): save_checkpoint(copy, new, about_of(new), {"rng": torch.ones(3)})
@@ -116,7 +118,8 @@ def test_killed_between_two_writes_keeps_the_old_checkpoint(copy, monkeypatch, s
     monkeypatch.undo()
     save_checkpoint(copy, new, about_of(new), {"rng": torch.ones(3)})
     assert equal(load_checkpoint(copy)[0].state_dict(), new.state_dict())
-    assert sorted(p.name.partition("-")[0] for p in copy.iterdir()) == ["checkpoint.json", "previous.json", *2 * ["training"], *2 * ["weights"]]
+    kinds = ["checkpoint.json", "previous.json", *2 * ["training"], *2 * ["weights"]]
+    assert sorted(p.name.partition("-")[0] for p in copy.iterdir()) == kinds
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(copy, monkeypatch):
@@ -131,7 +134,8 @@ def test_a_full_disk_keeps_the_old_checkpoint(copy, monkeypatch):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     nets = Networks(4, 1)
-    with pytest.raises(InputError, match="cannot be made"): save_checkpoint(tmp_path / "file" / "run", nets, about_of(nets))
+    with pytest.raises(InputError, match="cannot be made"):
+        save_checkpoint(tmp_path / "file" / "run", nets, about_of(nets))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -155,7 +159,8 @@ def test_the_checkpoint_before_is_kept_and_fallen_back_to(tmp_path):
     now = json.loads((tmp_path / "checkpoint.json").read_text())["files"]
     assert fall_back(tmp_path) == "" and len(list(tmp_path.iterdir())) == 6
     (tmp_path / next(iter(now["training"]))).write_bytes(b"")
-    assert "is damaged" in fall_back(tmp_path) and next(iter(now["training"])) not in (tmp_path / "checkpoint.json").read_text()
+    assert "is damaged" in fall_back(tmp_path)
+    assert next(iter(now["training"])) not in (tmp_path / "checkpoint.json").read_text()
     assert load_checkpoint(tmp_path, with_training=True)[2]["rng"].tolist() == [2, 2, 2] and fall_back(tmp_path) == ""
     saved(tmp_path, 3)
     assert load_checkpoint(tmp_path, with_training=True)[2]["rng"].tolist() == [3, 3, 3]
@@ -199,24 +204,70 @@ def test_words_have_a_checksum_and_no_nan(tmp_path):
     refused(tmp_path, "checksum is wrong")
 
 
+def old_names(folder, name="checkpoint.json"):
+    "As a version before called things; with a checksum over that."
+    said = {name: fact for name, fact in json.loads((folder / name).read_text()).items() if name != "checksum"}
+    if "evaluators_given" in said: said["judges_given"] = said.pop("evaluators_given")
+    if "config" in said: said["config"]["spare_memory"] = said["config"].pop("activation_checkpointing", False)
+    if "config" in said: said["config"].pop("engine", None)
+    (folder / name).write_text(json.dumps(said | {"checksum": checksum_of(said)}))
+
+
 def old_style(folder):
-    "As versions before wrote it: no checksum, NaN where there is no number, nothing of judges."
+    "As the first versions wrote it: old names, no checksum, NaN where there is no number, nothing of evaluators."
+    old_names(folder)
     file = folder / "checkpoint.json"
-    said = {name: fact for name, fact in json.loads(file.read_text()).items() if name not in ("checksum", "evaluators_given")}
-    for row in said.get("history", []): row.update(dict.fromkeys([name for name, value in row.items() if value is None], float("nan")))
+    newer = "checksum", "judges_given"
+    said = {name: fact for name, fact in json.loads(file.read_text()).items() if name not in newer}
+    for row in said.get("history", []):
+        row.update(dict.fromkeys([name for name, value in row.items() if value is None], float("nan")))
     file.write_text(json.dumps(said, indent=1))
     (folder / "previous.json").unlink(missing_ok=True)
 
 
 def test_a_checkpoint_of_an_older_version_loads(tmp_path):
     nets = Networks(4, 1)
-    save_checkpoint(tmp_path, nets, about_of(nets, history=[{"phase": 0, "name": "joint", "epoch": 0, "gan": 0.5, "dice_MRI": None}], data=None), {"rng": torch.ones(3)})
+    history = [{"phase": 0, "name": "joint", "epoch": 0, "gan": 0.5, "dice_MRI": None}]
+    save_checkpoint(tmp_path, nets, about_of(nets, history=history, data=None), {"rng": torch.ones(3)})
     old_style(tmp_path)
     assert "NaN" in (tmp_path / "checkpoint.json").read_text()
     again, about, _ = load_checkpoint(tmp_path, with_training=True)
-    assert equal(again.state_dict(), nets.state_dict()) and about["history"] == [{"phase": 0, "name": "joint", "epoch": 0, "gan": 0.5, "dice_MRI": None}]
+    assert equal(again.state_dict(), nets.state_dict())
+    assert about["history"] == history
     save_checkpoint(tmp_path, Networks(4, 1, seed=3), about, {"rng": torch.zeros(3)})
     assert fall_back(tmp_path) == "" and len(list(tmp_path.iterdir())) == 6, "and is the one before"
+
+
+CONFIG = {"grid": {"shape": [8, 8, 8], "spacing": [2.0, 2.0, 2.0]}, "width": 4, "patch_layers": 1, "resnet": False,
+          "phases": [{"name": "joint", "epochs": 1}], "lr": 1e-3, "lambda_cyc": 10.0, "gamma_shape": 1.0,
+          "batch_size": 1, "pool_size": 2, "seed": 0}
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_old_names_are_understood_and_never_written(tmp_path, value):
+    nets, config = Networks(4, 1), CONFIG | {"activation_checkpointing": value}
+    save_checkpoint(tmp_path, nets, about_of(nets, config=config, evaluators_given=value))
+    now = load_checkpoint(tmp_path).about
+    old_names(tmp_path)
+    words = (tmp_path / "checkpoint.json").read_text()
+    assert "spare_memory" in words and "judges_given" in words and "evaluators_given" not in words
+    about = load_checkpoint(tmp_path).about
+    assert about == now and about["config"]["activation_checkpointing"] is about["evaluators_given"] is value
+    save_checkpoint(tmp_path, nets, about)
+    words = (tmp_path / "checkpoint.json").read_text()
+    assert "spare_memory" not in words and "judges_given" not in words and load_checkpoint(tmp_path).about == now
+
+
+def test_an_old_name_is_under_the_checksum_and_the_schema_like_any_other(tmp_path):
+    nets = Networks(4, 1)
+    save_checkpoint(tmp_path, nets, about_of(nets, config=CONFIG, evaluators_given=True))
+    old_names(tmp_path)
+    (tmp_path / "checkpoint.json").write_text((tmp_path / "checkpoint.json").read_text().replace("false", "true"))
+    refused(tmp_path, "checksum is wrong")
+    rewrite(tmp_path, config=CONFIG | {"spare_memory": "yes"})
+    refused(tmp_path, "activation_checkpointing")
+    rewrite(tmp_path, config=CONFIG | {"spare_memory": True, "activation_checkpointing": False})
+    refused(tmp_path, "unknown field spare_memory")
 
 
 def test_reading_while_a_run_writes(tmp_path):
@@ -235,13 +286,16 @@ def test_reading_while_a_run_writes(tmp_path):
         writer.join()
 
 
-@pytest.mark.parametrize("wrong", [{"0.exp_avg": torch.zeros(9, 9)}, {"0.exp_avg": torch.zeros(())}, {"0.exp_avg": torch.full((3, 3), float("nan"))}, {"7.step": torch.ones(())}, {"0.exp_avg_sq": -torch.ones(3, 3)}, {"0.step": torch.zeros(())}], ids=str)
+@pytest.mark.parametrize("wrong", [{"0.exp_avg": torch.zeros(9, 9)}, {"0.exp_avg": torch.zeros(())},
+                                   {"0.exp_avg": torch.full((3, 3), float("nan"))}, {"7.step": torch.ones(())},
+                                   {"0.exp_avg_sq": -torch.ones(3, 3)}, {"0.step": torch.zeros(())}], ids=str)
 def test_an_optimizers_memory_must_fit_its_parameters(wrong):
     layer = torch.nn.Linear(3, 3)
     adam = torch.optim.Adam(layer.parameters())
     layer(torch.ones(1, 3)).sum().backward()
     adam.step()
-    with pytest.raises(CheckpointError): restore_optimizer(adam, optimizer_tensors(adam, "G") | {f"G.{name}": tensor for name, tensor in wrong.items()}, "G")
+    spoilt = optimizer_tensors(adam, "G") | {f"G.{name}": tensor for name, tensor in wrong.items()}
+    with pytest.raises(CheckpointError): restore_optimizer(adam, spoilt, "G")
 
 
 # ---- strangers
@@ -253,7 +307,9 @@ def test_nothing_there(tmp_path):
     refused(tmp_path / "file.safetensors", "is a file")
 
 
-@pytest.mark.parametrize("spoil", [lambda b: b[:1000], lambda b: b[:-1], lambda b: b"", lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b + b"x"], ids=["cut", "one byte short", "empty", "a flipped bit", "longer"])
+@pytest.mark.parametrize("spoil", [lambda b: b[:1000], lambda b: b[:-1], lambda b: b"",
+                                   lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b + b"x"],
+                         ids=["cut", "one byte short", "empty", "a flipped bit", "longer"])
 def test_damaged_weights(copy, spoil):
     weights = next(copy.glob("weights-*"))
     weights.write_bytes(spoil(weights.read_bytes()))
@@ -277,8 +333,10 @@ def test_json_of_bytes_that_are_no_text(copy):
 
 
 @pytest.mark.parametrize("facts", [
-    {"networks": {"width": 8, "patch_layers": 1, "classes": 6}}, {"networks": {"width": 4, "patch_layers": 2, "classes": 6}},
-    {"networks": {"width": 4, "patch_layers": 1, "classes": 3}}, {"networks": {"width": "wide"}}, {"networks": {"width": 0}}, {"networks": {"width": -4}},
+    {"networks": {"width": 8, "patch_layers": 1, "classes": 6}},
+    {"networks": {"width": 4, "patch_layers": 2, "classes": 6}},
+    {"networks": {"width": 4, "patch_layers": 1, "classes": 3}}, {"networks": {"width": "wide"}},
+    {"networks": {"width": 0}}, {"networks": {"width": -4}},
     {"networks": []}, {"networks": {"depth": 3}}, {"networks": {"width": 4, "patch_layers": -1}}], ids=str)
 def test_weights_of_another_shape(copy, facts):
     rewrite(copy, **facts)
@@ -286,10 +344,14 @@ def test_weights_of_another_shape(copy, facts):
 
 
 @pytest.mark.parametrize("facts", [
-    {"regions": ["background", "RV", "LV", "LA", "RA", "myocardium"]}, {"grid": {}}, {"grid": []}, {"grid": {"shape": [24, 24], "spacing": [7, 7, 8]}}, {"grid": {"shape": [24, 24, 16], "spacing": [7, 0, 8]}},
-    {"grid": {"shape": [24, 24, 0], "spacing": [7, 7, 8]}}, {"grid": {"shape": [24, 24, 1.5], "spacing": [7, 7, 8]}}, {"grid": {"shape": "big", "spacing": "small"}},
-    {"ranges": {}}, {"ranges": {"CT": [-1000, 1000]}}, {"ranges": {"CT": [-1000, 1000], "MRI": [5, 5]}}, {"ranges": {"CT": [-1000, 1000], "MRI": [0]}},
-    {"ranges": {"CT": [-1000, 1000], "MRI": [0, float("nan")]}}, {"ranges": 3}, {"files": {}}, {"files": []}, {"files": {"weights": []}}], ids=str)
+    {"regions": ["background", "RV", "LV", "LA", "RA", "myocardium"]}, {"grid": {}}, {"grid": []},
+    {"grid": {"shape": [24, 24], "spacing": [7, 7, 8]}}, {"grid": {"shape": [24, 24, 16], "spacing": [7, 0, 8]}},
+    {"grid": {"shape": [24, 24, 0], "spacing": [7, 7, 8]}}, {"grid": {"shape": [24, 24, 1.5], "spacing": [7, 7, 8]}},
+    {"grid": {"shape": "big", "spacing": "small"}},
+    {"ranges": {}}, {"ranges": {"CT": [-1000, 1000]}}, {"ranges": {"CT": [-1000, 1000], "MRI": [5, 5]}},
+    {"ranges": {"CT": [-1000, 1000], "MRI": [0]}},
+    {"ranges": {"CT": [-1000, 1000], "MRI": [0, float("nan")]}}, {"ranges": 3}, {"files": {}}, {"files": []},
+    {"files": {"weights": []}}], ids=str)
 def test_words_that_make_no_sense(copy, facts):
     rewrite(copy, **facts)
     refused(copy)
@@ -299,7 +361,7 @@ def test_weights_alone_cannot_go_on(tmp_path):
     nets = Networks(4, 1)
     save_checkpoint(tmp_path, nets, about_of(nets))
     load_checkpoint(tmp_path)
-    refused(tmp_path, "cannot go on", with_training=True)
+    refused(tmp_path, "no run can be resumed", with_training=True)
 
 
 # ---- nothing is ever run
@@ -330,7 +392,9 @@ def test_a_pickle_in_the_place_of_the_weights_never_runs(copy, tmp_path, protoco
 
 
 @pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize("save", [pickle.dump, lambda o, f, protocol: torch.save(o, f, pickle_protocol=max(protocol, 2))], ids=["pickle", "torch"])
+@pytest.mark.parametrize("save",
+                         [pickle.dump, lambda o, f, protocol: torch.save(o, f, pickle_protocol=max(protocol, 2))],
+                         ids=["pickle", "torch"])
 def test_a_pickle_in_the_place_of_the_training_tensors_never_runs(copy, tmp_path, save, protocol):
     name = "training-0123456789ab.safetensors"
     with open(copy / name, "wb") as f: save(Hostile(tmp_path / "it ran"), f, protocol=protocol)
@@ -349,7 +413,8 @@ def test_no_run_goes_on_beside_a_pickle(copy, tmp_path, name):
 
 
 @pytest.mark.parametrize("kind", ["weights", "training"])
-@pytest.mark.parametrize("name", ["../x.safetensors", "sub/x.safetensors", "x.pt", "..", "", "/etc/x.safetensors", "{absolute}"])
+@pytest.mark.parametrize("name", ["../x.safetensors", "sub/x.safetensors", "x.pt", "..", "", "/etc/x.safetensors",
+                                  "{absolute}"])
 def test_only_files_beside_the_json_are_read(copy, name, kind):
     file = copy.parent / "x.safetensors"
     save_file({"x": torch.zeros(1)}, file)

@@ -12,13 +12,12 @@ import pytest
 import torch
 from scans import write_dicom
 
-from cssgan.data import datasets
+from cssgan.data import prepared
 from cssgan.data.cases import (
     TABLES,
     Case,
     apply_table,
-    checked,
-    draw_splits,
+    check_cases,
     find_cases,
     from_folder,
     from_manifest,
@@ -26,26 +25,24 @@ from cssgan.data.cases import (
     phantom_cases,
     phantom_S1,
     phantom_S2,
-    select,
-    take_fraction,
-    thin,
-    with_splits,
     write_manifest,
 )
-from cssgan.data.datasets import (
+from cssgan.data.datasets import unpaired, unpaired_order
+from cssgan.data.prepared import (
     CacheError,
     Samples,
     cache_folder,
     checksum,
-    content_of,
+    content_digest,
+    describe_structures,
     fingerprint,
-    heart_places,
     load_case,
-    phantom_places,
-    sample_places,
-    structures_of,
-    unpaired,
-    unpaired_order,
+)
+from cssgan.data.splits import draw_splits, select, take_fraction, thin, with_splits
+from cssgan.data.writing import (
+    heart_paths,
+    phantom_paths,
+    sample_paths,
     write_phantom_of,
     write_phantoms,
     write_samples,
@@ -142,11 +139,13 @@ def test_an_image_may_be_a_dicom_folder(tmp_path, scans):
     flipped = ct.affine @ np.array([[1, 0, 0, 0], [0, -1, 0, ct.shape[1] - 1], [0, 0, 1, 0], [0, 0, 0, 1]])
     write_label(ct.label[:, ::-1], flipped, tmp_path / "converted_label.nii.gz")
     write_scan(mri, tmp_path, "mri")
-    (tmp_path / "cases.csv").write_text("image,label,modality,split\nseries 2,ct_label.nii.gz,CT,train\nMRI/mri_image.nii.gz,MRI/mri_label.nii.gz,MRI,train\n")
+    (tmp_path / "cases.csv").write_text("image,label,modality,split\nseries "
+                                        "2,ct_label.nii.gz,CT,train\nMRI/mri_image.nii.gz,MRI/mri_label.nii.gz,MRI,train\n")
     case = from_manifest(tmp_path / "cases.csv")[0]
     read, drawn = load_case(case, TINY), normalise(to_grid(ct, TINY))
     assert np.array_equal(read.label, drawn.label) and np.abs(read.voxels - drawn.voxels).max() < 2e-3
-    assert np.array_equal(load_case(replace(case, label=str(tmp_path / "converted_label.nii.gz")), TINY).label, drawn.label)
+    assert np.array_equal(load_case(replace(case, label=str(tmp_path / "converted_label.nii.gz")), TINY).label,
+                          drawn.label)
     before = fingerprint(case, TINY)
     slice_ = tmp_path / "series 2" / "IM0003"
     os.utime(slice_, ns=(1, 1))
@@ -216,12 +215,14 @@ def test_no_data_set(name, tmp_path, monkeypatch):
 # ---- manifests
 
 def test_manifest_there_and_back(folder):
-    cases = draw_splits([replace(c, table="MM-WHS") if c.modality == "CT" else c for c in from_folder(folder) * 1] + phantom_cases({"": (3, 3)}))
+    cases = draw_splits([replace(c, table="MM-WHS") if c.modality == "CT" else c
+                         for c in from_folder(folder) * 1] + phantom_cases({"": (3, 3)}))
     (folder / "deep").mkdir()
     write_manifest(cases, folder / "deep" / "cases.csv")
     again = from_manifest(folder / "deep" / "cases.csv")
     assert [replace(c, image="", label="") for c in again] == [replace(c, image="", label="") for c in cases]
-    assert all(c.image == d.image if d.image.startswith("phantom:") else os.path.samefile(c.image, d.image) for c, d in zip(again, cases))
+    assert all(c.image == d.image if d.image.startswith("phantom:") else os.path.samefile(c.image, d.image)
+               for c, d in zip(again, cases))
 
 
 def test_manifest_moves_with_its_folder(folder, tmp_path_factory):
@@ -241,7 +242,8 @@ def manifest(folder, text, encoding="utf-8"):
 
 def test_manifest_of_a_spreadsheet(tmp_path):
     cases = from_manifest(manifest(tmp_path, HEAD + "a.nii,al.nii,CT,train\r\nü.nii,,MRI,test\r\n", "utf-8-sig"))
-    assert [(Path(c.image).name, Path(c.label).name, c.split) for c in cases] == [("a.nii", "al.nii", "train"), ("ü.nii", "", "test")]
+    assert [(Path(c.image).name, Path(c.label).name, c.split) for c in cases] == [("a.nii", "al.nii", "train"),
+                                                                                  ("ü.nii", "", "test")]
 
 
 def test_rows_that_end_early_are_filled_up(tmp_path):
@@ -255,13 +257,19 @@ def test_a_phantom_may_be_scanned_twice(tmp_path):
 
 
 @pytest.mark.parametrize("text, says", [
-    (HEAD + "a.nii,b.nii,CT,train\nb/../a.nii,b.nii,CT,train\nc.nii,,MRI,train\n", "a.nii twice"), (HEAD + "a.nii,,CT,train\na.nii,,MRI,train\n", "a.nii twice"),
-    (HEAD + "phantom:4,,CT,train\nphantom:4,,CT,test\nphantom:1,,MRI,train\n", "phantom:4 twice"), ("", "lacks the columns"), (HEAD, "no rows"), ("image,modality\na.nii,CT\n", "label, split"),
-    (HEAD + "a.nii,b.nii,PET,train\nc.nii,,MRI,train\n", "'PET' - at modality"), (HEAD + "a.nii,b.nii,CT,training\nc.nii,,MRI,train\n", "'training' - at split"),
-    (HEAD + "a.nii,b.nii,CT,train\n", "no MRI case"), (HEAD + ",b.nii,CT,train\nc.nii,,MRI,train\n", "names no image"), (HEAD + "a.nii\nc.nii,,MRI,train\n", ""),
-    ("id," + HEAD + "x,a.nii,,CT,train\nx,c.nii,,MRI,train\n", "twice"), ("table," + HEAD + "mine,a.nii,,CT,train\n,c.nii,,MRI,train\n", "the table 'mine'"),
+    (HEAD + "a.nii,b.nii,CT,train\nb/../a.nii,b.nii,CT,train\nc.nii,,MRI,train\n", "a.nii twice"),
+    (HEAD + "a.nii,,CT,train\na.nii,,MRI,train\n", "a.nii twice"),
+    (HEAD + "phantom:4,,CT,train\nphantom:4,,CT,test\nphantom:1,,MRI,train\n", "phantom:4 twice"),
+    ("", "lacks the columns"), (HEAD, "no rows"), ("image,modality\na.nii,CT\n", "label, split"),
+    (HEAD + "a.nii,b.nii,PET,train\nc.nii,,MRI,train\n", "'PET' - at modality"),
+    (HEAD + "a.nii,b.nii,CT,training\nc.nii,,MRI,train\n", "'training' - at split"),
+    (HEAD + "a.nii,b.nii,CT,train\n", "no MRI case"), (HEAD + ",b.nii,CT,train\nc.nii,,MRI,train\n", "names no image"),
+    (HEAD + "a.nii\nc.nii,,MRI,train\n", ""),
+    ("id," + HEAD + "x,a.nii,,CT,train\nx,c.nii,,MRI,train\n", "twice"),
+    ("table," + HEAD + "mine,a.nii,,CT,train\n,c.nii,,MRI,train\n", "the table 'mine'"),
     ("patient," + HEAD + "anna,a.nii,,CT,train\nanna,c.nii,,MRI,test\n", "patient anna is in train and in test"),
-    (HEAD + "phantom:x,,CT,train\nphantom:1,,MRI,train\n", "phantom:x"), (HEAD + "phantom:-2,,CT,train\nphantom:1,,MRI,train\n", "phantom:-2")])
+    (HEAD + "phantom:x,,CT,train\nphantom:1,,MRI,train\n", "phantom:x"),
+    (HEAD + "phantom:-2,,CT,train\nphantom:1,,MRI,train\n", "phantom:-2")])
 def test_manifest_that_cannot_be(tmp_path, text, says):
     assert "m.csv" in refused(from_manifest, manifest(tmp_path, text), says=says)
 
@@ -286,7 +294,8 @@ def test_manifest_that_cannot_be_written(tmp_path):
 # ---- splits and fractions
 
 def many(n=20, scans_each=2):
-    return [Case(f"{m}_{i}_{k}", f"{m}{i}", m, f"{m}_{i}_{k}.nii") for m in ("CT", "MRI") for i in range(n) for k in range(scans_each)]
+    return [Case(f"{m}_{i}_{k}", f"{m}{i}", m, f"{m}_{i}_{k}.nii") for m in ("CT", "MRI") for i in range(n)
+            for k in range(scans_each)]
 
 
 def test_splits_are_by_patient_and_by_seed():
@@ -300,7 +309,8 @@ def test_splits_are_by_patient_and_by_seed():
 
 def test_a_split_does_not_depend_on_the_other_domain():
     ct = lambda cases: {c.id: c.split for c in cases if c.modality == "CT"}
-    assert ct(draw_splits(many())) == ct(draw_splits([c for c in many() if c.modality == "CT" or c.patient in ("MRI1", "MRI2", "MRI3")]))
+    assert ct(draw_splits(many())) == ct(draw_splits([c for c in many() if c.modality == "CT"
+                                                      or c.patient in ("MRI1", "MRI2", "MRI3")]))
 
 
 def test_three_patients_are_enough_and_two_are_not():
@@ -316,7 +326,7 @@ def test_a_split_with_none():
 def test_a_leak_is_refused():
     cases = phantom_cases({"train": (2, 2), "valid": (1, 1)})
     leak = [*cases, replace(cases[0], id="again", split="test")]
-    assert "patient 0" in refused(checked, leak, "this study", says="train and in test")
+    assert "patient 0" in refused(check_cases, leak, "this study", says="train and in test")
 
 
 def test_drawn_or_given_but_not_both():
@@ -329,7 +339,8 @@ def test_fractions_are_nested_and_reproducible():
     cases = [c for c in many(50) if c.modality == "CT"]
     kept = [{c.id for c in take_fraction(cases, f, seed=1)} for f in (0.01, 0.14, 0.28, 0.85, 1)]
     assert [len(k) for k in kept] == [2, 14, 28, 84, 100] and all(a < b for a, b in zip(kept, kept[1:]))
-    assert kept[1] == {c.id for c in take_fraction(cases[::-1], 0.14, seed=1)} != {c.id for c in take_fraction(cases, 0.14, seed=2)}
+    assert kept[1] == {c.id for c in take_fraction(cases[::-1], 0.14,
+                                                   seed=1)} != {c.id for c in take_fraction(cases, 0.14, seed=2)}
 
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.01, 14, float("nan")])
@@ -356,14 +367,16 @@ def test_phantom_sets_are_the_papers():
 
 def test_samples_are_written_again_bit_for_bit(root, tmp_path):
     write_samples(tmp_path)
-    made, kept = ({p.relative_to(top): p.read_bytes() for p in top.rglob("*.nii*")} for top in (tmp_path, root / "data_samples"))
+    made, kept = ({p.relative_to(top): p.read_bytes() for p in top.rglob("*.nii*")}
+                  for top in (tmp_path, root / "data_samples"))
     assert made.keys() == kept.keys() and [str(p) for p in made if made[p] != kept[p]] == [], "run `make samples`"
     assert 0 < sum(map(len, kept.values())) < 3e6
 
 
 def test_samples_are_cases_far_from_the_sets(root):
     cases = from_folder(root / "data_samples")
-    assert [c.modality for c in cases] == ["CT"] * 3 + ["MRI"] * 3 and {c.split for c in draw_splits(cases)} == {"train", "valid", "test"}
+    assert [c.modality for c in cases] == ["CT"] * 3 + ["MRI"] * 3
+    assert {c.split for c in draw_splits(cases)} == {"train", "valid", "test"}
     assert not {c.patient.split("_")[1] for c in cases} & {f"{int(c.patient):05d}" for c in phantom_S2()}
     for c in cases: assert set(np.unique(load_case(c, TINY).label)) == set(range(6))
 
@@ -373,7 +386,8 @@ def test_written_phantoms_are_the_drawn_ones(folder):
         drawn, name = phantom(seed, modality, TINY), f"phantom_{seed:05d}"
         read = read_volume(folder / modality / f"{name}_image.nii.gz", modality)
         label, affine = read_label(folder / modality / f"{name}_label.nii.gz")
-        assert np.array_equal(read.voxels, drawn.voxels) and np.array_equal(label, drawn.label) and np.array_equal(affine, drawn.affine)
+        assert np.array_equal(read.voxels, drawn.voxels) and np.array_equal(label, drawn.label)
+        assert np.array_equal(affine, drawn.affine)
 
 
 def test_phantoms_cannot_be_none_or_nowhere(tmp_path):
@@ -392,7 +406,8 @@ def test_a_label_map_is_read_by_the_table_that_fits(tmp_path):
     labels = [read_label(f)[0] for f in sorted((tmp_path / "set").rglob("*_label.nii.gz"))]
     assert len(labels) == 4 and all(np.array_equal(labels[0], o) for o in labels)
     write_values(ours.label * 3, ours.affine, tmp_path / "strange.nii.gz")
-    assert "strange.nii.gz" in refused(write_phantom_of, tmp_path / "strange.nii.gz", tmp_path / "set", grid=TINY, says="no table knows")
+    assert "strange.nii.gz" in refused(write_phantom_of, tmp_path / "strange.nii.gz", tmp_path / "set", grid=TINY,
+                                       says="no table knows")
 
 
 # ---- the cache
@@ -403,14 +418,17 @@ def ct_case(folder): return from_folder(folder)[0]
 def test_prepared_once(folder, monkeypatch):
     samples = Samples(from_folder(folder), TINY, folder / "cache")
     first = samples[0]
-    monkeypatch.setattr("cssgan.data.datasets.load_case", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr("cssgan.data.prepared.load_case", lambda *_: pytest.fail("made again"))
     again = samples[0]
-    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1]) and first[2] == again[2] == "CT_phantom_00000"
-    assert first[0].shape == (1, *TINY.shape) and first[0].dtype == torch.float32 and first[0].abs().max() <= 1 and first[1].dtype == torch.int64
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert first[2] == again[2] == "CT_phantom_00000"
+    assert first[0].shape == (1, *TINY.shape) and first[0].dtype == torch.float32
+    assert first[0].abs().max() <= 1 and first[1].dtype == torch.int64
 
 
 @pytest.mark.filterwarnings("ignore::cssgan.guard.InputWarning")
-@pytest.mark.parametrize("spoil", [lambda b: b"", lambda b: b[:100], lambda b: b[:-1], lambda b: b"x" * len(b), lambda b: b"\x80\x04" + b, lambda b: b"{}"],
+@pytest.mark.parametrize("spoil", [lambda b: b"", lambda b: b[:100], lambda b: b[:-1], lambda b: b"x" * len(b),
+                                   lambda b: b"\x80\x04" + b, lambda b: b"{}"],
                          ids=["empty", "cut", "one byte short", "rubbish", "pickle", "text"])
 def test_a_damaged_file_is_made_again(folder, spoil):
     samples = Samples(from_folder(folder), TINY, folder / "cache")
@@ -439,8 +457,10 @@ def test_a_changed_file_is_not_confused_with_the_old_one(folder):
 def test_everything_that_matters_is_in_the_fingerprint(folder):
     case = ct_case(folder)
     prints = {fingerprint(c, g) for c, g in [
-        (case, TINY), (replace(case, table="MM-WHS"), TINY), (replace(case, label=""), TINY), (case, Grid((24, 24, 16), (7.0, 7.0, 8.5))),
-        (case, Grid((24, 24, 17), (7.0, 7.0, 8.0))), (from_folder(folder)[1], TINY), (Case("a", "0", "CT", "phantom:0"), TINY), (Case("a", "0", "MRI", "phantom:0"), TINY)]}
+        (case, TINY), (replace(case, table="MM-WHS"), TINY), (replace(case, label=""), TINY),
+        (case, Grid((24, 24, 16), (7.0, 7.0, 8.5))),
+        (case, Grid((24, 24, 17), (7.0, 7.0, 8.0))), (from_folder(folder)[1], TINY),
+        (Case("a", "0", "CT", "phantom:0"), TINY), (Case("a", "0", "MRI", "phantom:0"), TINY)]}
     assert len(prints) == 8
     assert fingerprint(replace(case, split="test", id="other", patient="p"), TINY) in prints
 
@@ -454,9 +474,9 @@ def test_a_table_and_the_program_are_known_by_what_they_say(folder, monkeypatch,
     other.write_bytes(Path(volumes.__file__).read_bytes() + b"#")
     with monkeypatch.context() as m:
         m.setattr(volumes, "__file__", str(other))
-        datasets.program.cache_clear()
+        prepared.code_digest.cache_clear()
         assert fingerprint(case, TINY) != before
-    datasets.program.cache_clear()
+    prepared.code_digest.cache_clear()
     assert fingerprint(case, TINY) == before
     monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("read again"))
     assert fingerprint(case, TINY) == before
@@ -467,15 +487,17 @@ def test_four_processes_build_the_cache_at_once_and_alike_to_the_byte(folder):
 import hashlib, json, os, sys, time
 from pathlib import Path
 from cssgan.data.cases import phantom_cases
-from cssgan.data.datasets import Samples
+from cssgan.data.prepared import Samples
 from cssgan.scans.volumes import Grid
 samples = Samples(phantom_cases({"train": (3, 3)}), Grid((24, 24, 16), (7.0, 7.0, 8.0)), sys.argv[1])
 (Path(sys.argv[2]) / str(os.getpid())).touch()
 while len(os.listdir(sys.argv[2])) < 4: time.sleep(0.001)
-print(json.dumps([hashlib.sha256(v.numpy().tobytes() + y.numpy().tobytes()).hexdigest() for v, y, _ in (samples[i] for i in range(6))]))
+def digest(volume, labels, _): return hashlib.sha256(volume.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
+print(json.dumps([digest(*samples[i]) for i in range(6)]))
 """
     (folder / "ready").mkdir()
-    running = [subprocess.Popen([sys.executable, "-c", code, folder / "cache", folder / "ready"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    running = [subprocess.Popen([sys.executable, "-c", code, folder / "cache", folder / "ready"],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     out = [p.communicate(timeout=120) for p in running]
     assert [p.returncode for p in running] == [0] * 4, out
     assert len({o[0] for o in out}) == 1 and len(set(json.loads(out[0][0]))) == 6
@@ -483,7 +505,8 @@ print(json.dumps([hashlib.sha256(v.numpy().tobytes() + y.numpy().tobytes()).hexd
     assert len(names) == 6 and all(n.endswith(".safetensors") and not n.startswith(".") for n in names)
     alone = Samples(phantom_cases({"train": (3, 3)}), TINY, folder / "alone")
     for case in alone.cases: alone.prepared(case)
-    assert {p.name: p.read_bytes() for p in (folder / "alone").iterdir()} == {p.name: p.read_bytes() for p in (folder / "cache").iterdir()}
+    assert {p.name: p.read_bytes() for p in (folder / "alone").iterdir()} == {p.name: p.read_bytes()
+                                                                              for p in (folder / "cache").iterdir()}
 
 
 def test_a_cache_that_cannot_be_made(folder):
@@ -581,8 +604,10 @@ def test_the_shares_of_processes_together_are_the_batch_of_one(five, n, batch_si
     shares = [list(five.epoch(0, 3, batch_size, share=(which, n))) for which in range(n)]
     assert {len(share) for share in shares} == {len(together)}
     for one, *parts in zip(together, *shares):
-        assert pairs(one) == [pair for part in parts for pair in pairs(part)] and all(len(part.real_A) == batch_size for part in parts)
-        for field in ("real_A", "y_A", "real_B", "y_B"): assert torch.equal(getattr(one, field), torch.cat([getattr(part, field) for part in parts]))
+        assert pairs(one) == [pair for part in parts for pair in pairs(part)]
+        assert all(len(part.real_A) == batch_size for part in parts)
+        for field in ("real_A", "y_A", "real_B", "y_B"):
+            assert torch.equal(getattr(one, field), torch.cat([getattr(part, field) for part in parts]))
     late = [list(five.epoch(0, 3, batch_size, n * batch_size, (which, n))) for which in range(n)]
     assert [[b.ids for b in share] for share in late] == [[b.ids for b in share[1:]] for share in shares]
 
@@ -596,8 +621,11 @@ def test_a_name_for_the_cases_changes_with_any_of_them_and_not_with_the_cache(fi
 
 # ---- labels that can be a heart's
 
-SETS = {"ACDC": {2: 1, 5: 2, 1: 3}, "M&Ms": {1: 1, 5: 2, 2: 3}, "TotalSegmentator": {5: 1, 3: 2, 1: 3, 4: 4, 2: 5}, "HVSMR": {1: 1, 2: 2, 3: 3, 4: 4}, "LV and RV exchanged": {1: 2, 2: 1, 3: 3, 4: 4, 5: 5},
-        "LV and myocardium exchanged": {1: 5, 5: 1, 2: 2, 3: 3, 4: 4}, "one number for all": {y: 1 for y in range(1, 6)}, "nothing": {}, "only what nobody annotated": {y: IGNORE for y in range(1, 6)}}
+SETS = {"ACDC": {2: 1, 5: 2, 1: 3}, "M&Ms": {1: 1, 5: 2, 2: 3}, "TotalSegmentator": {5: 1, 3: 2, 1: 3, 4: 4, 2: 5},
+        "HVSMR": {1: 1, 2: 2, 3: 3, 4: 4}, "LV and RV exchanged": {1: 2, 2: 1, 3: 3, 4: 4, 5: 5},
+        "LV and myocardium exchanged": {1: 5, 5: 1, 2: 2, 3: 3, 4: 4},
+        "one number for all": {y: 1 for y in range(1, 6)}, "nothing": {},
+        "only what nobody annotated": {y: IGNORE for y in range(1, 6)}}
 
 
 def renumbered(labels, table):
@@ -612,7 +640,8 @@ def test_numbers_of_other_data_sets_are_refused_with_what_they_were_read_as(fold
     case = ct_case(folder)
     label, affine = read_label(case.label)
     write_label(renumbered(label, SETS[name]), affine, case.label)
-    for call, *args in ((load_case, case, TINY), (structures_of, case), (write_phantom_of, case.label, folder / "made", ("CT",), "", TINY)):
+    for call, *args in ((load_case, case, TINY), (describe_structures, case),
+                        (write_phantom_of, case.label, folder / "made", ("CT",), "", TINY)):
         assert Path(case.label).name in refused(call, *args, says="1 LV, 2 RV, 3 LA, 4 RA, 5 myocardium")
     assert not (folder / "made").exists()
 
@@ -650,20 +679,24 @@ def test_a_heart_that_is_cut_by_the_field_of_view_is_accepted(tmp_path, seed, ax
     place[axis] = slice(middle, None) if half else slice(None, middle + 1)
     affine = scan.affine.copy()
     affine[:3, 3] += affine[:3, axis] * (middle if half else 0)
-    write_scan(replace(scan, voxels=scan.voxels[tuple(place)], label=scan.label[tuple(place)], affine=affine), tmp_path, "cut")
-    load_case(Case("cut", "1", "CT", str(tmp_path / "CT/cut_image.nii.gz"), str(tmp_path / "CT/cut_label.nii.gz")), TINY)
+    write_scan(replace(scan, voxels=scan.voxels[tuple(place)], label=scan.label[tuple(place)], affine=affine), tmp_path,
+               "cut")
+    load_case(Case("cut", "1", "CT", str(tmp_path / "CT/cut_image.nii.gz"), str(tmp_path / "CT/cut_label.nii.gz")),
+              TINY)
 
 
 @pytest.mark.data
 def test_every_real_heart_is_believed(real):
-    for file in sorted((real / "hearts").glob("*.nii.gz")) + [real / "rodero01/labels_1mm.nii.gz"] + sorted((real / "sunnybrook").glob("*_label.nii.gz")):
-        said = structures_of(Case("a", "a", "CT", "a", str(file), table="MM-WHS"))
+    hearts, stacks = sorted((real / "hearts").glob("*.nii.gz")), sorted((real / "sunnybrook").glob("*_label.nii.gz"))
+    for file in [*hearts, real / "rodero01/labels_1mm.nii.gz", *stacks]:
+        said = describe_structures(Case("a", "a", "CT", "a", str(file), table="MM-WHS"))
         assert said.startswith("LV ") and " ml" in said
 
 
 @pytest.mark.data
 def test_short_axis_stacks_can_be_prepared(real, tmp_path):
-    cases = [Case(f"{i}", f"{i}", "MRI", str(f), str(f).replace("_mr", "_label"), "train", "MM-WHS") for i, f in enumerate(sorted((real / "sunnybrook").glob("*_mr.nii.gz"))[:5])]
+    cases = [Case(f"{i}", f"{i}", "MRI", str(f), str(f).replace("_mr", "_label"), "train", "MM-WHS")
+             for i, f in enumerate(sorted((real / "sunnybrook").glob("*_mr.nii.gz"))[:5])]
     for case in cases: assert {0, 1, 5} >= set(np.unique(Samples(cases, TINY, tmp_path).prepared(case)["labels"])) > {0}
 
 
@@ -677,11 +710,13 @@ def test_a_stray_voxel_that_drags_the_grid_away_is_refused(folder):
 
 
 def test_structures_are_said_with_their_volumes(folder):
-    said = structures_of(ct_case(folder))
-    assert [part.split()[0] for part in said.split(", ")] == ["LV", "RV", "LA", "RA", "myocardium"] and said.count(" ml") == 5
+    said = describe_structures(ct_case(folder))
+    assert [part.split()[0] for part in said.split(", ")] == ["LV", "RV", "LA", "RA", "myocardium"]
+    assert said.count(" ml") == 5
     label, affine = read_label(ct_case(folder).label)
     assert said.startswith(f"LV {np.count_nonzero(label == 1) * 7 * 7 * 8 / 1000:.0f} ml")
-    assert structures_of(replace(ct_case(folder), label="")) == "no labels" and structures_of(phantom_cases({"train": (1, 1)})[0]).startswith("LV ")
+    assert describe_structures(replace(ct_case(folder), label="")) == "no labels"
+    assert describe_structures(phantom_cases({"train": (1, 1)})[0]).startswith("LV ")
 
 
 def test_volumes_come_from_the_determinant(folder):
@@ -689,10 +724,10 @@ def test_volumes_come_from_the_determinant(folder):
     label, affine = read_label(case.label)
     tilted = affine.copy()
     tilted[1, 2] = affine[2, 2] * np.tan(np.radians(30))  # a gantry's tilt: the spacing grows, the voxel does not
-    straight = structures_of(case)
+    straight = describe_structures(case)
     import nibabel as nib
     nib.Nifti1Image(label.astype(np.uint8), tilted).to_filename(case.label)
-    assert structures_of(case).split(" (")[0] == straight.split(" (")[0]
+    assert describe_structures(case).split(" (")[0] == straight.split(" (")[0]
 
 
 # ---- what a data set is called
@@ -722,7 +757,8 @@ def test_the_name_of_data_is_that_of_its_content_wherever_it_lies(four, tmp_path
     assert opened(four).names()[0] == name
 
 
-@pytest.mark.parametrize("place", ["CT/phantom_00000_image.nii.gz", "CT/phantom_00000_label.nii.gz", "MRI/phantom_00003_image.nii.gz", "MRI/phantom_00003_label.nii.gz"])
+@pytest.mark.parametrize("place", ["CT/phantom_00000_image.nii.gz", "CT/phantom_00000_label.nii.gz",
+                                   "MRI/phantom_00003_image.nii.gz", "MRI/phantom_00003_label.nii.gz"])
 def test_a_scan_that_was_exchanged_under_its_name_changes_the_name_of_the_data(four, place):
     before, other = opened(four).names(), four / place.replace("00000", "00002").replace("00003", "00001")
     stamp = os.stat(four / place)
@@ -734,8 +770,8 @@ def test_a_scan_that_was_exchanged_under_its_name_changes_the_name_of_the_data(f
 
 def test_the_name_of_data_is_known_without_reading_scans_again(four, monkeypatch):
     name = (first := opened(four)).name()
-    monkeypatch.setattr(datasets, "load_case", lambda *_: pytest.fail("read again"))
-    monkeypatch.setattr(datasets, "content_of", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr(prepared, "load_case", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(prepared, "content_digest", lambda *_: pytest.fail("hashed again"))
     assert opened(four).name() == name
     shutil.rmtree(four)
     assert first.name() == name
@@ -759,15 +795,15 @@ def test_slices_and_data_beside_a_header_are_content_too(tmp_path, scans):
     (tmp_path / "a.raw").write_bytes(b"1234")
     for place, changed in (("series", "series/IM0003"), ("a.mhd", "a.raw")):
         case = Case("a", "a", "CT", str(tmp_path / place))
-        before = content_of(case), fingerprint(case, TINY)
+        before = content_digest(case), fingerprint(case, TINY)
         (tmp_path / changed).write_bytes((tmp_path / changed).read_bytes() + b"5")
-        assert content_of(case) != before[0] and fingerprint(case, TINY) != before[1]
+        assert content_digest(case) != before[0] and fingerprint(case, TINY) != before[1]
 
 
 # ---- before the first step
 
 def test_a_slip_in_a_name_is_found_before_any_scan_is_read(four, monkeypatch):
-    monkeypatch.setattr(datasets, "load_case", lambda *_: pytest.fail("read a scan"))
+    monkeypatch.setattr(prepared, "load_case", lambda *_: pytest.fail("read a scan"))
     text = (four / "cases.csv").read_text().replace("MRI/phantom_00003_image", "MRI/phantom_00003_imgae")
     (four / "cases.csv").write_text(text)
     message = refused(opened(four).prepare, says="1 of 4 cases cannot be used")
@@ -784,7 +820,7 @@ def test_prepared_data_is_read_and_kept_and_phantoms_are_not_drawn(four, monkeyp
     data = opened(four)
     data.prepare(progress=True)
     assert len(list((four / "cache").glob("*.safetensors"))) == 4
-    monkeypatch.setattr(datasets, "load_case", lambda *_: pytest.fail("read or drawn again"))
+    monkeypatch.setattr(prepared, "load_case", lambda *_: pytest.fail("read or drawn again"))
     data.prepare()
     unpaired(phantom_cases({"train": (2, 2), "valid": (1, 1)}), TINY, tmp_path / "none").prepare()
     assert not (tmp_path / "none").exists()
@@ -823,9 +859,12 @@ def test_a_bit_that_was_lost_is_found(four, where):
     assert torch.equal(volume, again[0]) and torch.equal(labels, again[1]) and file.read_bytes() == good
 
 
-@pytest.mark.parametrize("change", [{"labels": lambda t: t.fill_(77)}, {"volume": lambda t: t.fill_(float("nan"))}, {"volume": lambda t: t.fill_(3)}, {"volume": lambda t: t[:, :8].contiguous()},
-                                    {"labels": lambda t: t.long()}, {"range": lambda t: t.fill_(float("inf"))}, {"more": None}],
-                         ids=["label 77", "nan", "out of range", "another shape", "another type", "infinite range", "one tensor more"])
+@pytest.mark.parametrize("change", [{"labels": lambda t: t.fill_(77)}, {"volume": lambda t: t.fill_(float("nan"))},
+                                    {"volume": lambda t: t.fill_(3)}, {"volume": lambda t: t[:, :8].contiguous()},
+                                    {"labels": lambda t: t.long()}, {"range": lambda t: t.fill_(float("inf"))},
+                                    {"more": None}],
+                         ids=["label 77", "nan", "out of range", "another shape", "another type", "infinite range",
+                              "one tensor more"])
 def test_what_no_prepared_case_holds_is_made_again_even_with_a_right_checksum(four, change):
     from safetensors.torch import load_file, save_file
     samples, file = kept(four)
@@ -852,9 +891,12 @@ import os
 from pathlib import Path
 from cssgan.guard import _part
 print(os.getpid())
-Path({str(four / "cache")!r}).mkdir()
-for name in ("one.safetensors", "another.safetensors"): (Path({str(four / "cache")!r}) / _part(Path(name))[1]).touch()"""], capture_output=True, text=True, check=True)
-    mine = four / "cache" / next((four / "cache").iterdir()).name.replace(f"-{dead.stdout.strip()}-", f"-{os.getpid()}-")
+folder = Path({str(four / "cache")!r})
+folder.mkdir()
+for name in ("one.safetensors", "another.safetensors"): (folder / _part(Path(name))[1]).touch()"""],
+                          capture_output=True, text=True, check=True)
+    mine = four / "cache" / next((four / "cache").iterdir()).name.replace(f"-{dead.stdout.strip()}-",
+                                                                          f"-{os.getpid()}-")
     mine.touch()
     assert len(list((four / "cache").iterdir())) == 3
     opened(four).prepare()
@@ -890,28 +932,32 @@ import monai.metrics"""
     bare = {k: v for k, v in os.environ.items() if k not in ("LOGNAME", "USER", "LNAME", "USERNAME")}
     ended = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True)
     assert ended.returncode == 0 and ended.stdout.startswith(f"uid{os.getuid()}\n"), ended.stderr
-    named = subprocess.run([sys.executable, "-c", "import os; before = dict(os.environ); import cssgan.guard; assert os.environ == before"], env=bare | {"USER": "anna"})
+    named = subprocess.run([sys.executable, "-c",
+                            "import os; before = dict(os.environ); import cssgan.guard; assert os.environ == before"],
+                           env=bare | {"USER": "anna"})
     assert named.returncode == 0
 
 
 # ---- phantoms that are asked for
 
-@pytest.mark.parametrize("n, first", [(10**20, 0), (100_001, 0), (-1, 0), (1, -1), (1, 10**20), (1, 2**31), (100_000, 2**31 - 1)])
+@pytest.mark.parametrize("n, first", [(10**20, 0), (100_001, 0), (-1, 0), (1, -1), (1, 10**20), (1, 2**31),
+                                      (100_000, 2**31 - 1)])
 def test_phantoms_are_bounded(tmp_path, n, first):
     message = refused(write_phantoms, tmp_path / "none", n, first=first, grid=TINY)
     assert not (tmp_path / "none").exists() and len(message) < 300
-    refused(phantom_places, tmp_path, n, first=first)
+    refused(phantom_paths, tmp_path, n, first=first)
 
 
 def test_where_phantoms_will_lie_is_known_before(four, tmp_path):
     written = lambda folder: sorted(f for f in Path(folder).rglob("*") if f.is_file())
     write_phantoms(tmp_path / "made", 2, ("MRI", "MRI"), 7, TINY, ".nii")
-    assert written(tmp_path / "made") == sorted(phantom_places(tmp_path / "made", 2, ("MRI", "MRI"), 7, ".nii"))
+    assert written(tmp_path / "made") == sorted(phantom_paths(tmp_path / "made", 2, ("MRI", "MRI"), 7, ".nii"))
     write_phantom_of(ct_case(four).label, tmp_path / "heart", ("CT", "MRI"), grid=TINY)
-    assert written(tmp_path / "heart") == sorted(heart_places(ct_case(four).label, tmp_path / "heart")) and len(written(tmp_path / "heart")) == 4
-    assert len(sample_places(tmp_path)) == 12
+    assert written(tmp_path / "heart") == sorted(heart_paths(ct_case(four).label, tmp_path / "heart"))
+    assert len(written(tmp_path / "heart")) == 4
+    assert len(sample_paths(tmp_path)) == 12
 
 
 @pytest.mark.parametrize("name", ["heart.nii", "heart.NII.gz", ".heart.nii.gz", "heart.nrrd", "heart.mha", "heart"])
 def test_a_written_heart_is_called_as_its_file(tmp_path, name):
-    assert [p.name for p in heart_places(name, tmp_path, ("CT",))] == ["heart_label.nii.gz", "heart_image.nii.gz"]
+    assert [p.name for p in heart_paths(name, tmp_path, ("CT",))] == ["heart_label.nii.gz", "heart_image.nii.gz"]

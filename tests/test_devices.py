@@ -8,7 +8,8 @@ from cssgan import joint
 from cssgan.fast import step as fast
 from cssgan.models import Networks
 from cssgan.training.checkpoints import load_checkpoint
-from cssgan.training.run import resume_run, save_run, start, step, to_device, training_tensors
+from cssgan.training.run import start, step, to_device
+from cssgan.training.saving import resume_run, save_run, training_tensors
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -25,7 +26,8 @@ def test_three_fast_steps_are_three_plain_steps(device):
     for ours, literal in zip(steps(fast, nets, three), steps(joint, plain, three), strict=True):
         for name in literal: assert ours[name].item() == pytest.approx(literal[name].item(), rel=1e-9), name
     weights = plain.state_dict()
-    for name, weight in nets.state_dict().items(): assert torch.allclose(weight, weights[name], rtol=1e-9, atol=1e-9 * weights[name].abs().max().item()), name
+    for name, weight in nets.state_dict().items():
+        assert torch.allclose(weight, weights[name], rtol=1e-9, atol=1e-9 * weights[name].abs().max().item()), name
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -38,5 +40,7 @@ def test_a_run_of_any_device_is_read_on_the_cpu_and_goes_on_where_this_machine_t
     for name, weight in run.nets.state_dict().items():
         assert nets.state_dict()[name].device.type == "cpu" and torch.equal(nets.state_dict()[name], weight.cpu())
     kept, restored = training_tensors(run), training_tensors(again)
-    assert kept.keys() == restored.keys() and all(torch.equal(restored[name].cpu(), tensor.cpu()) for name, tensor in kept.items())
+    assert kept.keys() == restored.keys() and all(
+        torch.equal(restored[name].cpu(), tensor.cpu()) for name, tensor in kept.items()
+    )
     assert all(torch.isfinite(loss) for loss in step(again, "joint", batches(again.device)[0]).values())

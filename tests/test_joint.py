@@ -1,6 +1,7 @@
 "The joint loop: who learns when, what the shape loss reaches, and that the fast step is the plain one."
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,11 +20,12 @@ from cssgan.joint import (
     generator_losses,
     make_optimizers,
     minimize,
-    segmentor_losses,
     round_trips,
+    segmentor_losses,
 )
 from cssgan.losses import shape_loss
 from cssgan.models import Networks
+from cssgan.pretraining import generator_step, segmentor_step
 from cssgan.scans.volumes import IGNORE
 from cssgan.training.run import start, step
 from cssgan.training.schedule import preset
@@ -47,7 +49,8 @@ def cores(request):
 def pools(size=2): return {"A": Pool(size), "B": Pool(size)}
 def rng(seed=5): return torch.Generator().manual_seed(seed)
 def quick(*args, **kwargs): return accelerate(Networks(*args, **kwargs))
-ENGINES = pytest.mark.parametrize("engine, make", [(joint, Networks), (fast, quick)], ids=["reference", "fast"])
+REFERENCE = SimpleNamespace(joint_step=joint.joint_step, segmentor_step=segmentor_step, generator_step=generator_step)
+ENGINES = pytest.mark.parametrize("engine, make", [(REFERENCE, Networks), (fast, quick)], ids=["reference", "fast"])
 
 
 # ---- one update
@@ -59,8 +62,12 @@ def test_each_step_moves_the_networks_of_its_phase_and_no_others(batch, engine, 
     before, optimizers = {n: frozen(net) for n, net in nets.named_children()}, make_optimizers(nets, 1e-3)
     more = () if phase == "segmentor" else (pools(), rng())
     losses = getattr(engine, f"{phase}_step")(nets, optimizers, batch, *more)
-    assert {n for n, net in nets.named_children() if changed(net, before[n])} == {f"{n}_{d}" for n in learn for d in "AB"}
-    assert set(losses) == {"segmentor": {"S_A", "S_B"}, "generator": {"gan", "cyc", "D_A", "D_B"}, "joint": NAMES}[phase]
+    assert {n for n, net in nets.named_children() if changed(net, before[n])} == {
+        f"{n}_{d}" for n in learn for d in "AB"
+    }
+    assert (
+        set(losses) == {"segmentor": {"S_A", "S_B"}, "generator": {"gan", "cyc", "D_A", "D_B"}, "joint": NAMES}[phase]
+    )
     assert not any(loss.requires_grad for loss in losses.values())
 
 
@@ -94,7 +101,9 @@ def test_shape_loss_reaches_the_generators_through_the_segmentors(batch):
     nets.S_A.requires_grad_(False), nets.S_B.requires_grad_(False)
     passes = round_trips(nets, batch.real_A, batch.real_B)
     shape_loss(nets.S_B(passes.fake_B), batch.y_A).backward()
-    assert any((p.grad != 0).any() for p in nets.G_B.parameters()) and all(p.grad is None for p in [*nets.G_A.parameters(), *nets.S_B.parameters()])
+    assert any((p.grad != 0).any() for p in nets.G_B.parameters()) and all(
+        p.grad is None for p in [*nets.G_A.parameters(), *nets.S_B.parameters()]
+    )
 
 
 @ENGINES
@@ -110,7 +119,7 @@ def test_gamma_changes_what_the_generators_learn(batch, engine, make):
 def test_segmentors_are_not_asked_before_they_know_anything(batch):
     nets = Networks(4, 1)
     for S in (nets.S_A, nets.S_B): S.register_forward_pre_hook(lambda *_: pytest.fail("a segmentor was asked"))
-    for engine in (joint, fast): engine.generator_step(nets, make_optimizers(nets), batch, pools(), rng())
+    for engine in (REFERENCE, fast): engine.generator_step(nets, make_optimizers(nets), batch, pools(), rng())
 
 
 def test_segmentors_see_real_fake_and_reconstructed_volumes_with_the_right_labels(batch):
@@ -163,7 +172,11 @@ def test_pool_returns_the_past_and_never_more_than_its_size():
     pool, rng = Pool(3), torch.Generator().manual_seed(0)
     out = [pool.exchange(torch.full((1, 1, 2, 2, 2), float(k)), rng)[0, 0, 0, 0, 0].item() for k in range(40)]
     assert out[:3] == [0, 1, 2] and len(pool.volumes) == 3
-    assert any(o < k for k, o in enumerate(out)) and any(o == k for k, o in enumerate(out[3:], 3)) and all(o <= k for k, o in enumerate(out))
+    assert (
+        any(o < k for k, o in enumerate(out))
+        and any(o == k for k, o in enumerate(out[3:], 3))
+        and all(o <= k for k, o in enumerate(out))
+    )
 
 
 def test_a_pool_of_no_size_remembers_nothing():
@@ -181,7 +194,8 @@ def test_a_pool_keeps_what_it_was_given_even_if_that_changes_afterwards():
 
 # ---- the fast step is the plain one
 
-def doubled(batch): return Batch(*(part.double() if torch.is_tensor(part) and part.is_floating_point() else part for part in batch))
+def doubled(batch):
+    return Batch(*(part.double() if torch.is_tensor(part) and part.is_floating_point() else part for part in batch))
 
 
 def steps(engine, nets, batches, pool_size=2, lr=1e-3, gamma=1.0, **more):
@@ -190,9 +204,13 @@ def steps(engine, nets, batches, pool_size=2, lr=1e-3, gamma=1.0, **more):
     return [engine.joint_step(nets, optimizers, batch, past, random, 10.0, gamma, **more) for batch in batches]
 
 
-@pytest.mark.parametrize("batch_size, missing, pool_size, gamma", [(1, 0.0, 1, 1.0), (2, 0.9, 2, 1.0), (2, 0.5, 0, 0.3)])
+@pytest.mark.parametrize(
+    "batch_size, missing, pool_size, gamma", [(1, 0.0, 1, 1.0), (2, 0.9, 2, 1.0), (2, 0.5, 0, 0.3)]
+)
 def test_the_fast_step_is_the_plain_step_in_losses_and_in_weights(cores, batch_size, missing, pool_size, gamma):
-    "In double precision, over three steps; tensors may differ by a billionth of what they learned, and no weight by more than that of the largest."
+    """In double precision, over three steps.
+
+    Tensors may differ by a billionth of what they learned, and no weight by more than that of the largest."""
     data = noise(3 * batch_size, 2 * batch_size, missing)
     batches = [doubled(b) for b in data.epoch(0, 0, batch_size)]
     assert len(batches) == 3 and all(len(b.real_A) == batch_size and b.real_A.dtype == torch.float64 for b in batches)
@@ -209,22 +227,29 @@ def test_the_fast_step_is_the_plain_step_in_losses_and_in_weights(cores, batch_s
     assert weights.keys() == dict(nets.named_parameters()).keys()
     for name, weight in nets.named_parameters():
         learned, apart = weights[name] - before[name], weight - weights[name]
-        assert learned.norm() > 0 and apart.norm() <= 1e-9 * learned.norm() and apart.abs().max() <= 1e-9 * weights[name].abs().max(), name
+        assert (
+            learned.norm() > 0
+            and apart.norm() <= 1e-9 * learned.norm()
+            and apart.abs().max() <= 1e-9 * weights[name].abs().max()
+        ), name
 
 
 @pytest.mark.parametrize("phase", ["segmentor", "generator"])
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_the_steps_before_the_joint_phase_are_equal_too(phase, batch_size):
     ends = []
-    for engine, make in ((joint, Networks), (fast, quick)):
+    for engine, make in ((REFERENCE, Networks), (fast, quick)):
         nets = make(4, 1, seed=3).double()
         optimizers, more = make_optimizers(nets, 1e-3), () if phase == "segmentor" else (pools(), rng())
         batches = [doubled(b) for b in noise(3 * batch_size, 2 * batch_size, 0.5).epoch(0, 0, batch_size)]
         losses = [getattr(engine, f"{phase}_step")(nets, optimizers, b, *more) for b in batches]
         ends.append((losses, frozen(nets)))
     for plain, ours in zip(ends[0][0], ends[1][0], strict=True):
-        assert plain.keys() == ours.keys() and all(math.isclose(plain[n].item(), ours[n].item(), rel_tol=1e-12) for n in plain)
-    for name, weight in ends[0][1].items(): assert torch.allclose(weight, ends[1][1][name], rtol=0, atol=1e-9 * weight.abs().max().item()), name
+        assert plain.keys() == ours.keys() and all(
+            math.isclose(plain[n].item(), ours[n].item(), rel_tol=1e-12) for n in plain
+        )
+    for name, weight in ends[0][1].items():
+        assert torch.allclose(weight, ends[1][1][name], rtol=0, atol=1e-9 * weight.abs().max().item()), name
 
 
 def test_the_quick_layers_and_the_quick_step_are_right_alone_too(batch):
@@ -235,7 +260,8 @@ def test_the_quick_layers_and_the_quick_step_are_right_alone_too(batch):
         steps(engine, nets, three)
         ends.append(frozen(nets))
     for others in ends[1:]:
-        for name, weight in ends[0].items(): assert torch.allclose(weight, others[name], rtol=0, atol=1e-9 * weight.abs().max().item()), name
+        for name, weight in ends[0].items():
+            assert torch.allclose(weight, others[name], rtol=0, atol=1e-9 * weight.abs().max().item()), name
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
@@ -243,7 +269,8 @@ def test_the_fast_step_is_the_plain_one_in_single_precision_too(monkeypatch, bat
     "All but the rounding is the same."
     monkeypatch.setattr(networks, "has_fast_bfloat16", lambda device: bfloat16)
     plain, ours = (steps(engine, make(4, 1), [batch])[0] for engine, make in ((joint, Networks), (fast, quick)))
-    for name in NAMES: assert ours[name].item() == pytest.approx(plain[name].item(), rel=5e-2 if bfloat16 else 1e-4), name
+    for name in NAMES:
+        assert ours[name].item() == pytest.approx(plain[name].item(), rel=5e-2 if bfloat16 else 1e-4), name
 
 
 def test_a_run_trains_with_either_engine():
@@ -258,21 +285,25 @@ def test_a_run_trains_with_either_engine():
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
-def test_sparing_memory_changes_no_bit(monkeypatch, bfloat16):
+def test_activation_checkpointing_changes_no_bit(monkeypatch, bfloat16):
     monkeypatch.setattr(networks, "has_fast_bfloat16", lambda device: bfloat16)
     ends, losses = [], []
     for activation_checkpointing in (False, True):
         nets = quick(4, 1)
-        losses.append(steps(fast, nets, list(noise().epoch(0, 0, 2)), activation_checkpointing=activation_checkpointing))
+        losses.append(
+            steps(fast, nets, list(noise().epoch(0, 0, 2)), activation_checkpointing=activation_checkpointing)
+        )
         ends.append(frozen(nets))
     assert same(*ends) and all(same(*step) for step in zip(*losses))
 
 
-def test_sparing_memory_changes_no_bit_of_the_generators_phase(batch):
+def test_activation_checkpointing_changes_no_bit_of_the_generators_phase(batch):
     ends = []
     for activation_checkpointing in (False, True):
         nets = quick(4, 1)
-        fast.update_generators(nets, make_optimizers(nets, 1e-3).G, batch, activation_checkpointing=activation_checkpointing)
+        fast.update_generators(
+            nets, make_optimizers(nets, 1e-3).G, batch, activation_checkpointing=activation_checkpointing
+        )
         ends.append(frozen(nets))
     assert same(*ends)
 
@@ -280,10 +311,14 @@ def test_sparing_memory_changes_no_bit_of_the_generators_phase(batch):
 def test_the_shape_loss_of_a_batch_is_the_mean_of_its_volumes_losses():
     "However unequally they are annotated; a volume that nobody annotated counts as 0."
     rng = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(4, 6, 5, 4, 3, generator=rng, dtype=torch.float64), torch.randint(0, 6, (4, 5, 4, 3), generator=rng)
+    logits = torch.randn(4, 6, 5, 4, 3, generator=rng, dtype=torch.float64)
+    labels = torch.randint(0, 6, (4, 5, 4, 3), generator=rng)
     labels[1, 1:], labels[2, :, :, 1:], labels[3] = IGNORE, IGNORE, IGNORE
     alone = [shape_loss(logits[i:i + 1], labels[i:i + 1]) for i in range(4)]
-    by_hand = [-(logits[i].log_softmax(0).gather(0, labels[i].clamp(max=5)[None])[0][labels[i] != IGNORE]).mean() for i in range(3)]
+    by_hand = [
+        -(logits[i].log_softmax(0).gather(0, labels[i].clamp(max=5)[None])[0][labels[i] != IGNORE]).mean()
+        for i in range(3)
+    ]
     assert torch.allclose(torch.stack(alone[:3]), torch.stack(by_hand), rtol=1e-12) and alone[3] == 0
     assert torch.isclose(shape_loss(logits, labels), sum(alone) / 4, rtol=1e-12, atol=0)
 
@@ -298,10 +333,12 @@ def test_every_pair_of_a_batch_pulls_alike(cores, update):
         optimizers = make_optimizers(nets)
         if update == "generators": losses = fast.update_generators(nets, optimizers.G, batch)[1]
         elif update == "segmentors": losses = fast.update_segmentors(nets, optimizers.S, batch)
-        elif update == "discriminators": losses = fast.update_discriminators(nets, optimizers.D, batch, batch.real_B, batch.real_A)
+        elif update == "discriminators":
+            losses = fast.update_discriminators(nets, optimizers.D, batch, batch.real_B, batch.real_A)
         else: losses = fast.update_generators_and_segmentors(nets, optimizers, batch)[1]
         found.append([*losses.values(), *(p.grad for p in nets.parameters() if p.grad is not None)])
-    for whole, one, other in zip(*found, strict=True): assert torch.allclose(whole, (one + other) / 2, rtol=1e-12, atol=0)
+    for whole, one, other in zip(*found, strict=True):
+        assert torch.allclose(whole, (one + other) / 2, rtol=1e-12, atol=0)
 
 
 def test_side_by_side_or_one_after_the_other_changes_no_bit():
@@ -316,13 +353,19 @@ def test_side_by_side_or_one_after_the_other_changes_no_bit():
     for others in ends[1:]: assert all(same(*pair) for pair in zip(ends[0], others, strict=True))
 
 
-@pytest.mark.parametrize("side, activation_checkpointing, at_once", [(80, False, True), (81, False, False), (80, True, False)])
-def test_large_volumes_and_little_memory_have_one_direction_after_the_other(monkeypatch, side, activation_checkpointing, at_once):
+@pytest.mark.parametrize(
+    "side, activation_checkpointing, at_once", [(80, False, True), (81, False, False), (80, True, False)]
+)
+def test_large_volumes_and_little_memory_have_one_direction_after_the_other(
+    monkeypatch, side, activation_checkpointing, at_once
+):
     asked, pair = [], torch.empty(1, 1, side, side, side)
     monkeypatch.setattr(fast, "accumulate_and_step", lambda optimizers, learn, pairs, at_once: asked.append(at_once))
     monkeypatch.setattr(fast, "collect", lambda found: None)
     labels = torch.empty(1, side, side, side)
-    fast.update_generators(quick(4, 1), None, Batch(pair, labels, pair, labels, ()), activation_checkpointing=activation_checkpointing)
+    fast.update_generators(
+        quick(4, 1), None, Batch(pair, labels, pair, labels, ()), activation_checkpointing=activation_checkpointing
+    )
     assert asked == [at_once]
 
 
@@ -343,7 +386,10 @@ def test_a_batch_is_stacked_in_its_order():
     nets, two = quick(4, 1).double(), doubled(next(noise().epoch(0, 0, 2)))
     with torch.no_grad(): alone = [round_trips(nets, two.real_A[i:i + 1], two.real_B[i:i + 1]) for i in range(2)]
     passes, _ = fast.update_generators(nets, make_optimizers(nets).G, two)
-    for stack, first, second in zip(passes, *alone): assert torch.allclose(stack, torch.cat([first, second]), rtol=0, atol=1e-12) and not torch.allclose(first, second, rtol=0, atol=1e-3) # the last digit depends on the number of cores
+    for stack, first, second in zip(passes, *alone):
+        assert torch.allclose(stack, torch.cat([first, second]), rtol=0, atol=1e-12) and not torch.allclose(
+            first, second, rtol=0, atol=1e-3
+        )  # the last digit depends on the number of cores
 
 
 def test_the_two_who_teach_the_generators_are_left_as_they_were(batch):

@@ -27,7 +27,9 @@ def test_the_two_sides_pull_at_a_fake_score_in_opposite_directions():
 
 
 def test_cycle_loss_is_the_mean_absolute_difference():
-    assert cycle_loss(torch.tensor([0.0, 1.0, -1.0, 0.0]), torch.tensor([0.0, 0.0, 1.0, 1.0])).item() == pytest.approx(1.0)
+    assert cycle_loss(torch.tensor([0.0, 1.0, -1.0, 0.0]), torch.tensor([0.0, 0.0, 1.0, 1.0])).item() == pytest.approx(
+        1.0
+    )
 
 
 def test_shape_loss_of_no_opinion_is_log_of_the_classes():
@@ -40,7 +42,9 @@ def test_shape_loss_skips_what_nobody_annotated():
     logits, labels = torch.randn(1, 6, 4, 4, 4), torch.randint(0, 6, (1, 4, 4, 4))
     half = labels.clone()
     half[:, 2:] = IGNORE
-    assert shape_loss(logits, half).item() == pytest.approx(shape_loss(logits[:, :, :2], labels[:, :2]).item(), abs=1e-6)
+    assert shape_loss(logits, half).item() == pytest.approx(
+        shape_loss(logits[:, :, :2], labels[:, :2]).item(), abs=1e-6
+    )
     logits.requires_grad_()
     shape_loss(logits, half).backward()
     assert logits.grad[:, :, 2:].abs().max() == 0 < logits.grad[:, :, :2].abs().max()

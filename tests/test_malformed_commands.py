@@ -12,9 +12,12 @@ from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import write_volume
 from cssgan.scans.volumes import Grid
 
-MAIN = {"train": cli.train_main, "translate": cli.translate_main, "segment": cli.segment_main, "phantom": cli.phantom_main, "sweep": cli.sweep_main}
+MAIN = {"train": cli.train_main, "translate": cli.translate_main, "segment": cli.segment_main,
+        "phantom": cli.phantom_main, "sweep": cli.sweep_main}
 LONG, DIGITS, STEERING, HALF = "x" * 2000, "9" * 1000, "\x1b[2Jred\a\x85", "caf\udce9"
-GOOD = {"train": "--data phantom-few --out run --preset smoke", "translate": "ct.nii --checkpoint best --to MRI --out new.nii", "segment": "ct.nii --checkpoint best --modality CT --out new.nii",
+GOOD = {"train": "--data phantom-few --out run --preset smoke",
+        "translate": "ct.nii --checkpoint best --to MRI --out new.nii",
+        "segment": "ct.nii --checkpoint best --modality CT --out new.nii",
         "phantom": "--out new --n 1 --grid small", "sweep": "grid.yaml"}
 
 
@@ -31,35 +34,50 @@ def typed(command, option, *values):
 
 
 ROWS = []
-def row(command, name, make, names, says="", **more): ROWS.append((command, Bad(f"{command}: {name}", make, names, says, **more)))
+def row(command, name, make, names, says="", **more):
+    ROWS.append((command, Bad(f"{command}: {name}", make, names, says, **more)))
 
 # numbers: no number at all, out of bounds, enormous
 for command, option, values in [
-        ("phantom", "--n", ["0", "-3", "many", "1.5", "nan", "", str(10**20), DIGITS]), ("phantom", "--seed", ["-1", str(2**64), "one", DIGITS, "1e3"]),
-        ("train", "--seed", ["-1", str(2**64), "seed", "", DIGITS, "0x10", STEERING]), ("train", "--devices", ["0", "-1", str(10**9), "two", DIGITS]),
-        ("train", "--fraction-ct", ["nan", "-1", "2", "1e-300", "0", "inf", "some", "14%", DIGITS]), ("train", "--fraction-mri", ["nan", "-0.5", "14", "-inf", LONG]),
+        ("phantom", "--n", ["0", "-3", "many", "1.5", "nan", "", str(10**20), DIGITS]),
+        ("phantom", "--seed", ["-1", str(2**64), "one", DIGITS, "1e3"]),
+        ("train", "--seed", ["-1", str(2**64), "seed", "", DIGITS, "0x10", STEERING]),
+        ("train", "--devices", ["0", "-1", str(10**9), "two", DIGITS]),
+        ("train", "--fraction-ct", ["nan", "-1", "2", "1e-300", "0", "inf", "some", "14%", DIGITS]),
+        ("train", "--fraction-mri", ["nan", "-0.5", "14", "-inf", LONG]),
         ("sweep", "--workers", ["0", "-2", str(10**9), "few", DIGITS, HALF])]:
-    for value in values: row(command, f"{option} {value[:12]!r}", typed(command, option, value), option, "(?i)whole number|number from|expected one")
+    for value in values:
+        row(command, f"{option} {value[:12]!r}", typed(command, option, value), option,
+            "(?i)whole number|number from|expected one")
 for command in ("translate", "segment"):
-    for values in (("nan", "0", "0"), ("0", "inf", "0"), ("0", "0", "1e300"), ("0", "here", "0"), ("0", "", "0"), ("1", "2"), (DIGITS, "0", "0")):
+    for values in (("nan", "0", "0"), ("0", "inf", "0"), ("0", "0", "1e300"), ("0", "here", "0"), ("0", "", "0"),
+                   ("1", "2"), (DIGITS, "0", "0")):
         row(command, f"--centre {' '.join(values)[:16]}", typed(command, "--centre", *values), "--centre")
 
 # names: empty, blank, NUL, too long
-PLACES = [("train", "--data"), ("train", "--out"), ("train", "--resume"), ("train", "--cache"), ("translate", "scan"), ("translate", "--checkpoint"), ("translate", "--out"),
-          ("segment", "scan"), ("segment", "--checkpoint"), ("segment", "--out"), ("phantom", "--out"), ("phantom", "--labels"), ("sweep", "grid"), ("sweep", "--collect"), ("sweep", "--scheduler")]
+PLACES = [("train", "--data"), ("train", "--out"), ("train", "--resume"), ("train", "--cache"), ("translate", "scan"),
+          ("translate", "--checkpoint"), ("translate", "--out"),
+          ("segment", "scan"), ("segment", "--checkpoint"), ("segment", "--out"), ("phantom", "--out"),
+          ("phantom", "--labels"), ("sweep", "grid"), ("sweep", "--collect"), ("sweep", "--scheduler")]
 for command, option in PLACES:
     for what, value in (("empty", ""), ("NUL", "a\0b.nii"), ("too long", LONG), ("too deep", "d/" * 3000)):
-        row(command, f"{option} {what}", typed(command, option, value), option.upper() if option in ("scan", "grid") else option, "name")
+        row(command, f"{option} {what}", typed(command, option, value), option.upper() if option in ("scan", "grid")
+            else option, "name")
 row("train", "--cache blank", typed("train", "--cache", "  "), "--cache")
 row("phantom", "--samples empty", lambda folder: ["--samples", ""], "--samples")
 
 # choices and unknown options: the nearest is named, what is long is cut, what steers a terminal is shown
-for value, says in (("papre", "did you mean paper"), ("Demo", "did you mean demo"), ("", "known are"), (LONG, "known are"), (STEERING, "known are"), (HALF, "known are")):
+for value, says in (("papre", "did you mean paper"), ("Demo", "did you mean demo"), ("", "known "
+                                                                                         "are"), (LONG, "known are"),
+                    (STEERING, "known are"), (HALF, "known are")):
     row("train", f"--preset {value[:9]!r}", typed("train", "--preset", value), "--preset", says)
-for command, option in (("translate", "--to"), ("segment", "--modality"), ("phantom", "--grid"), ("phantom", "--table"), ("phantom", "--modality")):
-    for value in ("", "PET", LONG, STEERING): row(command, f"{option} {value[:9]!r}", typed(command, option, value), option, "choice")
+for command, option in (("translate", "--to"), ("segment", "--modality"), ("phantom", "--grid"), ("phantom", "--table"),
+                        ("phantom", "--modality")):
+    for value in ("", "PET", LONG, STEERING):
+        row(command, f"{option} {value[:9]!r}", typed(command, option, value), option, "choice")
 for command in MAIN:
-    for value in (f"--{LONG}", f"--x={STEERING}", f"--{HALF}"): row(command, f"unknown {value[:9]!r}", typed(command, value), "--")
+    for value in (f"--{LONG}", f"--x={STEERING}", f"--{HALF}"):
+        row(command, f"unknown {value[:9]!r}", typed(command, value), "--")
 
 
 # places for results
@@ -82,18 +100,26 @@ def foreign(name, content=b"notes of a year"): return lambda folder: Path(folder
 def as_dicom(folder): Path(folder, "series/deep").mkdir(parents=True)
 
 
-OUTS = {"hard link to the scan": lambda f: os.link(f / "ct.nii", f / "new.nii"), "link to the scan": lambda f: (f / "new.nii").symlink_to("ct.nii"), "dangling link": lambda f: (f / "new.nii").symlink_to("nowhere.nii"),
-        "link to itself": lambda f: (f / "new.nii").symlink_to("new.nii"), "link to a device": lambda f: (f / "new.nii").symlink_to("/dev/null"), "FIFO": lambda f: os.mkfifo(f / "new.nii"),
-        "folder": lambda f: (f / "new.nii").mkdir(), "notes": foreign("new.nii"), "empty file": foreign("new.nii", b""), "cut file of ours": lambda f: (f / "new.nii").write_bytes((f / "ct.nii").read_bytes()[:400])}
+OUTS = {"hard link to the scan": lambda f: os.link(f / "ct.nii", f / "new.nii"),
+        "link to the scan": lambda f: (f / "new.nii").symlink_to("ct.nii"),
+        "dangling link": lambda f: (f / "new.nii").symlink_to("nowhere.nii"),
+        "link to itself": lambda f: (f / "new.nii").symlink_to("new.nii"),
+        "link to a device": lambda f: (f / "new.nii").symlink_to("/dev/null"),
+        "FIFO": lambda f: os.mkfifo(f / "new.nii"),
+        "folder": lambda f: (f / "new.nii").mkdir(), "notes": foreign("new.nii"), "empty file": foreign("new.nii", b""),
+        "cut file of ours": lambda f: (f / "new.nii").write_bytes((f / "ct.nii").read_bytes()[:400])}
 for how, prepare in OUTS.items():
     row("translate", f"--out is a {how}", out(prepare), "new.nii")
     row("segment", f"--out is a {how}", out(prepare, "ct.nii --checkpoint best --modality CT --out new.nii"), "new.nii")
 row("translate", "--out exists", out(lambda f: scan(f, "new.nii"), force=False), "new.nii", "--force")
-row("segment", "--out is the scan", out(lambda f: None, "ct.nii --checkpoint best --modality CT --out ./ct.nii"), "ct.nii", "the scan itself")
+row("segment", "--out is the scan", out(lambda f: None, "ct.nii --checkpoint best --modality CT --out ./ct.nii"),
+    "ct.nii", "the scan itself")
 for name in ("none/new.nii", "ct.nii/new.nii", "new.png", "new", "series/../none/new.nii"):
-    row("translate", f"--out {name}", out(lambda f: None, f"ct.nii --checkpoint best --to MRI --out {name}"), name, "cannot be written")
+    row("translate", f"--out {name}", out(lambda f: None, f"ct.nii --checkpoint best --to MRI --out {name}"), name,
+        "cannot be written")
 for name in ("series/new.nii", "series/deep/new.nii", "./series/deep/../new.nii"):
-    row("segment", f"--out {name} in the series", out(as_dicom, f"series --checkpoint best --modality CT --out {name}"), name, "the scan's own folder")
+    row("segment", f"--out {name} in the series", out(as_dicom, f"series --checkpoint best --modality CT --out {name}"),
+        name, "the scan's own folder")
 
 
 def phantoms(prepare, words="--out new --n 2 --grid small --force"):
@@ -106,11 +132,16 @@ def phantoms(prepare, words="--out new --n 2 --grid small --force"):
 
 
 for name in ("CT/phantom_00000_image.nii.gz", "CT/phantom_00002_label.nii.gz", "MRI/phantom_00003_image.nii.gz"):
-    row("phantom", f"notes at {name}", phantoms(lambda f, name=name: (f / name).write_text("notes")), name, "not made by cssgan")
-row("phantom", "a link that leads nowhere", phantoms(lambda f: (f / "MRI/phantom_00001_label.nii.gz").symlink_to("gone")), "phantom_00001_label", "nowhere")
-row("phantom", "a pipe", phantoms(lambda f: os.mkfifo(f / "CT/phantom_00000_label.nii.gz")), "phantom_00000_label", "a pipe")
-row("phantom", "samples over notes", phantoms(lambda f: (f / "CT/phantom_10000_image.nii").write_text("notes"), "--samples new --force"), "phantom_10000_image.nii", "not made by cssgan")
-row("phantom", "phantoms that are there", phantoms(lambda f: scan(f / "MRI", "phantom_00003_image.nii.gz"), "--out new --n 2 --grid small"), "phantom_00003_image", "--force")
+    row("phantom", f"notes at {name}", phantoms(lambda f, name=name: (f / name).write_text("notes")), name,
+        "not made by cssgan")
+row("phantom", "a link that leads nowhere",
+    phantoms(lambda f: (f / "MRI/phantom_00001_label.nii.gz").symlink_to("gone")), "phantom_00001_label", "nowhere")
+row("phantom", "a pipe", phantoms(lambda f: os.mkfifo(f / "CT/phantom_00000_label.nii.gz")), "phantom_00000_label",
+    "a pipe")
+row("phantom", "samples over notes", phantoms(lambda f: (f / "CT/phantom_10000_image.nii").write_text("notes"),
+                                              "--samples new --force"), "phantom_10000_image.nii", "not made by cssgan")
+row("phantom", "phantoms that are there", phantoms(lambda f: scan(f / "MRI", "phantom_00003_image.nii.gz"),
+                                                   "--out new --n 2 --grid small"), "phantom_00003_image", "--force")
 
 
 # folders for runs
@@ -125,8 +156,12 @@ def run(prepare, words="--data phantom-few --out run --preset smoke"):
     return make
 
 
-for name, prepare in {"cases.csv": lambda f: (f / "cases.csv").write_text("image,label\n"), "train.json": lambda f: (f / "train.json").write_text('{"epochs": 3}'), "best": lambda f: (f / "best").mkdir(),
-                      "last": lambda f: (f / "last").write_text("words"), "train.json that is empty": lambda f: (f / "train.json").touch(), "train.json that is a pipe": lambda f: os.mkfifo(f / "train.json"),
+for name, prepare in {"cases.csv": lambda f: (f / "cases.csv").write_text("image,label\n"),
+                      "train.json": lambda f: (f / "train.json").write_text('{"epochs": 3}'),
+                      "best": lambda f: (f / "best").mkdir(),
+                      "last": lambda f: (f / "last").write_text("words"),
+                      "train.json that is empty": lambda f: (f / "train.json").touch(),
+                      "train.json that is a pipe": lambda f: os.mkfifo(f / "train.json"),
                       "cases.csv that is a link": lambda f: (f / "cases.csv").symlink_to("../all.csv")}.items():
     row("train", f"a foreign {name}", run(prepare), f"run/{name.split()[0]}", "did not make it")
 
@@ -138,16 +173,31 @@ def linked(folder):
 
 
 row("train", "a begun run whose cases.csv is a link to mine", run(linked), "run/cases.csv")
-for name, text in {"nothing": "", "no JSON": "{", "a list": "[]", "a number": "3", "other keys": '{"data": "d", "epochs": 3}', "no data": '{"seed": 1}', "null": json.dumps(BEGUN | {"data": None}), "a seed of text": json.dumps(BEGUN | {"seed": "1"}),
-                   "a negative seed": json.dumps(BEGUN | {"seed": -1}), "a huge seed": json.dumps(BEGUN | {"seed": 10**30}), "NaN": json.dumps(BEGUN | {"fraction_ct": float("nan")}), "a share of 0": json.dumps(BEGUN | {"fraction_mri": 0}),
-                   "a share of 7": json.dumps(BEGUN | {"fraction_ct": 7}), "a list for a name": json.dumps(BEGUN | {"preset": ["demo"]}), "depth": "[" * 100_000, "a long name": json.dumps(BEGUN | {"preset": LONG}),
+for name, text in {"nothing": "", "no JSON": "{", "a list": "[]", "a number": "3", "other "
+                                                                                   "keys": '{"data": "d", "epochs": 3}',
+                   "no data": '{"seed": 1}', "null": json.dumps(BEGUN | {"data": None}),
+                   "a seed of text": json.dumps(BEGUN | {"seed": "1"}),
+                   "a negative seed": json.dumps(BEGUN | {"seed": -1}),
+                   "a huge seed": json.dumps(BEGUN | {"seed": 10**30}),
+                   "NaN": json.dumps(BEGUN | {"fraction_ct": float("nan")}),
+                   "a share of 0": json.dumps(BEGUN | {"fraction_mri": 0}),
+                   "a share of 7": json.dumps(BEGUN | {"fraction_ct": 7}),
+                   "a list for a name": json.dumps(BEGUN | {"preset": ["demo"]}), "depth": "[" * 100_000,
+                   "a long name": json.dumps(BEGUN | {"preset": LONG}),
                    "a thousand digits": f'{{"data": "d", "seed": {DIGITS}}}', "binary": "\x00\x01"}.items():
-    row("train", f"--resume with {name} in train.json", run(lambda f, text=text: (f / "train.json").write_text(text), "--resume run"), "run/train.json")
-row("train", "--resume with a pipe", run(lambda f: os.mkfifo(f / "train.json"), "--resume run"), "run/train.json", "a pipe")
-row("train", "--resume with a large train.json", run(lambda f: os.truncate(os.open(f / "train.json", os.O_WRONLY | os.O_CREAT), 2**32), "--resume run"), "run/train.json", "larger than")
-row("train", "--resume where cases.csv was not written yet", run(lambda f: (f / "train.json").write_text(json.dumps(BEGUN)), "--resume run"), "run", "begin again")
+    row("train", f"--resume with {name} in train.json", run(lambda f, text=text: (f / "train.json").write_text(text),
+                                                            "--resume run"), "run/train.json")
+row("train", "--resume with a pipe", run(lambda f: os.mkfifo(f / "train.json"), "--resume run"), "run/train.json",
+    "a pipe")
+row("train", "--resume with a large train.json",
+    run(lambda f: os.truncate(os.open(f / "train.json", os.O_WRONLY | os.O_CREAT), 2**32), "--resume run"),
+    "run/train.json", "larger than")
+row("train", "--resume where cases.csv was not written yet",
+    run(lambda f: (f / "train.json").write_text(json.dumps(BEGUN)), "--resume run"), "run", "begin again")
 row("train", "--resume of nothing", run(lambda f: None, "--resume run"), "run", "holds no run")
-row("train", "--resume of an unknown preset", run(lambda f: ((f / "train.json").write_text(json.dumps(BEGUN | {"preset": "papre"})), shutil.copy(Path(__file__), f / "cases.csv")), "--resume run"), "run/")
+row("train", "--resume of an unknown preset",
+    run(lambda f: ((f / "train.json").write_text(json.dumps(BEGUN | {"preset": "papre"})),
+                   shutil.copy(Path(__file__), f / "cases.csv")), "--resume run"), "run/")
 
 
 @pytest.mark.parametrize("command, bad", ROWS, ids=[bad.name for _, bad in ROWS])

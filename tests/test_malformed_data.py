@@ -12,8 +12,10 @@ import pytest
 from malformed import Bad, refuses
 
 from cssgan.cli.commands import train_main
-from cssgan.data.cases import find_cases, from_folder, with_splits, write_manifest
-from cssgan.data.datasets import unpaired, write_phantoms
+from cssgan.data.cases import find_cases, from_folder, write_manifest
+from cssgan.data.datasets import unpaired
+from cssgan.data.splits import with_splits
+from cssgan.data.writing import write_phantoms
 from cssgan.guard import InputError
 from cssgan.scans.volumes import IGNORE, Grid
 
@@ -107,11 +109,13 @@ def labelled(change, affine=lambda a: a, kind=np.uint8):
     "A label map, changed."
     def how(path):
         image = nib.load(path)
-        nib.Nifti1Image(np.asarray(change(np.asarray(image.dataobj))).astype(kind), affine(image.affine.copy())).to_filename(path)
+        nib.Nifti1Image(np.asarray(change(np.asarray(image.dataobj))).astype(kind),
+                        affine(image.affine.copy())).to_filename(path)
     return how
 
 
-def renumbered(**table): return labelled(lambda y: np.select([y == int(ours[1:]) for ours in table], list(table.values()), 0))
+def renumbered(**table):
+    return labelled(lambda y: np.select([y == int(ours[1:]) for ours in table], list(table.values()), 0))
 
 
 def shifted(a):
@@ -200,7 +204,8 @@ MANIFESTS = [
     Bad("a phantom's name for a label", first("a.nii,phantom:3,CT,train"), "phantom:3", "own labels"),
     Bad("a phantom with a label", first("phantom:4,a.nii,CT,train"), "phantom:4", "own labels"),
     *(Bad(f"phantom:{ascii(seed)}",
-        first(f"phantom:{seed},,CT,train"), f"phantom:{seed}"[:11], "is no phantom") for seed in ("", "-1", "x", "1.5", "²", "１", "1e3", "0x4", " 4", 10**20, 2**32, "9" * 4000)),
+        first(f"phantom:{seed},,CT,train"), f"phantom:{seed}"[:11], "is no phantom")
+      for seed in ("", "-1", "x", "1.5", "²", "１", "1e3", "0x4", " 4", 10**20, 2**32, "9" * 4000)),
     Bad("an address", first("https://example.org/a.nii,,CT,train"), "example.org", "address"),
     Bad("a bucket", first("s3://bucket/a.nii,,CT,train"), "s3://bucket", "address"),
     Bad("an address of a file", first("file:///data/a.nii,,CT,train"), "file:///", "address"),
@@ -237,14 +242,20 @@ FOLDERS = [
     Bad("a new line in a name", both("CT/a\nb_image.nii.gz", "CT/a\nb_label.nii.gz"), "set", "control character"),
     Bad("an escape in a name", both("CT/\x1b[2J_image.nii.gz", "CT/\x1b[2J_label.nii.gz"), "set", "control character"),
     Bad("one CT",
-        lambda f: [shutil.copytree(good(), f / "set", ignore=lambda d, names: [n for n in names if n[:13] in ("phantom_00002", "phantom_00004")])], "CT", "no CT case in the split"),
+        lambda f: [shutil.copytree(good(), f / "set", ignore=lambda d,
+                                   names: [n for n in names if n[:13] in ("phantom_00002", "phantom_00004")])], "CT",
+        "no CT case in the split"),
 ]
 
 SCANS = [
     *(Bad(f"{kind}: {what}",
-        spoilt(file, how), Path(file).name, says) for kind, file in (("image", IMAGE), ("label", LABEL)) for what, how, says in (
-        ("empty", written(b""), "empty"), ("rubbish", written(b"rubbish" * 100), "cannot be read"), ("cut", cut, "cannot be read"), ("a pipe", instead(os.mkfifo), "pipe"), ("a device", instead(lambda p: p.symlink_to("/dev/zero")), "device"),
-        ("a folder without slices", instead(os.mkdir), "folder"), ("a pointer of LFS", written(b"version https://git-lfs.github.com/spec/v1\n"), "cannot be read"))),
+        spoilt(file, how), Path(file).name, says) for kind, file in (("image", IMAGE), ("label", LABEL))
+      for what, how, says in (
+        ("empty", written(b""), "empty"), ("rubbish", written(b"rubbish" * 100), "cannot be read"),
+        ("cut", cut, "cannot be read"), ("a pipe", instead(os.mkfifo), "pipe"),
+        ("a device", instead(lambda p: p.symlink_to("/dev/zero")), "device"),
+        ("a folder without slices", instead(os.mkdir), "folder"),
+        ("a pointer of LFS", written(b"version https://git-lfs.github.com/spec/v1\n"), "cannot be read"))),
     Bad("an image that leads nowhere",
         spoilt(IMAGE, instead(lambda p: p.symlink_to("gone"))), "phantom_00000_image", "link that leads nowhere"),
     Bad("an image linked to itself", spoilt(IMAGE, instead(lambda p: p.symlink_to(p.name))), "phantom_00000_image"),
@@ -253,7 +264,8 @@ SCANS = [
     Bad("a scan under two names",
         spoilt(IMAGE, instead(lambda p: p.symlink_to("phantom_00002_image.nii.gz"))), "image.nii.gz", "twice"),
     Bad("a typo in a manifest",
-        spoilt("m.csv", lambda p: p.write_text(p.read_text().replace("00001_image", "00001_imgae")), True), "phantom_00001_imgae", "1 of "),
+        spoilt("m.csv", lambda p: p.write_text(p.read_text().replace("00001_image", "00001_imgae")), True),
+        "phantom_00001_imgae", "1 of "),
     Bad("a label of another scan's size", spoilt(LABEL, labelled(lambda y: y[:-1])), "phantom_00000_label", "own grid"),
     Bad("a label that lies elsewhere",
         spoilt(LABEL, labelled(lambda y: y, shifted)), "phantom_00000_label", "elsewhere"),
@@ -262,13 +274,17 @@ SCANS = [
     Bad("a value of no structure",
         spoilt(LABEL, labelled(lambda y: np.where(y == 2, 7, y))), "phantom_00000_label", r"\[7\]"),
     Bad("a value that is negative",
-        spoilt(LABEL, labelled(lambda y: np.where(y == 2, -1, y.astype(int)), kind=np.int16)), "phantom_00000_label", r"\[-1\]"),
+        spoilt(LABEL, labelled(lambda y: np.where(y == 2, -1, y.astype(int)), kind=np.int16)), "phantom_00000_label",
+        r"\[-1\]"),
     Bad("thousands of values",
-        spoilt(LABEL, labelled(lambda y: np.arange(y.size).reshape(y.shape), kind=np.int32)), "phantom_00000_label", "label values"),
+        spoilt(LABEL, labelled(lambda y: np.arange(y.size).reshape(y.shape), kind=np.int32)), "phantom_00000_label",
+        "label values"),
     Bad("MM-WHS numbers in a plain folder",
-        spoilt(LABEL, labelled(lambda y: np.array([0, 500, 600, 420, 550, 205])[y], kind=np.int16)), "phantom_00000_label", "205"),
+        spoilt(LABEL, labelled(lambda y: np.array([0, 500, 600, 420, 550, 205])[y], kind=np.int16)),
+        "phantom_00000_label", "205"),
     *(Bad(f"label all {value}",
-        spoilt(LABEL, only(value)), "phantom_00000_label", "cannot be a heart") for value in (0, 1, 2, 3, 4, 5, IGNORE)),
+        spoilt(LABEL, only(value)), "phantom_00000_label", "cannot be a heart") for value in (0, 1, 2, 3, 4, 5,
+                                                                                              IGNORE)),
     Bad("foreground that nobody annotated",
         spoilt(LABEL, labelled(lambda y: np.where(y > 0, IGNORE, 0))), "phantom_00000_label", "cannot be a heart"),
     Bad("numbers of ACDC", spoilt(LABEL, renumbered(y2=1, y5=2, y1=3)), "phantom_00000_label", "1 LV, 2 RV"),
@@ -280,17 +296,21 @@ SCANS = [
     Bad("LV and myocardium exchanged",
         spoilt(LABEL, renumbered(y1=5, y2=2, y3=3, y4=4, y5=1)), "phantom_00000_label", "cannot be a heart"),
     Bad("one voxel",
-        spoilt(LABEL, labelled(lambda y: np.where(np.arange(y.size).reshape(y.shape) == 4808, 1, 0))), "phantom_00000_label", "cannot be a heart"),
+        spoilt(LABEL, labelled(lambda y: np.where(np.arange(y.size).reshape(y.shape) == 4808, 1, 0))),
+        "phantom_00000_label", "cannot be a heart"),
     Bad("a heart in hundredths of mm",
         spoilt(LABEL, labelled(lambda y: y, lambda a: a @ np.diag([.1, .1, .1, 1]))), "phantom_00000_label"),
     Bad("a constant image", spoilt(IMAGE, labelled(lambda v: v * 0, kind=np.int16)), "phantom_00000_image"),
-    Bad("an image of NaN", spoilt(IMAGE, labelled(lambda v: v * np.nan, kind=np.float32)), "phantom_00000_image", "NaN"),
+    Bad("an image of NaN", spoilt(IMAGE, labelled(lambda v: v * np.nan, kind=np.float32)), "phantom_00000_image",
+        "NaN"),
     Bad("an MRI among the CT", spoilt(IMAGE, labelled(lambda v: v + 1024, kind=np.int16)), "phantom_00000_image", "HU"),
 ]
 
 TABLE = NAMES + MANIFESTS + FOLDERS + SCANS
-NO_NAMES = "no name", "a long name", "a NUL", "many folders" # the command refuses these as words: test_malformed_commands.py
-COMMAND = [bad for bad in NAMES + MANIFESTS[:60] + FOLDERS if bad.name not in NO_NAMES] # what is refused before a scan is looked at
+# the command refuses these as words: test_malformed_commands.py
+NO_NAMES = "no name", "a long name", "a NUL", "many folders"
+# what is refused before a scan is looked at
+COMMAND = [bad for bad in NAMES + MANIFESTS[:60] + FOLDERS if bad.name not in NO_NAMES]
 
 
 @pytest.mark.filterwarnings("ignore::cssgan.guard.InputWarning")
@@ -303,5 +323,7 @@ def test_a_data_set_that_cannot_be_used(bad, tmp_path, capfd):
 @pytest.mark.filterwarnings("ignore::cssgan.guard.InputWarning")
 @pytest.mark.parametrize("bad", COMMAND, ids=[b.name[:60] for b in COMMAND])
 def test_a_data_set_that_cssgan_train_refuses(bad, tmp_path, capfd):
-    def train(words): return train_main([*("--data", words[0]), "--out", str(tmp_path / "run"), "--preset", "smoke", "--quiet", "--cache", str(tmp_path / "cache")])
+    def train(words):
+        return train_main([*("--data", words[0]), "--out", str(tmp_path / "run"), "--preset", "smoke", "--quiet",
+                           "--cache", str(tmp_path / "cache")])
     refuses(train, bad, tmp_path, capfd)

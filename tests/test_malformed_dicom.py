@@ -14,7 +14,7 @@ import pytest
 from dicoms import as_bytes, jpeg_series, series, slice_of
 from malformed import Bad, refuses
 
-from cssgan.cli.commands import attempt
+from cssgan.cli.parsing import attempt
 from cssgan.scans.files import read_volume
 
 ODD = (1, 3, 5)

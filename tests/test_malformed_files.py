@@ -1,4 +1,4 @@
-"Scans, labels and places that cannot be used, one after the other: each is refused in one line, at once, and nothing is left behind."
+"Scans, labels and places that cannot be used: each is refused in one line, at once, and nothing is left behind."
 import gzip
 import os
 import re

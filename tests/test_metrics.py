@@ -14,8 +14,6 @@ from cssgan.metrics import (
 )
 from cssgan.scans.volumes import IGNORE
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # MONAI's, of regions that are missing on purpose
-
 
 def labels(shape=(8, 8, 8)): return torch.zeros(1, *shape, dtype=torch.long)
 

@@ -19,7 +19,11 @@ from cssgan.models import (
 )
 
 SIZES = [(16, 16, 16), (17, 23, 9), (8, 24, 5), (1, 1, 1), (30, 7, 12)]
-MAKERS = {"Generator": lambda: Generator(4), "Segmentor": lambda: Segmentor(4), "ResnetGenerator": lambda: ResnetGenerator(4, blocks=1)}
+MAKERS = {
+    "Generator": lambda: Generator(4),
+    "Segmentor": lambda: Segmentor(4),
+    "ResnetGenerator": lambda: ResnetGenerator(4, blocks=1),
+}
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -45,7 +49,9 @@ def test_translations_stay_between_minus_one_and_one(name):
 def test_patch_is_as_large_as_said(layers, size):
     D = PatchDiscriminator(2, layers)
     assert patch_size(D) == size
-    local = nn.Sequential(*[m for m in D.net if not isinstance(m, nn.InstanceNorm3d)])  # the norm looks at the whole volume
+    local = nn.Sequential(
+        *[m for m in D.net if not isinstance(m, nn.InstanceNorm3d)]
+    )  # the norm looks at the whole volume
     for m in local.modules():
         if isinstance(m, nn.Conv3d): nn.init.constant_(m.weight, 0.01)
     x = torch.zeros(1, 1, 160, 32, 32, requires_grad=True)
@@ -58,7 +64,9 @@ def test_the_papers_blocks():
     G, S = Generator(4), Segmentor(4)
     strided = [m for m in G.modules() if isinstance(m, nn.Conv3d) and m.stride == (2, 2, 2)]
     assert len(strided) == 3 and all(m.kernel_size == (3, 3, 3) for m in strided)
-    assert any(isinstance(m, nn.InstanceNorm3d) for m in G.modules()) and not any(isinstance(m, nn.MaxPool3d) for m in G.modules())
+    assert any(isinstance(m, nn.InstanceNorm3d) for m in G.modules()) and not any(
+        isinstance(m, nn.MaxPool3d) for m in G.modules()
+    )
     assert sum(isinstance(m, nn.MaxPool3d) for m in S.modules()) == 3
     assert not any("Norm" in type(m).__name__ for m in S.modules())
     assert any(isinstance(m, nn.LeakyReLU) for m in PatchDiscriminator(4).modules())
@@ -71,7 +79,9 @@ def test_same_seed_same_weights_and_the_callers_randomness_is_left_alone():
     torch.manual_seed(7)
     assert torch.equal(after, torch.rand(3))
     b, c = Networks(4, 1, seed=3).state_dict(), Networks(4, 1, seed=4).state_dict()
-    assert all(torch.equal(a[k], b[k]) for k in a) and not torch.equal(a["G_A.net.first.0.0.weight"], c["G_A.net.first.0.0.weight"])
+    assert all(torch.equal(a[k], b[k]) for k in a) and not torch.equal(
+        a["G_A.net.first.0.0.weight"], c["G_A.net.first.0.0.weight"]
+    )
 
 
 def test_the_two_of_a_kind_begin_differently():
@@ -92,8 +102,16 @@ def test_every_weight_has_a_finite_gradient(name):
 def test_padding_repeats_the_edge_and_is_undone():
     x = torch.randn(1, 2, 5, 8, 9)
     y = pad_to_multiple(x, 8)
-    assert y.shape == (1, 2, 8, 8, 16) and torch.equal(y[:, :, :5, :, :9], x) and torch.equal(y[:, :, 7, :, 15], x[:, :, 4, :, 8])
-    assert torch.equal(crop_like(y, x), x) and pad_to_multiple(y, 8) is y and pad_to_multiple(x, 1, (4, 9, 12)).shape[2:] == (5, 9, 12)
+    assert (
+        y.shape == (1, 2, 8, 8, 16)
+        and torch.equal(y[:, :, :5, :, :9], x)
+        and torch.equal(y[:, :, 7, :, 15], x[:, :, 4, :, 8])
+    )
+    assert (
+        torch.equal(crop_like(y, x), x)
+        and pad_to_multiple(y, 8) is y
+        and pad_to_multiple(x, 1, (4, 9, 12)).shape[2:] == (5, 9, 12)
+    )
 
 
 def litter():
@@ -101,9 +119,13 @@ def litter():
     for _ in range(3): [torch.full((n,), float("nan")) for n in (100, 1000, 5000, 28000, 60000, 200000)]
 
 
-@pytest.mark.parametrize("size", [(16, 16, 16), (9, 17, 12), (16, 24, 8), (24, 24, 16), (32, 16, 16), (40, 8, 8), (3, 40, 20)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(16, 16, 16), (9, 17, 12), (16, 24, 8), (24, 24, 16), (32, 16, 16), (40, 8, 8), (3, 40, 20)], ids=str
+)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", ["Generator", "Segmentor", "ResnetGenerator", "Discriminator 1", "Discriminator 2", "Discriminator 3"])
+@pytest.mark.parametrize(
+    "name", ["Generator", "Segmentor", "ResnetGenerator", "Discriminator 1", "Discriminator 2", "Discriminator 3"]
+)
 def test_gradients_of_mixed_precision_are_right_at_small_sizes(name, size):
     "Some bfloat16 kernels return uninitialised memory where an axis gets very short; no network may come there."
     torch.manual_seed(0)
@@ -117,8 +139,11 @@ def test_gradients_of_mixed_precision_are_right_at_small_sizes(name, size):
             (out.float() * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
         grads.append([p.grad.clone() for p in net.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*grads[1:])), "twice the same, twice different"
-    kernels = [(key, slow, fast) for (key, _), slow, fast in zip(net.named_parameters(), *grads[:2]) if slow.dim() == 5]  # a bias of four numbers is all rounding
-    for key, slow, fast in kernels: assert (slow - fast).norm() < 0.5 * slow.norm() + 1e-3 * max(g.norm() for g in grads[0]), key
+    kernels = [
+        (key, slow, fast) for (key, _), slow, fast in zip(net.named_parameters(), *grads[:2]) if slow.dim() == 5
+    ]  # a bias of four numbers is all rounding
+    for key, slow, fast in kernels:
+        assert (slow - fast).norm() < 0.5 * slow.norm() + 1e-3 * max(g.norm() for g in grads[0]), key
 
 
 def test_mixed_precision_changes_little():
@@ -142,7 +167,8 @@ def test_gradients_are_right_in_the_channels_last_layout(monkeypatch, name, size
         out = net.to(dtype)(x.to(dtype))
         (out * torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)).sum().backward()
         grads.append([p.grad.double() for p in net.parameters()])
-    for (key, _), exact, ours in zip(plain.named_parameters(), *grads): assert (ours - exact).norm() < 1e-3 * exact.norm() + 1e-6 * max(g.norm() for g in grads[0]), key
+    for (key, _), exact, ours in zip(plain.named_parameters(), *grads):
+        assert (ours - exact).norm() < 1e-3 * exact.norm() + 1e-6 * max(g.norm() for g in grads[0]), key
 
 
 # ---- plain and quick
@@ -165,7 +191,9 @@ def test_accelerating_keeps_names_weights_and_the_very_parameters(resnet):
     before, parameters, layers = nets.state_dict(), dict(nets.named_parameters()), dict(nets.named_modules())
     before = {name: weight.clone() for name, weight in before.items()}
     assert accelerate(nets) is nets
-    assert nets.state_dict().keys() == before.keys() and all(torch.equal(nets.state_dict()[n], w) for n, w in before.items())
+    assert nets.state_dict().keys() == before.keys() and all(
+        torch.equal(nets.state_dict()[n], w) for n, w in before.items()
+    )
     assert all(weight is parameters[name] for name, weight in nets.named_parameters())
     assert all(layer is layers[name] for name, layer in nets.named_modules())
 
@@ -187,8 +215,14 @@ def test_copies_and_pickles_of_quick_networks_stay_quick(tmp_path):
 
 def test_only_what_has_a_quick_equal_is_exchanged():
     "A layer of somebody else's keeps its class: another size, stride or padding, and a doubling of its own."
-    others = nn.Sequential(nn.Conv3d(1, 2, 5), nn.Conv3d(2, 2, 3), nn.Conv3d(2, 2, 3, 2, padding=1), nn.Upsample(scale_factor=2),
-                           nn.Conv3d(2, 2, 3, padding=1, padding_mode="replicate"), nn.Conv3d(2, 2, 3, padding=1, groups=2))
+    others = nn.Sequential(
+        nn.Conv3d(1, 2, 5),
+        nn.Conv3d(2, 2, 3),
+        nn.Conv3d(2, 2, 3, 2, padding=1),
+        nn.Upsample(scale_factor=2),
+        nn.Conv3d(2, 2, 3, padding=1, padding_mode="replicate"),
+        nn.Conv3d(2, 2, 3, padding=1, groups=2),
+    )
     before = kinds(others)
     assert kinds(accelerate(others)) == before
 

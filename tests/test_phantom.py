@@ -8,7 +8,9 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 from cssgan.guard import InputError
-from cssgan.phantoms.scanners import TISSUES, anatomy_from_labels, draw_anatomy, phantom, render
+from cssgan.phantoms.anatomy import TISSUES
+from cssgan.phantoms.heart import anatomy_from_labels, draw_anatomy
+from cssgan.phantoms.scanners import phantom, render
 from cssgan.scans.volumes import SMALL_GRID, Grid
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -48,7 +50,8 @@ def test_every_seed_has_a_whole_heart(anatomies):
     assert ml.min() > 10 and ml.max() < 400
     assert (ml.max(0) > 2 * ml.min(0)).all(), "patients must differ"
     for a in anatomies:
-        missing = [t for t in ("lung", "cortical bone", "liver", "fat", "muscle", "aorta", "pulmonary artery", "upper vena cava") if not has(a, t)]
+        missing = [t for t in ("lung", "cortical bone", "liver", "fat", "muscle", "aorta", "pulmonary artery",
+                               "upper vena cava") if not has(a, t)]
         assert not missing, f"seed {a.seed} has no {missing}"
 
 
@@ -64,7 +67,8 @@ def test_there_is_skin_around_everyone():
     for seed in (0, 3, 6, 10):
         tissues = draw_anatomy(seed, Grid((90, 80, 40), (4.0, 4.0, 4.0))).tissues
         air = tissues == TISSUES.index("air")
-        assert set(np.unique(tissues[binary_dilation(air) & ~air])) == {TISSUES.index("fat")}, f"seed {seed}: flesh or bone meets the air"
+        beside = set(np.unique(tissues[binary_dilation(air) & ~air]))
+        assert beside == {TISSUES.index("fat")}, f"seed {seed}: flesh or bone meets the air"
 
 
 def test_modalities_share_the_truth_and_nothing_else():
@@ -83,7 +87,9 @@ def test_scanner_and_anatomy_draw_from_streams_of_their_own():
     assert not np.array_equal(one.voxels, two.voxels) and np.array_equal(one.label, two.label)
 
 
-@pytest.mark.parametrize("grid", [Grid((40, 37, 31), (4.0, 4.5, 5.0)), Grid((60, 60, 20), (5.5, 5.5, 9.0)), Grid((33, 32, 8), (4.0, 4.0, 12.0))])
+@pytest.mark.parametrize("grid",
+                         [Grid((40, 37, 31), (4.0, 4.5, 5.0)), Grid((60, 60, 20), (5.5, 5.5, 9.0)),
+                          Grid((33, 32, 8), (4.0, 4.0, 12.0))])
 def test_any_grid(grid):
     v = phantom(0, "MRI", grid)
     assert v.shape == grid.shape and np.allclose(v.spacing, grid.spacing)
@@ -91,7 +97,8 @@ def test_any_grid(grid):
 
 
 def test_a_phantom_is_the_same_on_a_finer_grid():
-    coarse, fine = draw_anatomy(2, Grid((24, 24, 16), (6.0, 6.0, 8.0))), draw_anatomy(2, Grid((72, 72, 48), (2.0, 2.0, 8.0 / 3)))
+    grids = Grid((24, 24, 16), (6.0, 6.0, 8.0)), Grid((72, 72, 48), (2.0, 2.0, 8.0 / 3))
+    coarse, fine = (draw_anatomy(2, grid) for grid in grids)
     assert (coarse.tissues == fine.tissues[1::3, 1::3, 1::3]).mean() > .999
 
 
@@ -106,9 +113,11 @@ def test_a_label_map_is_an_anatomy():
     drawn = draw_anatomy(3, SMALL_GRID)
     world = drawn.affine.copy(); world[:3, 3] += (100, -50, 900)
     a = anatomy_from_labels(drawn.label, world, Grid((56, 56, 40), SMALL_GRID.spacing), seed=8)
-    assert np.array_equal(np.bincount(a.label.ravel(), minlength=6)[1:], np.bincount(drawn.label.ravel(), minlength=6)[1:])
+    assert np.array_equal(np.bincount(a.label.ravel(), minlength=6)[1:],
+                          np.bincount(drawn.label.ravel(), minlength=6)[1:])
     middle = lambda label, affine: nib.affines.apply_affine(affine, np.argwhere(label == 1).mean(0))
-    assert np.abs(middle(a.label, a.affine) - middle(drawn.label, world)).max() < 3, "the heart keeps its place in the world"
+    assert np.abs(middle(a.label, a.affine) - middle(drawn.label,
+                                                     world)).max() < 3, "the heart keeps its place in the world"
     assert all(has(a, t) for t in ("aorta", "lung", "liver", "cortical bone"))
 
 
@@ -130,7 +139,8 @@ def test_a_real_heart_is_an_anatomy():
     assert np.allclose(there, here, rtol=.05)
     ct, mri = render(a, "CT"), render(a, "MRI")
     blood, muscle = a.label == 1, a.label == 5
-    assert np.median(ct.voxels[blood]) > np.median(ct.voxels[muscle]) + 80 and np.median(mri.voxels[blood]) > np.median(mri.voxels[muscle])
+    assert np.median(ct.voxels[blood]) > np.median(ct.voxels[muscle]) + 80
+    assert np.median(mri.voxels[blood]) > np.median(mri.voxels[muscle])
 
 
 @pytest.mark.parametrize("wrong", [

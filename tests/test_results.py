@@ -5,25 +5,35 @@ import math
 import pandas as pd
 import pytest
 
-from cssgan.experiments.results import compare_methods, mean_sd, paired_difference, plot_shares, plus_minus, read_results, table
+from cssgan.experiments.results import (
+    compare_methods,
+    mean_sd,
+    paired_difference,
+    plot_shares,
+    plus_minus,
+    read_results,
+    table,
+)
 from cssgan.guard import InputError
 
-RECORDS = pd.DataFrame([{"method": m, "seed": s, "fraction": f, "score": "Dice", "mean": v} for m, s, f, v in
-                        [("ours", 1, .14, 74.), ("base", 0, .14, 70.), ("ours", 0, .14, 72.), ("base", 1, .14, 71.), ("ours", 2, .14, 60.)]])
+RUNS = [("ours", 1, 74.), ("base", 0, 70.), ("ours", 0, 72.), ("base", 1, 71.), ("ours", 2, 60.)]
+RECORDS = pd.DataFrame([{"method": m, "seed": s, "fraction": .14, "score": "Dice", "mean": v} for m, s, v in RUNS])
 
 
 def test_pairs_are_made_by_seed_and_not_by_order():
     found = compare_methods(RECORDS, "ours", "base")
-    assert found["pairs"] == 2 and found["difference"] == 2.5
+    assert found.pairs == 2 and found.difference == 2.5
 
 
 def test_no_common_seed_is_said():
-    with pytest.raises(InputError, match="has been run with both"): compare_methods(RECORDS[RECORDS["seed"] == 2], "ours", "base")
+    with pytest.raises(InputError, match="has been run with both"):
+        compare_methods(RECORDS[RECORDS["seed"] == 2], "ours", "base")
 
 
 def test_the_interval_is_students():
-    centre, low, high = paired_difference([3., 1., 2., 4.], [0., 0., 0., 0.])
-    assert centre == 2.5 and math.isclose(high - centre, 3.18245 * 1.29099 / 2, rel_tol=1e-4) and math.isclose(centre - low, high - centre)
+    centre, low, high, _ = paired_difference([3., 1., 2., 4.], [0., 0., 0., 0.])
+    assert (centre == 2.5 and math.isclose(high - centre, 3.18245 * 1.29099 / 2, rel_tol=1e-4)
+            and math.isclose(centre - low, high - centre))
 
 
 def test_one_pair_has_no_interval(): assert math.isnan(paired_difference([1.], [0.])[1])
@@ -36,18 +46,29 @@ def test_a_table_says_how_many_seeds_stand_behind_a_cell():
     assert table(RECORDS, "method", "fraction").loc["base", .14] == "70.5 ± 0.7 (2)"
 
 
+def write(file, records): file.write_text(json.dumps({"command": "x", "made_by": [], "rows": records}))
+
+
 def test_a_file_is_read_with_what_was_chosen(tmp_path):
     file = tmp_path / "r.json"
-    file.write_text(json.dumps({"command": "x", "made_by": [], "rows": RECORDS.to_dict("records")}))
+    write(file, RECORDS.to_dict("records"))
     assert len(read_results(file, method="ours")) == 3
     with pytest.raises(InputError, match="no record"): read_results(file, method="theirs")
     with pytest.raises(InputError, match="is not there"): read_results(tmp_path / "none.json")
 
 
+def test_a_column_of_older_files_has_its_new_name(tmp_path):
+    file = tmp_path / "r.json"
+    write(file, [{"way": "CT→MRI", "mean": 1.}, {"way": "MRI→CT", "mean": 2.}])
+    assert read_results(file, direction="MRI→CT")["mean"].tolist() == [2.]
+
+
 def test_a_method_has_one_colour_in_all_figures():
-    frame = pd.DataFrame([{"method": m, "fraction": f, "mean": 1.} for m in ("ADA (R+S)", "Ours (R+S)", *"abcde") for f in (.1, 1.)])
+    methods = "ADA (R+S)", "Ours (R+S)", *"abcde"
+    frame = pd.DataFrame([{"method": m, "fraction": f, "mean": 1.} for m in methods for f in (.1, 1.)])
     colours = lambda f: {line.get_label(): line.get_color() for line in plot_shares(f, "fraction").axes[0].lines}
-    assert len(colours(frame)) == 7 and colours(frame[2:])["Ours (R+S)"] == colours(frame)["Ours (R+S)"] != colours(frame)["ADA (R+S)"]
+    assert (len(colours(frame)) == 7
+            and colours(frame[2:])["Ours (R+S)"] == colours(frame)["Ours (R+S)"] != colours(frame)["ADA (R+S)"])
 
 
 def test_curves_show_every_record():
@@ -55,7 +76,13 @@ def test_curves_show_every_record():
     assert len(ax.lines) == 2 and sum(len(c.get_offsets()) for c in ax.collections) == len(RECORDS)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"rows": []}', '{"command": "x", "made_by": [], "rows": [3]}', '{"command": "x", "made_by": [], "rows": []}', "[" * 100_000, '{"command": "x", "made_by": [], "rows": NaN}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "[]", "{}", '{"rows": []}', '{"command": "x", "made_by": [], "rows": [3]}',
+        '{"command": "x", "made_by": [], "rows": []}', "[" * 100_000, '{"command": "x", "made_by": [], "rows": NaN}',
+    ],
+)
 def test_a_damaged_result_file_is_named(tmp_path, content):
     (tmp_path / "table.json").write_text(content)
     with pytest.raises(InputError, match="table.json"): read_results(tmp_path / "table.json")

@@ -1,4 +1,4 @@
-"Studies train once what is shared, count what everybody gets, and judge the right network."
+"Studies train once what is shared, count what each method gets, and measure the right network."
 import json
 import threading
 from dataclasses import replace
@@ -7,32 +7,19 @@ import pytest
 import torch
 from tiny import SHORT, noise, same
 
-from cssgan.data.datasets import Samples, UnpairedData, load_case
+from cssgan.data.datasets import UnpairedData
+from cssgan.data.prepared import Samples, load_case
 from cssgan.experiments import studies
 from cssgan.experiments.studies import (
     Stage,
     count_updates,
-    has_twins,
-    on_device,
     open_study,
-    record,
-    segmentation_record,
-    shape_record,
+    score_record,
     stage_key,
-    train_ada,
-    train_baseline,
-    train_generators,
-    train_jointly,
     train_once,
-    train_segmentors,
-    train_without_shape,
-    training_data,
-    translated_volume,
     true_translation,
-    truth_record,
     write_results,
 )
-from cssgan.experiments.studies import test_data as held_out
 from cssgan.guard import InputError
 from cssgan.metrics import dice_of_segmentor, s_score
 from cssgan.scans.volumes import CT_WINDOW
@@ -45,16 +32,19 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stages(study):
-    "Every road once, with one MRI and seven CT."
-    few = training_data(study, MRI=.14)
-    segmentors = train_segmentors(study, few)
-    generators = train_generators(study, few, segmentors)
-    without = train_without_shape(study, few, generators)
-    return {"segmentors": segmentors, "generators": generators, "without": without, "baseline": train_baseline(study, few, segmentors),
-            "ada": train_ada(study, few, segmentors, without), "ours": train_jointly(study, few, generators)}
+    "Every method once, with one MRI and seven CT."
+    few = study.training_data(MRI=.14)
+    segmentors = study.train_segmentors(few)
+    generators = study.train_generators(few, segmentors)
+    without = study.train_without_shape(few, generators)
+    return {
+        "segmentors": segmentors, "generators": generators, "without": without,
+        "baseline": study.train_baseline(few, segmentors), "ada": study.train_ada(few, segmentors, without),
+        "ours": study.train_jointly(few, generators),
+    }
 
 
-# ---- the same training for everybody
+# ---- the same training for all methods
 
 def test_all_methods_have_equally_many_updates(stages):
     assert stages["baseline"].updates["S"] == stages["ada"].updates["S"] == stages["ours"].updates["S"] == 3 * 7
@@ -64,11 +54,12 @@ def test_all_methods_have_equally_many_updates(stages):
 @pytest.mark.parametrize("share", [.14, .28, .57, .86, 1.])
 def test_less_data_is_not_less_training(share, tmp_path):
     study = open_study("phantom-S1", "cpu", 0, tmp_path)
-    some = training_data(study, CT=share, MRI=.14)
-    suited = studies.equally_long(study, some, 57)
+    some = study.training_data(CT=share, MRI=.14)
+    suited = study.equally_long(some, 57)
     for usual, phase in zip(study.config.phases, suited.config.phases):
         steps = some.length() * (phase.epochs + phase.decay)
-        assert abs(steps / (57 * (usual.epochs + usual.decay)) - 1) < .04 + .1 * (usual.name == "generators") # 4 epochs cannot be cut finer
+        most = .04 + .1 * (usual.name == "generators")  # 4 epochs cannot be cut finer
+        assert abs(steps / (57 * (usual.epochs + usual.decay)) - 1) < most
 
 
 def test_updates_are_counted_from_the_first_weights_on():
@@ -88,7 +79,7 @@ def test_ada_keeps_no_synthetic_volumes_when_it_is_done(study, stages):
 # ---- once
 
 def key(study, **changes):
-    facts = {"config": study.config, "data": training_data(study), "start": None} | changes
+    facts = {"config": study.config, "data": study.training_data(), "start": None} | changes
     return stage_key(facts["config"], facts["data"], facts["start"])
 
 
@@ -96,34 +87,41 @@ def test_the_same_ingredients_have_the_same_name(study): assert key(study) == ke
 
 
 def test_other_ingredients_have_another_name(study, stages):
-    others = [key(study), key(study, config=replace(study.config, seed=1)), key(study, config=replace(study.config, lr=1e-5)),
-              key(study, data=training_data(study, CT=.5)), key(study, start=stages["segmentors"]), key(study, start=stages["generators"])]
+    others = [
+        key(study), key(study, config=replace(study.config, seed=1)), key(study, config=replace(study.config, lr=1e-5)),
+        key(study, data=study.training_data(CT=.5)), key(study, start=stages["segmentors"]),
+        key(study, start=stages["generators"]),
+    ]
     assert len(set(others)) == len(others)
 
 
 def test_other_code_has_another_name(study, monkeypatch):
     before = key(study)
-    monkeypatch.setattr(studies, "trainers", lambda: "other code")
+    monkeypatch.setattr(studies, "code_digest", lambda: "other code")
     assert key(study) != before
 
 
 def test_another_grid_has_another_name(study):
     coarse = replace(study.config.grid, spacing=(8., 8., 8.))
-    samples = [Samples(s.cases, coarse) for s in vars(training_data(study)).values()]
+    samples = [Samples(s.cases, coarse) for s in vars(study.training_data()).values()]
     assert key(study, data=UnpairedData(*samples)) != key(study)
 
 
-def test_two_who_need_the_same_stage_train_it_once(tmp_path, monkeypatch):
+def test_two_threads_that_need_the_same_stage_train_it_once(tmp_path, monkeypatch):
     runs, real_fit = [], studies.fit
     monkeypatch.setattr(studies, "fit", lambda *a, **k: (runs.append(1), real_fit(*a, **k))[1])
     found = []
-    threads = [threading.Thread(target=lambda: found.append(train_once(tmp_path, "one", lambda place: noise(), SHORT))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: found.append(train_once(tmp_path, "one", lambda place: noise(), SHORT)))
+        for _ in range(2)
+    ]
     for t in threads: t.start()
     for t in threads: t.join()
-    assert len(runs) == 1 and same(found[0].nets.state_dict(), found[1].nets.state_dict()) and found[0].history == found[1].history
+    assert (len(runs) == 1 and same(found[0].nets.state_dict(), found[1].nets.state_dict())
+            and found[0].history == found[1].history)
 
 
-def test_an_interrupted_stage_goes_on_and_ends_the_same(tmp_path):
+def test_an_interrupted_stage_is_resumed_and_ends_the_same(tmp_path):
     broken, reads = noise(), []
     class Vanishing:
         def __len__(self): return len(broken.train_A)
@@ -133,77 +131,92 @@ def test_an_interrupted_stage_goes_on_and_ends_the_same(tmp_path):
             return broken.train_A[i]
         cases = broken.train_A.cases
         def prepared(self, case): return broken.train_A.prepared(case)
-    with pytest.raises(InputError): train_once(tmp_path / "a", "k", lambda place: replace(broken, train_A=Vanishing()), SHORT)
+    with pytest.raises(InputError):
+        train_once(tmp_path / "a", "k", lambda place: replace(broken, train_A=Vanishing()), SHORT)
     assert not (tmp_path / "a/k/stage.json").exists() and (tmp_path / "a/k/last").exists()
-    gone_on, whole = (train_once(tmp_path / name, "k", lambda place: noise(), SHORT) for name in "ab")
-    assert same(gone_on.nets.state_dict(), whole.nets.state_dict()) and gone_on.history == whole.history
+    resumed, whole = (train_once(tmp_path / name, "k", lambda place: noise(), SHORT) for name in "ab")
+    assert same(resumed.nets.state_dict(), whole.nets.state_dict()) and resumed.history == whole.history
 
 
-# ---- the right network is judged
+# ---- the right network is measured
 
-def test_segmentation_is_judged_with_the_modalitys_own_segmentor(study, stages):
+def test_segmentation_is_measured_with_the_modalitys_own_segmentor(study, stages):
     for modality, name in (("CT", "S_A"), ("MRI", "S_B")):
-        expected = dice_of_segmentor(getattr(stages["ours"].nets.eval(), name), held_out(study, modality))
-        assert segmentation_record(study, stages["ours"], modality)["mean"] == round(expected.nanmean().item(), 2)
+        expected = dice_of_segmentor(getattr(stages["ours"].nets.eval(), name), study.test_data(modality))
+        assert study.segmentation_record(stages["ours"], modality)["mean"] == round(expected.nanmean().item(), 2)
 
 
-def test_shape_is_judged_by_the_target_modalitys_judge(study, stages):
+def test_shape_is_measured_by_the_target_modalitys_evaluator(study, stages):
     ours, evaluators = stages["ours"], stages["baseline"]
-    on_device(ours), on_device(evaluators) # the same layers as the record's
-    for modality, generator, judge in (("CT", "G_B", "S_B"), ("MRI", "G_A", "S_A")):
-        expected = s_score(getattr(ours.nets.eval(), generator), getattr(evaluators.nets.eval(), judge), held_out(study, modality))
-        assert shape_record(study, ours, evaluators, modality)["mean"] == round(expected.nanmean().item(), 2)
+    ours.on_device(), evaluators.on_device() # the same layers as the record's
+    for modality, generator, evaluator in (("CT", "G_B", "S_B"), ("MRI", "G_A", "S_A")):
+        expected = s_score(
+            getattr(ours.nets.eval(), generator), getattr(evaluators.nets.eval(), evaluator), study.test_data(modality)
+        )
+        assert study.shape_record(ours, evaluators, modality)["mean"] == round(expected.nanmean().item(), 2)
 
 
-def test_nobody_is_tested_on_who_was_trained_with(study):
-    data = training_data(study)
-    seen = {case.patient for samples in (data.train_A, data.train_B, data.valid_A, data.valid_B) for case in samples.cases}
-    assert not seen & {case.patient for m in ("CT", "MRI") for case in held_out(study, m).cases}
+def test_no_test_patient_was_trained_with(study):
+    data = study.training_data()
+    seen = {
+        case.patient for samples in (data.train_A, data.train_B, data.valid_A, data.valid_B) for case in samples.cases
+    }
+    assert not seen & {case.patient for m in ("CT", "MRI") for case in study.test_data(m).cases}
 
 
 def test_the_test_cases_are_the_same_for_every_seed_and_share(tmp_path):
-    a, b = (held_out(open_study("phantom-few", "smoke", seed, tmp_path), "CT").cases for seed in (0, 1))
+    a, b = (open_study("phantom-few", "smoke", seed, tmp_path).test_data("CT").cases for seed in (0, 1))
     assert a == b
 
 
 def test_a_translated_volume_is_in_the_other_modality_and_place(study, stages):
-    real = load_case(held_out(study, "MRI").cases[0], study.config.grid)
-    fake = translated_volume(stages["ours"], real)
-    assert fake.modality == "CT" and fake.range == CT_WINDOW and fake.label is None and (fake.affine == real.affine).all()
+    real = load_case(study.test_data("MRI").cases[0], study.config.grid)
+    fake = stages["ours"].translate_volume(real)
+    assert fake.modality == "CT" and fake.range == CT_WINDOW and fake.label is None
+    assert (fake.affine == real.affine).all()
 
 
 # ---- the truth of phantoms
 
-class Teller(torch.nn.Module):
-    "A generator that tells the truth about one case, moved by so many voxels along x."
-    def __init__(self, case, grid, shift): super().__init__(); self.weight = torch.nn.Parameter(torch.zeros(())); self.true = true_translation(case, grid); self.shift = shift
+class TrueTranslator(torch.nn.Module):
+    "A generator that gives the true translation of one case, shifted by so many voxels along x."
+    def __init__(self, case, grid, shift):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.true, self.shift = true_translation(case, grid), shift
+
     def forward(self, volume): return self.true.roll(self.shift, 2)
 
 
 def test_the_truth_is_the_same_anatomy(study):
-    case = held_out(study, "CT").cases[0]
+    case = study.test_data("CT").cases[0]
     twin = replace(case, modality="MRI")
     assert (load_case(case, study.config.grid).label == load_case(twin, study.config.grid).label).all()
-    assert torch.equal(true_translation(case, study.config.grid)[0, 0], torch.from_numpy(load_case(twin, study.config.grid).voxels))
+    assert torch.equal(
+        true_translation(case, study.config.grid)[0, 0], torch.from_numpy(load_case(twin, study.config.grid).voxels)
+    )
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-def test_a_shifted_truth_is_found_out(study, stages, shift, monkeypatch):
-    case = held_out(study, "CT").cases[0]
-    monkeypatch.setattr(studies, "generator_from", lambda stage, modality: Teller(case, study.config.grid, shift))
-    found = truth_record(study, stages["ours"], "CT", n=1)
-    assert found["error"] == 0 and found["distortion_mm"] < .5 if shift == 0 else found["error"] > .01 and 4 < found["distortion_mm"] < 9
+def test_a_shifted_translation_is_found_out(study, stages, shift, monkeypatch):
+    case = study.test_data("CT").cases[0]
+    monkeypatch.setattr(Stage, "generator", lambda stage, modality: TrueTranslator(case, study.config.grid, shift))
+    found = study.truth_record(stages["ours"], "CT", n=1)
+    if shift == 0: assert found["error"] == 0 and found["distortion_mm"] < .5
+    else: assert found["error"] > .01 and 4 < found["distortion_mm"] < 9
 
 
 def test_real_scans_have_no_twin(study):
     real = [replace(case, image="patient.nii.gz") if case.split == "test" else case for case in study.cases]
-    assert has_twins(study) and not has_twins(replace(study, cases=real))
+    assert study.has_twins() and not replace(study, cases=real).has_twins()
 
 
 # ---- what is left
 
 def test_records_are_flat_and_carry_their_budget():
-    made = record(torch.tensor([80., 70., float("nan"), 60., 50.]), Stage("k", None, [], {"S": 3, "G": 4}), method="ours")
+    made = score_record(
+        torch.tensor([80., 70., float("nan"), 60., 50.]), Stage("k", None, [], {"S": 3, "G": 4}), method="ours"
+    )
     assert made["mean"] == 65 and made["LV"] == 80 and made["updates_S"] == 3 and made["method"] == "ours"
     assert all(not isinstance(value, (dict, list)) for value in made.values())
 
@@ -214,26 +227,29 @@ def test_results_are_written_whole(tmp_path):
     assert json.loads((tmp_path / "new/params.json").read_text())["seed"] == 1
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"history": []}', '{"history": [], "updates": {"S": -1}}', '{"history": [], "updates": {"S": "many"}}', '{"history": 3, "updates": {}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", '{"history": []}', '{"history": [], "updates": {"S": -1}}',
+        '{"history": [], "updates": {"S": "many"}}', '{"history": 3, "updates": {}}', "[" * 100_000,
+    ],
+)
 def test_a_damaged_stage_is_named(tmp_path, content):
-    from cssgan.experiments.studies import train_once
-    from cssgan.guard import InputError
     (tmp_path / "k").mkdir()
     (tmp_path / "k/stage.json").write_text(content)
-    with pytest.raises(InputError, match="k/stage.json"): train_once(tmp_path, "k", lambda _: pytest.fail("trained"), None)
+    with pytest.raises(InputError, match="k/stage.json"):
+        train_once(tmp_path, "k", lambda _: pytest.fail("trained"), None)
 
 
 def test_a_stage_without_scores_is_read(tmp_path, monkeypatch):
-    from cssgan.experiments import studies
     monkeypatch.setattr(studies, "load_checkpoint", lambda _: (None,))
     (tmp_path / "k").mkdir()
-    (tmp_path / "k/stage.json").write_text('{"history": [{"name": "joint", "epoch": 0, "dice_CT": NaN, "dice_MRI": null, "loss": 0.5}], "updates": {"S": 3, "G": 0}}')
-    stage = studies.train_once(tmp_path, "k", None, None)
+    epoch = '{"name": "joint", "epoch": 0, "dice_CT": NaN, "dice_MRI": null, "loss": 0.5}'
+    (tmp_path / "k/stage.json").write_text(f'{{"history": [{epoch}], "updates": {{"S": 3, "G": 0}}}}')
+    stage = train_once(tmp_path, "k", None, None)
     assert stage.history[0]["dice_CT"] is None and stage.updates == {"S": 3, "G": 0}
 
 
 def test_a_folder_that_cannot_be_locked_says_so(tmp_path):
-    from cssgan.experiments.studies import train_once
-    from cssgan.guard import InputError
     (tmp_path / "k.lock").mkdir()
     with pytest.raises(InputError, match="cannot be locked"): train_once(tmp_path, "k", None, None)

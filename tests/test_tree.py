@@ -209,7 +209,7 @@ def test_a_notebook_lies_where_its_module_does():
 RUNTIME = {"cssgan", "numpy", "torch", "monai", "nibabel", "scipy", "safetensors", "lightning_fabric", "matplotlib",
            "tqdm", "filelock", "msgspec", "lazy_loader"}
 EXTRAS = { # name → its libraries, the modules that may import them
-    "dicom": ({"SimpleITK", "pydicom"}, {"scans.dicom", "scans.files"}),
+    "dicom": ({"SimpleITK", "pydicom"}, {"scans.dicom_files"}),
     "experiments": ({"papermill", "jupyter_client", "distributed", "dask", "pandas"},
                     {"experiments.results", "experiments.runs", "experiments.sweeps"}),
     "explore": ({"IPython", "ipywidgets", "ipyevents", "anywidget", "traitlets", "ipyniivue", "itkwidgets",

@@ -23,8 +23,10 @@ from cssgan.pictures import (
 from cssgan.scans.volumes import IGNORE, REGIONS, Volume, normalise
 
 WORLD = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
-AFFINES = {"RAS": np.diag([2, 3, 4, 1.0]), "LPS": np.diag([-2, -3, 4, 1.0]), "LIA": np.array([[-2, 0, 0, 9], [0, 0, 4, 5], [0, -3, 0, 1], [0, 0, 0, 1.0]]),
-           "oblique": nib.affines.from_matvec(np.array([[0.97, -0.2, 0.1], [0.2, 0.97, -0.1], [-0.08, 0.12, 0.98]]) @ np.diag([-2, 3, 4]))}
+AFFINES = {"RAS": np.diag([2, 3, 4, 1.0]), "LPS": np.diag([-2, -3, 4, 1.0]),
+           "LIA": np.array([[-2, 0, 0, 9], [0, 0, 4, 5], [0, -3, 0, 1], [0, 0, 0, 1.0]]),
+           "oblique": nib.affines.from_matvec(
+               np.array([[0.97, -0.2, 0.1], [0.2, 0.97, -0.1], [-0.08, 0.12, 0.98]]) @ np.diag([-2, 3, 4]))}
 
 
 def volume(affine=AFFINES["LPS"], shape=(20, 16, 12), modality="CT"):
@@ -46,7 +48,8 @@ def test_each_letter_stands_where_that_side_of_the_patient_is(affine):
     dark = volume(affine)
     points = nib.affines.apply_affine(affine, np.moveaxis(np.indices(dark.shape), 0, -1))
     for side, direction in WORLD.items():
-        lit = replace(dark, voxels=(points - points.mean((0, 1, 2))) @ np.array(direction, float) * 50, label=None)  # brighter towards that side
+        brighter = (points - points.mean((0, 1, 2))) @ np.array(direction, float) * 50  # towards that side
+        lit = replace(dark, voxels=brighter, label=None)
         for ax, (cut, (_, letters)) in zip(image_axes(show_volume(lit)), CUTS.items()):
             if side not in letters: continue
             text = next(t for t in ax.texts if t.get_text() == side)
@@ -59,7 +62,8 @@ def test_each_letter_stands_where_that_side_of_the_patient_is(affine):
 
 
 def test_radiological_convention():
-    assert {cut: letters for cut, (_, letters) in CUTS.items()} == {"sagittal": "APSI", "coronal": "RLSI", "axial": "RLAP"}
+    assert {cut: letters for cut, (_, letters) in CUTS.items()} == {"sagittal": "APSI", "coronal": "RLSI",
+                                                                    "axial": "RLAP"}
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
@@ -76,14 +80,16 @@ def test_proportions_are_the_patients(affine):
 
 def test_pictures_are_not_blank_and_fit_their_canvas():
     v = volume()
-    for figure in (show_volume(v), show_volumes([v, replace(v, modality="MRI")], ["one", "two"], title="two"), show_translation(v, v, v, v.label), plot_curves({"a": [1, 2, None]})):
+    two = show_volumes([v, replace(v, modality="MRI")], ["one", "two"], title="two")
+    for figure in (show_volume(v), two, show_translation(v, v, v, v.label), plot_curves({"a": [1, 2, None]})):
         assert isinstance(figure, Figure)
         image = pixels(figure)
         assert image.std() > 0.05 and (image[[0, -1]] == 1).all() and (image[:, [0, -1]] == 1).all()
 
 
 def test_pictures_are_the_same_each_time():
-    assert show_volume(volume())._repr_png_() == show_volume(volume())._repr_png_() == show_volume(volume(), title=None)._repr_png_()
+    one, other, untitled = (show_volume(volume(), **how)._repr_png_() for how in ({}, {}, {"title": None}))
+    assert one == other == untitled
 
 
 def test_a_volume_shows_itself():
@@ -130,24 +136,69 @@ def test_a_scaled_ct_looks_as_it_did_in_hu():
 def test_translation_has_the_columns_it_was_given():
     v, label = volume(), volume().label
     def titles(figure): return [ax.get_title() for ax in figure.axes[:len(figure.axes) // 3]]
-    assert titles(show_translation(v, replace(v, modality="MRI"), v, label)) == ["real CT", "fake MRI", "reconstructed CT", "fake, segmented"]
-    assert titles(show_translation(replace(v, label=None), replace(v, modality="MRI"))) == ["real CT", "fake MRI"]
+    whole = show_translation(v, replace(v, modality="MRI"), v, label)
+    assert titles(whole) == ["real CT", "synthetic MRI", "reconstructed CT", "synthetic, segmented"]
+    assert titles(show_translation(replace(v, label=None), replace(v, modality="MRI"))) == ["real CT", "synthetic MRI"]
     assert len(show_translation(replace(v, label=None), v, segmentation=label, truth=label.astype(int)).axes) == 9
 
 
 def test_curves_leave_out_what_is_missing():
     line = plot_curves({"a": [1, None, float("nan"), 4]}).axes[0].lines[0]
-    assert line.get_xdata().tolist() == [1, 2, 3, 4] and np.isnan(line.get_ydata()).tolist() == [False, True, True, False]
+    assert line.get_xdata().tolist() == [1, 2, 3, 4]
+    assert np.isnan(line.get_ydata()).tolist() == [False, True, True, False]
+
+
+def colours(figure): return {line.get_label(): line.get_color() for ax in figure.axes for line in ax.lines}
+
+
+def test_a_loss_has_one_colour_wherever_it_is_drawn():
+    names = ("gan", "cyc", "shape", "S_A", "S_B", "D_A", "D_B")
+    everything = colours(plot_curves({name: [1, 2] for name in names}))
+    assert len(set(everything.values())) == len(names)
+    for name in names: assert colours(plot_curves({name: [1, 2]})) == {name: everything[name]}
+    assert colours(plot_curves({"shape, not asked for": [1, 2], "gan": [2, 1]})) == {
+        "shape, not asked for": everything["shape"], "gan": everything["gan"]}
+    aliases = ("dice_CT", "Dice on CT", "few CT: Dice on CT", "Dice CT")
+    assert len({colours(plot_curves({name: [1, 2]}))[name] for name in aliases}) == 1
+
+
+def test_losses_of_one_kind_share_a_panel():
+    axes = plot_curves({name: [1, 2] for name in ("S_A", "S_B", "gan", "cyc", "D_A", "dice_CT")}).axes
+    panels = [[line.get_label() for line in ax.lines] for ax in axes]
+    assert panels == [["gan", "cyc"], ["S_A", "S_B"], ["D_A"], ["dice_CT"]]
+    assert all(ax.get_ylabel() and ax.get_xlabel() == "epoch" for ax in axes)
+    methods = plot_curves({"baseline": [60, 70], "ADA": [62, 72]}, xlabel="update", ylabel="Dice, %").axes
+    assert len(methods) == 1 and methods[0].get_xlabel() == "update" and methods[0].get_ylabel().startswith("Dice, %")
+
+
+def test_an_axis_begins_at_zero_or_says_that_it_does_not():
+    ax = plot_curves({"gan": [1, 0.2]}).axes[0]
+    assert ax.get_ylim()[0] == 0 and "begin" not in ax.get_ylabel()
+    ax = plot_curves({"a method": [80, 82]}, ylabel="Dice, %").axes[0]
+    assert ax.get_ylim()[0] > 0 and "axis does not begin at 0" in ax.get_ylabel()
+    assert plot_curves({"change": [-1, 1]}).axes[0].get_ylim()[0] < 0
+
+
+def test_a_notebook_gets_twice_the_pixels_and_is_told_the_width():
+    figure = plot_curves({"gan": [1, 2]})
+    data, meta = figure._repr_mimebundle_()
+    wide = imread(BytesIO(data["image/png"])).shape[1]
+    assert wide == 2 * meta["image/png"]["width"] == 2 * pixels(figure).shape[1] and meta["image/png"]["width"] >= 640
 
 
 def test_pictures_need_neither_a_display_nor_pyplot():
-    code = "import sys; sys.path.insert(0, 'tests'); from test_view import *; show_volume(volume())._repr_png_(); assert 'matplotlib.pyplot' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PATH": "", "MPLBACKEND": "TkAgg"}, cwd=__file__.rsplit("/", 2)[0])
+    code = ("import sys; sys.path.insert(0, 'tests'); from test_view import *; show_volume(volume())._repr_png_(); "
+            "assert 'matplotlib.pyplot' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PATH": "", "MPLBACKEND": "TkAgg"},
+                   cwd=__file__.rsplit("/", 2)[0])
 
 
-@pytest.mark.parametrize("name", ["$a_$.nii", "$", "$$", r"\$a$b$", "a $x$ and \\frac{", "\x1b[2J\x00", "caf\udce9 $\\x$"])
+@pytest.mark.parametrize("name", ["$a_$.nii", "$", "$$", r"\$a$b$", "a $x$ and \\frac{", "\x1b[2J\x00",
+                                  "caf\udce9 $\\x$"])
 def test_names_of_files_are_no_formulas(name):
     v = volume()
-    for figure in (show_volume(v, title=name), show_volumes([v, v], [name, name], title=name), show_translation(v, replace(v, modality="MRI"), title=name), plot_curves({name: [1, 2]}, title=name)):
+    for figure in (show_volume(v, title=name), show_volumes([v, v], [name, name], title=name),
+                   show_translation(v, replace(v, modality="MRI"), title=name),
+                   plot_curves({name: [1, 2]}, title=name)):
         assert figure._repr_png_()
     assert replace(v, history=(name,))._repr_png_()

@@ -1,4 +1,4 @@
-"What the viewers do with what they are given: arrays without a place, wrong names, broken voxels, windows, differences, and a monitor that is used twice."
+"What the viewers do with odd arrays, wrong names, broken voxels, windows, differences; a monitor used twice."
 import sys
 import types
 from dataclasses import replace
@@ -14,13 +14,14 @@ from cssgan.metrics import dice_scores
 from cssgan.phantoms.scanners import phantom
 from cssgan.pictures import CT_VIEW, grey_range
 from cssgan.scans.volumes import CT_WINDOW, IGNORE, REGIONS, Grid, Volume, normalise
-from cssgan.training.run import Stopped, fit
 from cssgan.training.schedule import Phase
+from cssgan.training.trainer import Stopped, fit
 from cssgan.viewers import depth, monitor
-from cssgan.viewers.canvas import Live, Painting, as_volume, guess_modality, windows
-from cssgan.viewers.comparison import VIEWS, compare, dice
-from cssgan.viewers.depth import look_along, view3d
+from cssgan.viewers.canvas import LiveView, PixelPicture
+from cssgan.viewers.comparison import VIEWS, compare, dice_by_region
+from cssgan.viewers.depth import resample_along, view3d
 from cssgan.viewers.explorer import explore, window_controls
+from cssgan.viewers.inputs import as_volume, guess_modality, windows
 from cssgan.viewers.monitor import Monitor
 
 SMALL = Grid((24, 24, 16), (7.0, 7.0, 8.0))
@@ -45,13 +46,14 @@ def lps(volume):
 
 # ---- arrays without a place
 
-@pytest.mark.parametrize("kind", [np.asarray, lambda a: torch.tensor(a)[None, None], lambda a: torch.tensor(a, requires_grad=True)])
+@pytest.mark.parametrize("kind", [np.asarray, lambda a: torch.tensor(a)[None, None],
+                                  lambda a: torch.tensor(a, requires_grad=True)])
 def test_an_array_lies_on_the_real_scans_grid_in_the_files_own_axes(kind):
     _, image = lps(CT)
     fake, rec = lps(MRI)[0], lps(CT)[0] + 10
     seen = compare(image, kind(fake), kind(rec), true=kind(fake)).volumes
-    assert np.array_equal(seen["fake"].voxels, MRI.voxels) and np.array_equal(seen["true"].voxels, MRI.voxels)
-    assert np.allclose(seen["reconstruction"].voxels, CT.voxels + 10)
+    assert np.array_equal(seen["synthetic"].voxels, MRI.voxels) and np.array_equal(seen["true"].voxels, MRI.voxels)
+    assert np.allclose(seen["reconstructed"].voxels, CT.voxels + 10)
     assert [v.modality for v in seen.values()] == ["CT", "MRI", "CT", "MRI"]
 
 
@@ -64,25 +66,27 @@ def test_an_array_of_another_shape_does_not_say_where_it_lies():
 def test_what_a_network_gives_is_scaled_and_has_the_modality_of_its_place():
     fake, rec = (torch.tensor(normalise(v).voxels)[None, None] for v in (MRI, CT))
     seen = compare(CT, fake, rec).volumes
-    assert seen["fake"].scaled and seen["fake"].modality == "MRI"
-    assert seen["reconstruction"].scaled and seen["reconstruction"].modality == "CT"
+    assert seen["synthetic"].scaled and seen["synthetic"].modality == "MRI"
+    assert seen["reconstructed"].scaled and seen["reconstructed"].modality == "CT"
     other = compare(MRI, rec, fake).volumes
-    assert (other["fake"].modality, other["reconstruction"].modality) == ("CT", "MRI")
+    assert (other["synthetic"].modality, other["reconstructed"].modality) == ("CT", "MRI")
 
 
 # ---- voxels that hold no picture
 
-@pytest.mark.parametrize("make", [lambda v: v, lambda v: v.voxels, lambda v: nib.Nifti1Image(v.voxels, v.affine), lambda v: torch.tensor(v.voxels)])
+@pytest.mark.parametrize("make", [lambda v: v, lambda v: v.voxels, lambda v: nib.Nifti1Image(v.voxels, v.affine),
+                                  lambda v: torch.tensor(v.voxels)])
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
 def test_a_voxel_that_is_no_number_is_refused(make, odd):
     thing = make(with_voxel(MRI, odd))
     for look in (explore, view3d): refused(look, thing, says="np.nan_to_num")
-    assert refused(compare, CT, MRI, thing).startswith("reconstruction: ")
+    assert refused(compare, CT, MRI, thing).startswith("rec: ")
 
 
 def test_no_voxels_and_no_picture_are_refused():
     refused(explore, np.zeros((0, 5, 5)), says="(0, 5, 5)")
-    for thing in (np.full((5, 5, 5), 7.0), replace(MRI, voxels=np.zeros_like(MRI.voxels)), nib.Nifti1Image(np.zeros((5, 5, 5), np.float32), np.eye(4))):
+    for thing in (np.full((5, 5, 5), 7.0), replace(MRI, voxels=np.zeros_like(MRI.voxels)),
+                  nib.Nifti1Image(np.zeros((5, 5, 5), np.float32), np.eye(4))):
         refused(explore, thing, says="holds no picture")
 
 
@@ -91,7 +95,8 @@ def test_padding_with_nan_does_not_make_a_CT_an_MRI():
 
 
 def test_a_fake_that_collapsed_is_shown():
-    for fake in (replace(MRI, voxels=np.zeros_like(MRI.voxels)), np.zeros(CT.shape), torch.full((1, 1, *CT.shape), -1.0)):
+    for fake in (replace(MRI, voxels=np.zeros_like(MRI.voxels)), np.zeros(CT.shape),
+                 torch.full((1, 1, *CT.shape), -1.0)):
         comparison = compare(CT, fake, true=MRI)
         comparison.build()
         for view in VIEWS: comparison.change(view=view)
@@ -100,34 +105,37 @@ def test_a_fake_that_collapsed_is_shown():
 # ---- windows
 
 @pytest.mark.parametrize("volume", [
-    CT, MRI, normalise(CT), with_voxel(MRI, 32767), with_voxel(MRI, 1e7), with_voxel(CT, 1e6), replace(CT, voxels=CT.voxels.clip(-250, 400)),
-    replace(with_voxel(CT, 32767), voxels=with_voxel(CT, 32767).voxels.astype(np.int16)), replace(MRI, voxels=MRI.voxels * 1e-6),
+    CT, MRI, normalise(CT), with_voxel(MRI, 32767), with_voxel(MRI, 1e7), with_voxel(CT, 1e6),
+    replace(CT, voxels=CT.voxels.clip(-250, 400)),
+    replace(with_voxel(CT, 32767), voxels=with_voxel(CT, 32767).voxels.astype(np.int16)),
+    replace(MRI, voxels=MRI.voxels * 1e-6),
 ], ids=["CT", "MRI", "scaled CT", "MRI 32767", "MRI 1e7", "CT 1e6", "soft tissue", "int16", "small numbers"])
 def test_the_window_that_is_chosen_is_applied(volume):
     "Whatever outliers there are, and whatever was chosen before."
-    presets, heard = windows(volume), []
-    preset, level, width = window_controls(volume, grey_range(volume), heard.append)
+    presets, changes = windows(volume), []
+    preset, level, width = window_controls(volume, grey_range(volume), changes.append)
     for name in [*presets, *reversed(presets)]:
         preset.value = "own"
-        heard.clear()
+        changes.clear()
         preset.value = name
         low, high = presets[name]
-        assert preset.value == name and heard == [(low, high)], name
+        assert preset.value == name and changes == [(low, high)], name
         assert np.allclose((level.value, width.value), ((low + high) / 2, high - low))
 
 
 def test_sliders_leave_and_find_the_named_windows():
-    heard = []
-    preset, level, width = window_controls(CT, CT_VIEW, heard.append)
+    changes = []
+    preset, level, width = window_controls(CT, CT_VIEW, changes.append)
     level.value = 200.0
-    assert preset.value == "own" and heard[-1] == (-250.0, 650.0)
+    assert preset.value == "own" and changes[-1] == (-250.0, 650.0)
     level.value, width.value = -600.0, 1500.0
-    assert preset.value == "lung" and heard[-1] == (-1350.0, 150.0)
+    assert preset.value == "lung" and changes[-1] == (-1350.0, 150.0)
 
 
 def test_a_window_is_a_name_or_a_pair():
     for pair in ((0, 100), [0, 100], np.array([0, 100])): assert explore(CT, window=pair).window == (0, 100)
-    for wrong in ("hart", (100, 0), (0, 0), 100, (0,), (None, None), "", (0, np.nan)): assert "'heart'" in refused(lambda w: explore(CT, window=w), wrong)
+    for wrong in ("hart", (100, 0), (0, 0), 100, (0,), (None, None), "", (0, np.nan)):
+        assert "'heart'" in refused(lambda w: explore(CT, window=w), wrong)
     refused(lambda: explore(MRI, window="lung"), says="'2 to 98 %'")
 
 
@@ -147,10 +155,10 @@ def test_wrong_intensities_are_seen():
     "A reconstruction is looked at as its scan is, a fake as the truth is."
     mri, ct = replace(MRI, label=None), BARE
     seen = compare(mri, ct, replace(mri, voxels=mri.voxels * 2 + 300))
-    assert np.abs(seen.painted("real", 2.0).astype(int) - seen.painted("reconstruction", 2.0)).max() > 50
+    assert np.abs(seen.picture_of("real", 2.0).astype(int) - seen.picture_of("reconstructed", 2.0)).max() > 50
     seen = compare(ct, replace(mri, voxels=mri.voxels * 3), true=mri)
-    assert np.abs(seen.painted("fake", 2.0).astype(int) - seen.painted("true", 2.0)).max() > 50
-    assert compare(ct, mri, true=normalise(mri)).windows["fake"] == grey_range(mri)
+    assert np.abs(seen.picture_of("synthetic", 2.0).astype(int) - seen.picture_of("true", 2.0)).max() > 50
+    assert compare(ct, mri, true=normalise(mri)).windows["synthetic"] == grey_range(mri)
 
 
 def test_a_click_computes_no_percentiles(monkeypatch):
@@ -171,14 +179,15 @@ def means(*args, **kwargs):
 def test_differences_are_in_the_units_of_the_scan():
     inner = replace(CT, voxels=CT.voxels.clip(*CT_WINDOW))
     for rec in (normalise(inner), torch.tensor(normalise(inner).voxels)):
-        assert float(means(inner, MRI, rec)["reconstruction − real"].split()[-2]) < 1e-2
+        assert float(means(inner, MRI, rec)["reconstructed − real"].split()[-2]) < 1e-2
     off = replace(MRI, voxels=MRI.voxels.clip(0, 400) + 100)
-    assert "100" in means(CT, off, true=normalise(replace(MRI, voxels=MRI.voxels.clip(0, 400), range=(0.0, 400.0))))["fake − true"]
+    assert "100" in means(CT, off, true=normalise(replace(MRI, voxels=MRI.voxels.clip(0, 400),
+                                                          range=(0.0, 400.0))))["synthetic − true"]
 
 
 def test_what_cannot_be_subtracted_says_so():
-    assert "cannot" in means(CT, MRI, true=CT)["fake − true"]
-    assert "cannot" in means(MRI, CT, torch.tensor(normalise(MRI).voxels))["reconstruction − real"]
+    assert "cannot" in means(CT, MRI, true=CT)["synthetic − true"]
+    assert "cannot" in means(MRI, CT, torch.tensor(normalise(MRI).voxels))["reconstructed − real"]
     comparison = compare(CT, MRI, CT, true=CT, view="difference")
     comparison.build()
     assert len({p.shape for p in comparison.drawn.values()}) == 1
@@ -186,12 +195,12 @@ def test_what_cannot_be_subtracted_says_so():
 
 def test_unsigned_voxels_do_not_wrap_around():
     one, other = (replace(MRI, voxels=np.rint(MRI.voxels + by).astype(np.uint16)) for by in (0, 1))
-    assert means(CT, one, true=other)["fake − true"].endswith(" 1")
+    assert means(CT, one, true=other)["synthetic − true"].endswith(" 1")
 
 
 def test_only_what_both_have_seen_is_subtracted():
     half = replace(CT, voxels=CT.voxels[:12], label=None)
-    assert means(CT, MRI, half)["reconstruction − real"].endswith(" 0 HU")
+    assert means(CT, MRI, half)["reconstructed − real"].endswith(" 0 HU")
 
 
 # ---- Dice
@@ -201,22 +210,24 @@ def test_dice_is_the_metrics_dice():
     truth, seen = (rng.integers(0, len(REGIONS), CT.shape).astype(np.uint8) for _ in range(2))
     truth[:5], truth[truth == 3] = IGNORE, 0
     expected = dice_scores(*(torch.from_numpy(a.astype(np.int64))[None] for a in (seen, truth)))[0].tolist()
-    found = dice(replace(MRI, label=seen), truth)
-    assert list(found) == list(REGIONS[1:]) and np.allclose(list(found.values()), expected, equal_nan=True) and np.isnan(found["LA"])
+    found = dice_by_region(replace(MRI, label=seen), truth)
+    assert list(found) == list(REGIONS[1:]) and np.isnan(found["LA"])
+    assert np.allclose(list(found.values()), expected, equal_nan=True)
 
 
-def test_dice_without_any_labelled_voxel_is_nobodys():
+def test_dice_without_any_labelled_voxel_is_nan():
     empty = np.zeros(CT.shape, np.uint8)
-    assert all(np.isnan(s) for s in dice(replace(MRI, label=empty), empty).values())
+    assert all(np.isnan(s) for s in dice_by_region(replace(MRI, label=empty), empty).values())
 
 
-def test_voxels_that_nobody_annotated_count_on_neither_side():
+def test_voxels_that_are_not_annotated_count_on_neither_side():
     label = CT.label.copy()
     label[:8] = IGNORE
     for pair in ((CT, replace(MRI, label=label)), (replace(CT, label=label), MRI)):
         comparison = compare(*pair)
         comparison.build()
-        assert set(comparison.scores["fake"].values()) <= {100.0} | {s for s in comparison.scores["fake"].values() if s != s}
+        scores = set(comparison.scores["synthetic"].values())
+        assert scores <= {100.0} | {s for s in scores if s != s}
 
 
 @pytest.mark.parametrize("look", [explore, view3d, lambda v: compare(v, MRI), lambda v: compare(MRI, v)])
@@ -244,14 +255,16 @@ def test_a_fake_that_lies_elsewhere_is_refused():
 # ---- things that are no volume
 
 @pytest.mark.parametrize("thing", [
-    [CT, MRI], {"a": 1}, None, ["a"], [[1], [2, 3]], np.zeros((5, 5, 5), complex), torch.zeros(5, 5, 5, dtype=torch.complex64), 3,
+    [CT, MRI], {"a": 1}, None, ["a"], [[1], [2, 3]], np.zeros((5, 5, 5), complex),
+    torch.zeros(5, 5, 5, dtype=torch.complex64), 3,
     nib.Nifti1Image(CT.voxels, np.diag([1, 1, 1e-3, 1])),
 ], ids=lambda t: type(t).__name__)
 def test_what_is_no_volume_is_refused(thing):
     for look in (explore, view3d, lambda fake: compare(CT, fake)): refused(look, thing)
 
 
-@pytest.mark.parametrize("labels", [BARE, np.zeros((5, 5), int), 3, ["a"], np.eye(6, dtype=int)[CT.label], nib.Nifti1Image(CT.label, np.diag([1, 1, 1e-3, 1])), {}],
+@pytest.mark.parametrize("labels", [BARE, np.zeros((5, 5), int), 3, ["a"], np.eye(6, dtype=int)[CT.label],
+                                    nib.Nifti1Image(CT.label, np.diag([1, 1, 1e-3, 1])), {}],
                          ids=["Volume", "2D", "number", "words", "one hot", "flat", "dict"])
 def test_what_is_no_label_map_is_refused(labels): refused(explore, BARE, labels)
 
@@ -262,8 +275,10 @@ def test_a_spacing_is_three_sizes(spacing): refused(lambda: explore(CT.voxels, s
 
 def test_tensors_of_every_kind_are_read():
     voxels = torch.tensor(normalise(CT).voxels)
-    for tensor in (voxels.bfloat16(), voxels.half(), voxels.double(), voxels.clone().requires_grad_()): assert as_volume(tensor).scaled
-    assert np.array_equal(as_volume(BARE, torch.tensor(CT.label.astype(np.float32), requires_grad=True)).label, CT.label)
+    for tensor in (voxels.bfloat16(), voxels.half(), voxels.double(), voxels.clone().requires_grad_()):
+        assert as_volume(tensor).scaled
+    assert np.array_equal(as_volume(BARE, torch.tensor(CT.label.astype(np.float32), requires_grad=True)).label,
+                          CT.label)
 
 
 def test_a_volume_knows_its_modality():
@@ -285,11 +300,11 @@ def test_every_corner_is_seen_from_everywhere(view, affine):
     label = np.zeros((60, 60, 60), np.uint8)
     label[-6:, -6:, -6:], label[:6, :6, :6] = 1, 2
     volume = Volume(np.ones(label.shape, np.float32), affine, "MRI", label)
-    cube = look_along(volume, view, label, 0)
+    cube = resample_along(volume, view, label, 0)
     blocks = [np.ptp(np.argwhere(cube == r), 0) + 1 for r in (1, 2)]
     assert min((cube == r).sum() for r in (1, 2)) > 0 and np.abs(blocks[0] - blocks[1]).max() <= 2
     found = sum((cube == r).sum() for r in (1, 2)) / (2 * 6**3)  # voxels of the cube in a voxel of the volume
-    whole = (look_along(volume, view, np.ones_like(label), 0) == 1).sum() / 60**3
+    whole = (resample_along(volume, view, np.ones_like(label), 0) == 1).sum() / 60**3
     assert abs(found / whole - 1) < 0.2
 
 
@@ -297,7 +312,7 @@ def test_every_corner_is_seen_from_everywhere(view, affine):
 @pytest.mark.parametrize("slices", [1, 2, 3])
 def test_a_slab_does_not_vanish(view, slices):
     volume = Volume(np.ones((200, 200, slices), np.float32), np.diag([1, 1, 0.7, 1]), "MRI")
-    seen = look_along(volume, view, np.ones(volume.shape, np.uint8), 0).any(0)
+    seen = resample_along(volume, view, np.ones(volume.shape, np.uint8), 0).any(0)
     assert seen.any() and (view != "left above" or seen.mean() > 0.12)
 
 
@@ -319,8 +334,8 @@ def test_itkwidgets_gets_an_oblique_volume_turned_upright(monkeypatch):
 # ---- shown twice, and tall
 
 def test_what_is_shown_twice_lives_twice(monkeypatch):
-    class Once(Live):
-        def still(self): return Painting(np.zeros((2, 2, 3), np.uint8))
+    class Once(LiveView):
+        def still(self): return PixelPicture(np.zeros((2, 2, 3), np.uint8))
         def build(self):
             from ipywidgets import HTML
             built.append(self)
@@ -342,8 +357,8 @@ class Stopping(Monitor):
     "Somebody who presses stop after the first epoch, once."
     pressed = False
 
-    def look(self, epoch_over, over):
-        super().look(epoch_over, over)
+    def draw(self, epoch_over, over):
+        super().draw(epoch_over, over)
         if len(self.run.history) == 1 and not self.pressed: self.pressed = self.stopping = True
 
 
@@ -352,7 +367,8 @@ def test_a_monitor_that_was_stopped_watches_on(tmp_path):
     watch = Stopping(data, share=1)
     with pytest.raises(Stopped): fit(data, TWICE, tmp_path, progress=False, callback=watch)
     frames = len(watch.frames)
-    assert fit(data, TWICE, tmp_path, progress=False, resume=True, callback=watch).phase == 1 and len(watch.frames) > frames
+    assert fit(data, TWICE, tmp_path, progress=False, resume=True,
+               callback=watch).phase == 1 and len(watch.frames) > frames
 
 
 @pytest.fixture

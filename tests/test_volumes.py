@@ -1,4 +1,4 @@
-"What cssgan.scans.volumes promises: a scan goes to the training grid and exactly back, and no intensity is taken for another."
+"What cssgan.scans.volumes and .checks promise: to the grid and exactly back, and no intensity is taken for another."
 from dataclasses import replace
 
 import nibabel as nib
@@ -7,6 +7,7 @@ import pytest
 from scans import AFFINES, LPS, lopsided, refused, turned, voxels
 
 from cssgan.phantoms.scanners import phantom
+from cssgan.scans.checks import check_intensities
 from cssgan.scans.files import read_label, read_volume, write_volume
 from cssgan.scans.volumes import (
     CT_WINDOW,
@@ -17,7 +18,6 @@ from cssgan.scans.volumes import (
     Volume,
     back_to_scan,
     body_centre,
-    check_intensities,
     denormalise,
     heart_centre,
     intensity_range,
@@ -38,7 +38,8 @@ def test_label_on_another_grid():
     assert with_label(v, label, LPS + 1e-5).label.dtype == np.uint8
     message = refused(with_label, v, label[:-1], LPS, "seg.nii")
     assert "seg.nii has 23×20×16 voxels" in message
-    for other in (np.diag([-1, -1, 1, 1]) @ LPS, LPS + np.eye(4)[:, :1] * [0, 0, 0, 1], turned((1, 0, 0))): refused(with_label, v, label, other, says="lies elsewhere")
+    for other in (np.diag([-1, -1, 1, 1]) @ LPS, LPS + np.eye(4)[:, :1] * [0, 0, 0, 1], turned((1, 0, 0))):
+        refused(with_label, v, label, other, says="lies elsewhere")
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
@@ -77,7 +78,8 @@ def test_label_survives_the_way_to_the_grid_and_back(affine, grid):
     for region in range(1, 6):
         a, b = (scan.label == region) & seen, back.label == region
         dice = 2 * (a & b).sum() / (a.sum() + b.sum())
-        shift = nib.affines.apply_affine(scan.affine, np.argwhere(a).mean(0)) - nib.affines.apply_affine(scan.affine, np.argwhere(b).mean(0))
+        centres = [nib.affines.apply_affine(scan.affine, np.argwhere(mask).mean(0)) for mask in (a, b)]
+        shift = centres[0] - centres[1]
         assert dice > (0.96 if grid is PAPER_GRID and min(scan.spacing) > 1.5 else 0.87), (region, dice)
         assert np.abs(shift / grid.spacing).max() < 0.5, (region, shift)
 
@@ -98,7 +100,8 @@ def test_an_equal_grid_is_an_exact_copy():
     scan = labelled(Grid((60, 50, 40), (2, 2, 3)).affine((1, 2, 3)))
     there = to_grid(scan, Grid((60, 50, 40), (2, 2, 3)), centre=(1, 2, 3))
     for volume in (there, back_to_scan(there, scan)):
-        assert np.array_equal(volume.voxels, scan.voxels) and np.array_equal(volume.label, scan.label) and np.array_equal(volume.affine, scan.affine)
+        assert np.array_equal(volume.voxels, scan.voxels) and np.array_equal(volume.label, scan.label)
+        assert np.array_equal(volume.affine, scan.affine)
     assert not np.shares_memory(there.voxels, scan.voxels)
 
 
@@ -107,7 +110,8 @@ def test_turned_axes_alone_lose_nothing(affine):
     scan = labelled(affine)
     spacing = np.abs(affine[:3, :3]).max(1)
     there = to_grid(scan, *whole_scan_grid(scan, spacing))
-    assert np.allclose(there.voxels.sum(dtype=float), scan.voxels.sum(dtype=float)) and sorted(there.shape) == sorted(scan.shape)
+    assert np.allclose(there.voxels.sum(dtype=float), scan.voxels.sum(dtype=float))
+    assert sorted(there.shape) == sorted(scan.shape)
     back = back_to_scan(there, scan)
     assert np.allclose(back.voxels, scan.voxels, atol=1e-3) and np.array_equal(back.label, scan.label)
 
@@ -118,7 +122,8 @@ def test_padding_is_nothing(modality, nothing):
     v[0, 0, 0] = 7
     scan = Volume(v, np.eye(4), modality, np.ones((20, 20, 20), np.uint8))
     there = to_grid(scan, Grid((40, 40, 40), (1, 1, 1)))
-    assert (there.voxels[:9] == nothing).all() and (there.label[:9] == 0).all() and (there.label[10:30, 10:30, 10:30] == 1).all()
+    assert (there.voxels[:9] == nothing).all() and (there.label[:9] == 0).all()
+    assert (there.label[10:30, 10:30, 10:30] == 1).all()
     scaled = to_grid(normalise(scan), Grid((40, 40, 40), (1, 1, 1)))
     assert (scaled.voxels[:9] == -1).all()
 
@@ -126,7 +131,8 @@ def test_padding_is_nothing(modality, nothing):
 @pytest.mark.parametrize("ignored", ["all", "a region", "none"])
 def test_outside_a_scan_is_background_only_where_everything_was_annotated(ignored):
     scan = labelled(LPS, (20, 20, 20))
-    label = np.full(scan.shape, IGNORE, np.uint8) if ignored == "all" else np.where(scan.label == 2, IGNORE if ignored == "a region" else 2, scan.label).astype(np.uint8)
+    where = {"all": np.ones(scan.shape, bool), "a region": scan.label == 2}.get(ignored, np.zeros(scan.shape, bool))
+    label = np.where(where, IGNORE, scan.label).astype(np.uint8)
     there = to_grid(replace(scan, label=label), Grid((40, 40, 40), (2, 2.5, 3)))
     assert set(np.unique(there.label[:4])) == {0 if ignored == "none" else IGNORE}
     if ignored == "all": assert (there.label == IGNORE).all()
@@ -178,7 +184,8 @@ def test_centre_without_label_is_the_middle_of_a_scan_that_was_framed():
 
 def test_label_of_nothing_but_ignored_voxels_has_no_heart():
     scan = labelled(LPS)
-    assert np.array_equal(heart_centre(replace(scan, label=np.full(scan.shape, IGNORE, np.uint8))), heart_centre(replace(scan, label=None)))
+    assert np.array_equal(heart_centre(replace(scan, label=np.full(scan.shape, IGNORE, np.uint8))),
+                          heart_centre(replace(scan, label=None)))
 
 
 # intensities
@@ -209,14 +216,16 @@ def test_a_phantom_is_in_hu_whole_and_cropped_and_in_no_other_unit(seed):
     v = phantom(seed, "CT", SMALL_GRID).voxels
     for crop in (v, v[12:36, 12:36, 8:26]):
         check_intensities(crop, "CT")
-        for wrong in (crop + 1024, crop - 1024, crop / 10, crop * 10, crop / 1000, crop.clip(-160, 240)): refused(check_intensities, wrong, "CT", says="not in HU")
+        for wrong in (crop + 1024, crop - 1024, crop / 10, crop * 10, crop / 1000, crop.clip(-160, 240)):
+            refused(check_intensities, wrong, "CT", says="not in HU")
     for padding in (-1024, -2000, -3024): check_intensities(np.where(v < -900, padding, v), "CT")
 
 
 def test_a_slanted_voxel_is_as_large_as_its_determinant_says():
     slanted = LPS.copy()
     slanted[1, 2] = np.tan(np.radians(30)) * 3
-    assert Volume(voxels(), slanted, "CT").voxel_ml == pytest.approx(2 * 2.5 * 3 / 1000) and Volume(voxels(), slanted, "CT").spacing[2] == pytest.approx(3 / np.cos(np.radians(30)))
+    assert Volume(voxels(), slanted, "CT").voxel_ml == pytest.approx(2 * 2.5 * 3 / 1000)
+    assert Volume(voxels(), slanted, "CT").spacing[2] == pytest.approx(3 / np.cos(np.radians(30)))
 
 
 def test_a_scan_too_large_to_be_covered_is_refused():
@@ -232,7 +241,8 @@ def test_twice_is_refused():
 
 def test_history_tells_what_was_done():
     history = denormalise(normalise(to_grid(labelled(LPS), SMALL_GRID, (0, 0, 0)))).history
-    assert history == ("to grid 48×48×32 at 3.5×3.5×4 mm around (0.0, 0.0, 0.0) mm", "scaled from [-1000, 1000] HU to [-1, 1]", "scaled back to [-1000, 1000] HU")
+    assert history == ("to grid 48×48×32 at 3.5×3.5×4 mm around (0.0, 0.0, 0.0) mm",
+                       "scaled from [-1000, 1000] HU to [-1, 1]", "scaled back to [-1000, 1000] HU")
 
 
 def test_a_volume_is_checked_when_it_is_made():
@@ -262,7 +272,8 @@ def test_a_real_scan_is_in_hu_however_close_it_is_cut_and_in_no_other_unit(real)
     crops = [v[tuple(slice(max(a + cut, 0), b - cut) for a, b in zip(low, high))] for cut in (-30, -10, 0, 10, 20, 25)]
     for crop in (v, read_volume(real / "ct_dicom").voxels, *crops):
         check_intensities(crop, "CT")
-        for wrong in (crop + 1024, crop - 1024, crop / 10, np.rint(crop / 10), crop * 10): refused(check_intensities, wrong, "CT", says="not in HU")
+        for wrong in (crop + 1024, crop - 1024, crop / 10, np.rint(crop / 10), crop * 10):
+            refused(check_intensities, wrong, "CT", says="not in HU")
 
 
 @pytest.mark.data

@@ -14,8 +14,9 @@ from tiny import SHORT, noise
 from cssgan.fast import networks
 from cssgan.fast import processes as parallel
 from cssgan.training import run as training
-from cssgan.training.run import fit, work
+from cssgan.training import saving
 from cssgan.training.schedule import Phase
+from cssgan.training.trainer import fit, train_worker
 
 torch.set_num_threads(1)
 
@@ -36,16 +37,23 @@ def alike(folder, batch_size):
 def follows(folder):
     "Three joint steps, with batches, pools and labels that are shared; what each process wrote, and what it shares."
     parallel.join()
-    written, save = [], training.save_checkpoint
-    training.save_checkpoint = lambda place, *rest: (written.append(str(place)), save(place, *rest))
+    written, save = [], saving.save_checkpoint
+    saving.save_checkpoint = lambda place, *rest: (written.append(str(place)), save(place, *rest))
     run = alike(folder / "run", 1)
     rank = parallel.rank()
-    said = {"written": written, "processes": parallel.processes(), "gathered": parallel.gather(torch.full((1, 2), float(rank))).tolist(),
-            "share": parallel.own_share(torch.arange(4)).tolist(), "agree": [parallel.any_process(rank == 1), parallel.any_process(False), parallel.any_process(True)],
-            "first": parallel.from_first(lambda: f"rank {rank}"), "history": run.history, "phase": run.phase}
+    report = {
+        "written": written,
+        "processes": parallel.processes(),
+        "gathered": parallel.gather(torch.full((1, 2), float(rank))).tolist(),
+        "share": parallel.part_of_this_process(torch.arange(4)).tolist(),
+        "agree": [parallel.any_process(rank == 1), parallel.any_process(False), parallel.any_process(True)],
+        "first": parallel.from_first(lambda: f"rank {rank}"),
+        "history": run.history,
+        "phase": run.phase,
+    }
     mean = [torch.tensor([float(rank), 4.0]), torch.tensor(float(rank))]
     parallel.average(mean)
-    (folder / f"{rank}.json").write_text(json.dumps(said | {"mean": [m.tolist() for m in mean]}))
+    (folder / f"{rank}.json").write_text(json.dumps(report | {"mean": [m.tolist() for m in mean]}))
 
 
 def stops(folder, after):
@@ -58,7 +66,7 @@ def stops(folder, after):
         if len(steps) == after and parallel.rank() == 1: os.kill(os.getpid(), 15)
         return losses
     training.step = asked
-    work(pairs(), JOINT, folder, None, None, False, False, 1e9)
+    train_worker(pairs(), JOINT, folder, None, None, False, False, 1e9)
 
 
 def fails(rank, message, folder):
@@ -72,7 +80,7 @@ def fails(rank, message, folder):
             raise ValueError(message)
         return step(*args)
     training.step = breaks
-    work(pairs(), JOINT, folder, None, None, False, False, 1e9)
+    train_worker(pairs(), JOINT, folder, None, None, False, False, 1e9)
 
 
 def sleeps(folder):

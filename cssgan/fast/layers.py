@@ -87,7 +87,7 @@ class FoldedConv(torch.autograd.Function):
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        return folded_conv(x, weight, bias).detach()  # no view: a rectifier may write on it
+        return folded_conv(x, weight, bias).detach()  # no view: a ReLU may write on it
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")

@@ -12,7 +12,7 @@ from ..guard import InputError
 from ..scans.volumes import Grid
 
 # %% ../../nbs/03_phantoms/01_anatomy.ipynb #cell-008
-def stream(
+def random_stream(
     seed: int,  # of the phantom, 0 or more
     job: int = 0,  # 0 anatomy, 1 CT, 2 MRI
 ) -> np.random.Generator:  # random numbers for this job only
@@ -97,11 +97,12 @@ def curve(
     return np.vstack([piece(*k[i:i + 4]) for i in range(len(k) - 3)] + [k[-2:-1]])
 
 # %% ../../nbs/03_phantoms/01_anatomy.ipynb #cell-034
-TISSUES = ("air", "fat", "muscle", "lung", "lung vessel", "airway", "cortical bone", "marrow", "cartilage", "spinal canal",
-           "liver", "stomach", "spleen", "heart wall", "vessel wall", "myocardium", "LV blood", "papillary muscle", "RV blood",
-           "RV trabecula", "LA blood", "RA blood", "aorta", "pulmonary artery", "pulmonary vein", "upper vena cava",
-           "lower vena cava", "coronary vein", "coronary artery")
-LABEL_OF = {"LV blood": 1, "papillary muscle": 1, "RV blood": 2, "RV trabecula": 2, "LA blood": 3, "RA blood": 4, "myocardium": 5}
+TISSUES = ("air", "fat", "muscle", "lung", "lung vessel", "airway", "cortical bone", "marrow", "cartilage",
+           "spinal canal", "liver", "stomach", "spleen", "heart wall", "vessel wall", "myocardium", "LV blood",
+           "papillary muscle", "RV blood", "RV trabecula", "LA blood", "RA blood", "aorta", "pulmonary artery",
+           "pulmonary vein", "upper vena cava", "lower vena cava", "coronary vein", "coronary artery")
+LABEL_OF = {"LV blood": 1, "papillary muscle": 1, "RV blood": 2, "RV trabecula": 2, "LA blood": 3, "RA blood": 4,
+            "myocardium": 5}
 REGION_TISSUES = ("LV blood", "RV blood", "LA blood", "RA blood", "myocardium")  # what a voxel of regions 1 to 5 is
 TISSUE_LABELS = np.array([LABEL_OF.get(t, 0) for t in TISSUES], np.uint8)
 
@@ -118,7 +119,8 @@ class Anatomy:
     def label(self): return TISSUE_LABELS[self.tissues]
     @property
     def axes(self): return grid_axes(Grid(self.tissues.shape, tuple(np.sqrt((self.affine[:3, :3]**2).sum(0)))))
-    def __repr__(self): return f"Anatomy {self.seed}: {self.description}, {'×'.join(map(str, self.tissues.shape))} voxels"
+    def __repr__(self):
+        return f"Anatomy {self.seed}: {self.description}, {'×'.join(map(str, self.tissues.shape))} voxels"
 
 # %% ../../nbs/03_phantoms/01_anatomy.ipynb #cell-039
 @dataclass
@@ -141,8 +143,9 @@ class Space:
 
 # %% ../../nbs/03_phantoms/01_anatomy.ipynb #cell-043
 TISSUE_COLOURS = (
-    "black", "#f5e3a3", "#c8665a", "#c3cfe0", "#5d8fc0", "dimgray", "white", "#dcb8a4", "#8fd3cc", "#b9a13c", "sienna", "olive", "purple", "salmon",
-    "gray", "#93211f", "crimson", "#450008", "royalblue", "navy", "orange", "mediumpurple", "red", "blue", "coral", "slateblue", "#3a2fc0", "cyan", "yellow")
+    "black", "#f5e3a3", "#c8665a", "#c3cfe0", "#5d8fc0", "dimgray", "white", "#dcb8a4", "#8fd3cc", "#b9a13c", "sienna",
+    "olive", "purple", "salmon", "gray", "#93211f", "crimson", "#450008", "royalblue", "navy", "orange", "mediumpurple",
+    "red", "blue", "coral", "slateblue", "#3a2fc0", "cyan", "yellow")
 
 def _tissue_cut(
     ax,  # where to draw
@@ -153,7 +156,8 @@ def _tissue_cut(
     "One cut with its letters."
     from matplotlib.colors import ListedColormap
     rows, columns = picture.shape
-    ax.imshow(picture, cmap=ListedColormap(TISSUE_COLOURS), vmin=-.5, vmax=len(TISSUES) - .5, interpolation="nearest", aspect=size[1] / size[0])
+    ax.imshow(picture, cmap=ListedColormap(TISSUE_COLOURS), vmin=-.5, vmax=len(TISSUES) - .5, interpolation="nearest",
+              aspect=size[1] / size[0])
     ax.set_xticks((0, columns - 1), letters[:2])
     ax.set_yticks((0, rows - 1), letters[2:])
     ax.tick_params(length=0, labelsize=8)
@@ -174,22 +178,23 @@ def show_tissues(
         _tissue_cut(ax, np.take(drawn.tissues, index[axis], axis)[::-1, ::-1].T, size, letters)
         ax.set_title(cut, fontsize=9)
     for t in names: ax.scatter([], [], marker="s", color=TISSUE_COLOURS[TISSUES.index(t)], edgecolors="gray", label=t)
-    if names: figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=8, handletextpad=.1, columnspacing=1)
+    if names:
+        figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=8, handletextpad=.1, columnspacing=1)
     return figure
 
 Anatomy._repr_png_ = lambda self: show_tissues(self)._repr_png_()
 
 # %% ../../nbs/03_phantoms/01_anatomy.ipynb #cell-047
-MIDDLE = (-5., 8., -12.)  # of an average heart, mm from the point that all numbers below start from
+HEART_CENTRE = (-5., 8., -12.)  # of an average heart, mm from the point that all numbers below start from
 
-def bent_space(
+def deformed_space(
     grid: Grid,  # the voxels
     rng,  # random numbers
     bend: float,  # how far a point moves, mm (standard deviation)
     step: float = 55.,  # how slowly the movement changes, mm
 ) -> Space:  # full of air
     "The points of a grid, moved by a smooth random deformation."
-    axes = [a + m for a, m in zip(grid_axes(grid), MIDDLE)]
+    axes = [a + m for a, m in zip(grid_axes(grid), HEART_CENTRE)]
     points = np.empty((3, *grid.shape))
     for i, a in enumerate(np.meshgrid(*axes, indexing="ij", sparse=True)):
         points[i] = a + bend * smooth_field(rng, axes, step)
@@ -237,7 +242,8 @@ class Patient:
     dome: float  # z of the diaphragm, mm
     bend: float  # deformation, mm
 
-AVERAGE = Patient("normal", .1, 24, 57, 10, 1, 1, 1, np.ones(3), np.zeros(3), np.zeros(3), 27, np.array([124, 90]), 6, 14, -45, 3)
+AVERAGE = Patient("normal", .1, 24, 57, 10, 1, 1, 1, np.ones(3), np.zeros(3), np.zeros(3), midline=27,
+                  chest=np.array([124, 90]), heart_fat=6, skin_fat=14, dome=-45, bend=3)
 
 # %% ../../nbs/03_phantoms/01_anatomy.ipynb #cell-058
 def draw_patient(
@@ -249,5 +255,6 @@ def draw_patient(
     average, spread = np.array([24, 57, 9.5, 1, 1, 1]), np.array([.09, .085, .13, .1, .1, .1])
     sizes = average * (1 + np.clip(n(0, 1, 6), -2.4, 2.4) * spread) * DISEASES[disease] * (1 + phase * BEAT)
     size, turn, shift = u(.86, 1.1) * u(.94, 1.06, 3), n(0, (9, 9, 12)), n(0, (5, 5, 6))
-    return Patient(disease, phase, *sizes, size, turn, shift, midline=n(25, 6), chest=np.array([u(112, 135), u(82, 98)]),
+    return Patient(disease, phase, *sizes, size, turn, shift, midline=n(25, 6),
+                   chest=np.array([u(112, 135), u(82, 98)]),
                    heart_fat=u(3, 10), skin_fat=u(6, 30), dome=n(-46, 4) * size[2] + shift[2], bend=u(2.5, 5))

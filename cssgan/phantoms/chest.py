@@ -31,7 +31,8 @@ def paint_wall(
     "Skin fat and muscle, and lung inside of them."
     x, y, z = body
     side = np.abs(x) / np.sqrt(x * x + (y + 25)**2 + 1)
-    muscle = 11 + 13 * side**2 + np.clip(z, 0, None) * .25 * side + 8 * (y < -60) + 2.5 * smooth_field(rng, space.axes, 35)
+    muscle = 11 + 13 * side**2 + np.clip(z, 0, None) * .25 * side + 8 * (y < -60)
+    muscle = muscle + 2.5 * smooth_field(rng, space.axes, 35)
     space.paint("fat", d < muscle + p.skin_fat * (1 + .3 * (y < 0)) + 2 * smooth_field(rng, space.axes, 50))
     space.paint("muscle", d < muscle)
     space.paint("fat", (d < muscle) & (d > 9) & (np.abs(smooth_field(rng, space.axes, 14)) < .12))
@@ -49,7 +50,8 @@ def paint_ribs(
     space.paint("cortical bone", rib < 5.5)
     space.paint("marrow", rib < 3)
     space.paint("cartilage", (rib < 5.5) & (y > 30) & (np.abs(x) < 55 + .3 * (z + 60)))
-    sternum = np.maximum((np.hypot(x / (14 + .06 * z), (d - 6) / 6.5) - 1) * 6.5, np.maximum(np.abs(z - 30) - 75, 30 - y))
+    sternum = (np.hypot(x / (14 + .06 * z), (d - 6) / 6.5) - 1) * 6.5
+    sternum = np.maximum(sternum, np.maximum(np.abs(z - 30) - 75, 30 - y))
     space.paint("cortical bone", sternum < 0)
     space.paint("marrow", sternum < -1.6)
 

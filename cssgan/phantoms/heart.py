@@ -14,14 +14,14 @@ from cssgan.phantoms.anatomy import (
     Anatomy,
     Patient,
     Space,
-    bent_space,
     capsule,
+    deformed_space,
     draw_patient,
     ellipsoid,
     paint_tube,
     plane,
+    random_stream,
     smooth_field,
-    stream,
 )
 from .chest import paint_chest
 from ..scans.volumes import PAPER_GRID, Grid
@@ -65,7 +65,8 @@ def ventricles(
     lv = np.maximum(ellipsoid(q, h.lv, egg, SHORT_AXIS), base)
     epi = np.maximum(ellipsoid(q, h.lv, egg + p.wall * np.array([1, 1, .7]), SHORT_AXIS), base - 2)
     valve = (h.ra - h.rv) / np.linalg.norm(h.ra - h.rv)
-    rv = np.maximum(ellipsoid(q, h.rv, np.array([26, 40, 50]) * p.rv, SHORT_AXIS), plane(q, h.ra - 18 * p.ra * valve, valve))
+    rv = ellipsoid(q, h.rv, np.array([26, 40, 50]) * p.rv, SHORT_AXIS)
+    rv = np.maximum(rv, plane(q, h.ra - 18 * p.ra * valve, valve))
     return dict(LV=np.minimum(lv, capsule(q, h.lv - 8 * LONG, h.aortic, .5 * p.lv, 11.5)), epi=epi,
                 RV=np.minimum(rv, capsule(q, h.rv + (-2, 8, 8), h.pulmonary, 16 * p.rv, 11.5)))
 
@@ -76,8 +77,10 @@ def atria(
     h: Heart,  # positions
 ) -> dict:  # name -> distance
     "The cavities of both atria."
-    ear = lambda centre, size, a, b, ra, rb: capsule(q, centre + np.array(a) * size, centre + np.array(b) * size, ra, rb)
-    la = np.minimum(ellipsoid(q, h.la, np.array([33, 18, 21]) * p.la), capsule(q, h.la, h.mitral, 17 * p.la, .75 * p.lv))
+    at = lambda centre, size, offset: centre + np.array(offset) * size
+    ear = lambda centre, size, a, b, ra, rb: capsule(q, at(centre, size, a), at(centre, size, b), ra, rb)
+    la = ellipsoid(q, h.la, np.array([33, 18, 21]) * p.la)
+    la = np.minimum(la, capsule(q, h.la, h.mitral, 17 * p.la, .75 * p.lv))
     la = np.maximum(la, plane(q, h.mitral, LONG))
     ra = np.minimum(ellipsoid(q, h.ra, np.array([23, 28, 31]) * p.ra), ear(h.ra, p.ra, (0, 8, 10), (-6, 26, 28), 14, 9))
     valve = (h.rv - h.ra) / np.linalg.norm(h.rv - h.ra)
@@ -140,12 +143,15 @@ def arteries(
 ) -> dict:  # tissue -> list of (K, 4) knots
     "The aorta with its arch, the pulmonary artery with its two branches."
     m, a, v = p.midline, h.aortic, h.pulmonary
-    aorta = [to_body(a, 13), to_body(a + (3, 2, 10), 17), to_body(a + (7, 4, 32), 15), (m - 2, 2, 66, 15), (m - 12, -25, 84, 13.5),
-             (m - 24, -52, 74, 12.5), (m - 27, -61, 40, 12), (m - 25, -61, 0, 12), (m - 18, -62, -60, 11), (m - 8, -62, -200, 10)]
+    aorta = [to_body(a, 13), to_body(a + (3, 2, 10), 17), to_body(a + (7, 4, 32), 15), (m - 2, 2, 66, 15),
+             (m - 12, -25, 84, 13.5), (m - 24, -52, 74, 12.5), (m - 27, -61, 40, 12), (m - 25, -61, 0, 12),
+             (m - 18, -62, -60, 11), (m - 8, -62, -200, 10)]
     fork = to_body(v + (2, -36, 22), 12)
-    right = [fork, to_body(v + (28, -56, 24), 10), to_body(v + (58, -62, 20), 8.5), (m + 55, -48, 32, 6), (m + 74, -62, 12, 2)]
+    trunk = [to_body(v, 12), to_body(v + (2, -16, 14), 13.5), fork]
+    right = [fork, to_body(v + (28, -56, 24), 10), to_body(v + (58, -62, 20), 8.5), (m + 55, -48, 32, 6),
+             (m + 74, -62, 12, 2)]
     left = [fork, to_body(v + (-10, -58, 26), 9.5), (m - 46, -56, 44, 7.5), (m - 64, -74, 18, 3)]
-    return {"aorta": [aorta], "pulmonary artery": [[to_body(v, 12), to_body(v + (2, -16, 14), 13.5), fork], right, left]}
+    return {"aorta": [aorta], "pulmonary artery": [trunk, right, left]}
 
 def veins(
     h: Heart,  # positions
@@ -157,8 +163,10 @@ def veins(
     lung = [[to_body(la + (s * 20, -6, z), 7.5), to_body(la + (s * 36, -11, 1.2 * z), 5.5), (m + s * 42 + 4, y, e, 4),
              (m + s * 62 + 4, y - 18, 1.5 * e, 1.5)]
             for s, z, y, e in ((1, 12, -32, 32), (1, -10, -52, -2), (-1, 13, -40, 34), (-1, -8, -50, -6))]
-    upper = [(m + 22, -12, 140, 9), (m + 20, -10, 80, 9.5), to_body(ra + (8, -13, 45), 9.5), to_body(ra + (4, -10, 18), 10)]
-    lower = [(m + 12, -44, -180, 10), (m + 13, -32, -75, 10.5), to_body(ra + (2, -14, -34), 11), to_body(ra + (1, -8, -15), 13)]
+    upper = [(m + 22, -12, 140, 9), (m + 20, -10, 80, 9.5), to_body(ra + (8, -13, 45), 9.5),
+             to_body(ra + (4, -10, 18), 10)]
+    lower = [(m + 12, -44, -180, 10), (m + 13, -32, -75, 10.5), to_body(ra + (2, -14, -34), 11),
+             to_body(ra + (1, -8, -15), 13)]
     return {"pulmonary vein": lung, "upper vena cava": [upper], "lower vena cava": [lower]}
 
 # %% ../../nbs/03_phantoms/03_heart.ipynb #cell-030
@@ -171,7 +179,8 @@ def airways(
     m = p.midline
     bronchi = [[(m, -46, 58, 7), (m + s * 22, -50, 42 - 4 * s, 6), (m + s * 48, -56, 28, 4)] for s in (1, -1)]
     gullet = [(m - 4, -50, 190, 6), (m - 8, -54, 40, 6), (m - 12, -52, -40, 6), (m - 30, -36, -90, 7)]
-    return {"muscle": [gullet], "airway": [[(m + 3, -35, 190, 8.5), (m + 3, -42, 100, 8.5), (m, -46, 56, 8.5)], *bronchi]}
+    windpipe = [(m + 3, -35, 190, 8.5), (m + 3, -42, 100, 8.5), (m, -46, 56, 8.5)]
+    return {"muscle": [gullet], "airway": [windpipe, *bronchi]}
 
 def paint_vessels(
     space: Space,  # painted in place
@@ -182,7 +191,8 @@ def paint_vessels(
 ):
     "All tubes: first their beds and walls, then what is in them."
     to_body = lambda point, radius: (*(pose @ point + shift), radius * p.size.mean())
-    tubes = [(t, k) for t, group in (airways(p) | arteries(h, p, to_body) | veins(h, p, to_body)).items() for k in group]
+    groups = airways(p) | arteries(h, p, to_body) | veins(h, p, to_body)
+    tubes = [(tissue, knots) for tissue, group in groups.items() for knots in group]
     for _, knots in tubes: paint_tube(space, "fat", knots[:3], 2, ["lung", "lung vessel"])
     for _, knots in tubes: paint_tube(space, "vessel wall", knots, 1, SOFT)
     for tissue, knots in tubes: paint_tube(space, tissue, knots, 0, SOFT)
@@ -216,9 +226,9 @@ def draw_anatomy(
     grid: Grid = PAPER_GRID,  # shape and spacing; the heart is in its middle
 ) -> Anatomy:  # tissues and label
     "Draw a patient's chest with the heart in it."
-    rng = stream(seed)
+    rng = random_stream(seed)
     p = draw_patient(rng)
-    space = bent_space(grid, rng, p.bend)
+    space = deformed_space(grid, rng, p.bend)
     paint_chest(space, p, rng)
     paint_heart(space, p, rng)
     return Anatomy(space.tissues, grid.affine(), int(seed), f"{p.disease}, at {100 * p.phase:.0f} % of the beat")
@@ -237,7 +247,7 @@ def fit_pose(
     return pose, mb - pose @ ma
 
 # %% ../../nbs/03_phantoms/03_heart.ipynb #cell-044
-def label_on_grid(
+def resample_label(
     label,  # (X, Y, Z) region numbers
     affine,  # 4×4, its voxels to world points
     grid: Grid,  # the new voxels
@@ -249,28 +259,31 @@ def label_on_grid(
     m = np.linalg.inv(affine) @ world
     return affine_transform(label, m[:3, :3], m[:3, 3], grid.shape, order=0), world
 
-def middles(
+def chamber_centres(
     label,  # (X, Y, Z) region numbers
     axes,  # three coordinate arrays, mm
 ) -> dict:  # region -> its middle, mm; "top": where the right ventricle ends above
     "Where the chambers of a label map lie."
     at = lambda mask: np.array([a[i].mean() for a, i in zip(axes, np.nonzero(mask))])
     found = {y: at(label == y) for y in range(1, 5) if (label == y).any()}
-    if 2 in found: found["top"] = at((label == 2) & (axes[2] > axes[2][np.nonzero(label == 2)[2].max()] - 8)) - (0, 0, 4)
+    if 2 in found:
+        highest = axes[2][np.nonzero(label == 2)[2].max()]
+        found["top"] = at((label == 2) & (axes[2] > highest - 8)) - (0, 0, 4)
     return found
 
 # %% ../../nbs/03_phantoms/03_heart.ipynb #cell-046
-def paint_labelled(
+def paint_label(
     space: Space,  # painted in place; not bent
     p: Patient,  # sizes of the chest
     label,  # (X, Y, Z) region numbers
 ):
     "Put a labelled heart into a chest: fat, vessels where they fit its chambers, walls, and the labels themselves."
     from scipy.ndimage import distance_transform_edt
-    h, found = place_heart(p), middles(label, space.axes)
+    h, found = place_heart(p), chamber_centres(label, space.axes)
     drawn = {1: h.lv, 2: h.rv, 3: h.la, 4: h.ra}
     known = [y for y in drawn if y in found]
-    pose, shift = fit_pose(np.array([drawn[y] for y in known]), np.array([found[y] for y in known])) if known else (np.eye(3), np.zeros(3))
+    pose, shift = np.eye(3), np.zeros(3)
+    if known: pose, shift = fit_pose(*(np.array([centres[y] for y in known]) for centres in (drawn, found)))
     if "top" in found: h = replace(h, pulmonary=np.linalg.solve(pose, found["top"] - shift))
     gap = distance_transform_edt(label == 0, sampling=[a[1] - a[0] if len(a) > 1 else 1. for a in space.axes])
     space.paint("fat", gap < p.heart_fat)
@@ -288,11 +301,12 @@ def anatomy_from_labels(
     "Put a labelled heart into a drawn chest."
     label = np.asarray(label)
     if label.ndim != 3 or not label.any() or not np.isin(label, range(len(REGION_TISSUES) + 1)).all():
-        raise InputError("label map: needs three axes and the region numbers 0 to 5, with some heart in it; map its own values to them first")
-    y, world = label_on_grid(label.astype(np.uint8), np.asarray(affine, float), grid)
-    rng = stream(seed)
+        raise InputError("label map: needs three axes and the region numbers 0 to 5, with some heart in it; "
+                         "map its own values to them first")
+    y, world = resample_label(label.astype(np.uint8), np.asarray(affine, float), grid)
+    rng = random_stream(seed)
     p = draw_patient(rng)
-    space = bent_space(grid, rng, bend=0.)
+    space = deformed_space(grid, rng, bend=0.)
     paint_chest(space, p, rng)
-    paint_labelled(space, p, y)
+    paint_label(space, p, y)
     return Anatomy(space.tissues, world, int(seed), "a label map in a drawn chest")

@@ -7,11 +7,8 @@ __all__ = ['render', 'phantom']
 import numpy as np
 
 from ..guard import InputError
-from .anatomy import TISSUES, Anatomy, grid_axes, smooth_field, stream
-from cssgan.phantoms.heart import (  # both ways to an anatomy can be imported from here, too
-    anatomy_from_labels,
-    draw_anatomy,
-)
+from .anatomy import TISSUES, Anatomy, grid_axes, random_stream, smooth_field
+from .heart import draw_anatomy
 from ..scans.volumes import MODALITIES, PAPER_GRID, Grid, Volume
 
 # %% ../../nbs/03_phantoms/04_scanners.ipynb #cell-008
@@ -23,12 +20,13 @@ def ct_values(
     left, right, muscle = u(240, 460), u(60, 420), n(52, 6)
     myo = muscle + u(20, 75)
     hu = {"air": -1000, "fat": n(-100, 8), "muscle": muscle, "lung": n(-855, 20), "lung vessel": (left + right) / 2,
-          "airway": -990, "cortical bone": u(420, 800), "marrow": u(120, 260), "cartilage": u(75, 130), "spinal canal": 30,
-          "liver": u(50, 120), "stomach": u(5, 60), "spleen": u(80, 150), "heart wall": myo - 10, "vessel wall": muscle,
-          "myocardium": myo, "LV blood": left, "papillary muscle": myo, "RV blood": right, "RV trabecula": myo + 10,
-          "LA blood": left + n(0, 15), "RA blood": right + n(10, 25), "aorta": left + n(0, 15),
-          "pulmonary artery": right + n(0, 20), "pulmonary vein": left + n(10, 15), "upper vena cava": right + u(0, 150),
-          "lower vena cava": 60 + (right - 60) * u(.2, 1), "coronary vein": u(80, .6 * left), "coronary artery": left - 20}
+          "airway": -990, "cortical bone": u(420, 800), "marrow": u(120, 260), "cartilage": u(75, 130),
+          "spinal canal": 30, "liver": u(50, 120), "stomach": u(5, 60), "spleen": u(80, 150), "heart wall": myo - 10,
+          "vessel wall": muscle, "myocardium": myo, "LV blood": left, "papillary muscle": myo, "RV blood": right,
+          "RV trabecula": myo + 10, "LA blood": left + n(0, 15), "RA blood": right + n(10, 25),
+          "aorta": left + n(0, 15), "pulmonary artery": right + n(0, 20), "pulmonary vein": left + n(10, 15),
+          "upper vena cava": right + u(0, 150), "lower vena cava": 60 + (right - 60) * u(.2, 1),
+          "coronary vein": u(80, .6 * left), "coronary artery": left - 20}
     return np.array([hu[t] for t in TISSUES], float)
 
 # %% ../../nbs/03_phantoms/04_scanners.ipynb #cell-011
@@ -36,7 +34,7 @@ def partial_volume(
     image,  # (X, Y, Z)
     spacing,  # mm
     width: float,  # of the blur, mm (standard deviation)
-    thickness: float = None,  # of a slice along z, mm
+    thickness: float | None = None,  # of a slice along z, mm
 ) -> np.ndarray:  # blurred
     "What each voxel takes in from its neighbours."
     from scipy.ndimage import gaussian_filter, uniform_filter1d
@@ -48,7 +46,7 @@ def render_ct(
     anatomy: Anatomy,  # tissues
     rng,  # random numbers
     spacing,  # mm
-    thickness: float = None,  # of a slice, mm
+    thickness: float | None = None,  # of a slice, mm
 ) -> np.ndarray:  # (X, Y, Z) HU
     "What a contrast CT sees of an anatomy."
     from scipy.ndimage import gaussian_filter
@@ -58,7 +56,8 @@ def render_ct(
     hu += clouds * np.isin(anatomy.tissues, [TISSUES.index(t) for t in ("RA blood", "upper vena cava")])
     noise = rng.standard_normal(hu.shape)
     noise = gaussian_filter(noise, .6) - gaussian_filter(noise, 1.6)
-    return np.clip(partial_volume(hu, spacing, .35, thickness) + noise * (rng.uniform(10, 32) / noise.std()), -1024, 3071)
+    hu = partial_volume(hu, spacing, .35, thickness) + noise * (rng.uniform(10, 32) / noise.std())
+    return np.clip(hu, -1024, 3071)
 
 # %% ../../nbs/03_phantoms/04_scanners.ipynb #cell-018
 def mri_values(
@@ -67,16 +66,17 @@ def mri_values(
     "The signal of one patient's tissues in a bright-blood sequence."
     u, n = rng.uniform, rng.normal
     myo, fat = u(.25, .6), u(.12, .8)
-    s = {"air": .01, "fat": fat, "muscle": myo * u(.75, 1), "lung": .07, "lung vessel": .7, "airway": .02, "cortical bone": .08,
-         "marrow": fat * u(.5, .9), "cartilage": .35, "spinal canal": u(.5, 1.1), "liver": u(.35, .75), "stomach": u(.3, .8),
-         "spleen": u(.5, .9), "heart wall": myo, "vessel wall": .3, "myocardium": myo, "LV blood": 1, "papillary muscle": myo,
-         "RV blood": n(.95, .08), "RV trabecula": myo * 1.1, "LA blood": n(.97, .06), "RA blood": n(.93, .08), "aorta": n(.98, .08),
-         "pulmonary artery": n(.93, .08), "pulmonary vein": n(.95, .06), "upper vena cava": n(.9, .1),
-         "lower vena cava": n(.85, .1), "coronary vein": .8, "coronary artery": .8}
+    s = {"air": .01, "fat": fat, "muscle": myo * u(.75, 1), "lung": .07, "lung vessel": .7, "airway": .02,
+         "cortical bone": .08, "marrow": fat * u(.5, .9), "cartilage": .35, "spinal canal": u(.5, 1.1),
+         "liver": u(.35, .75), "stomach": u(.3, .8), "spleen": u(.5, .9), "heart wall": myo, "vessel wall": .3,
+         "myocardium": myo, "LV blood": 1, "papillary muscle": myo, "RV blood": n(.95, .08), "RV trabecula": myo * 1.1,
+         "LA blood": n(.97, .06), "RA blood": n(.93, .08), "aorta": n(.98, .08), "pulmonary artery": n(.93, .08),
+         "pulmonary vein": n(.95, .06), "upper vena cava": n(.9, .1), "lower vena cava": n(.85, .1),
+         "coronary vein": .8, "coronary artery": .8}
     return np.array([s[t] for t in TISSUES], float)
 
 # %% ../../nbs/03_phantoms/04_scanners.ipynb #cell-021
-def coil(
+def bias_field(
     rng,  # random numbers
     axes,  # three coordinate arrays, mm
 ) -> np.ndarray:  # (X, Y, Z), about 1
@@ -88,14 +88,14 @@ def render_mri(
     anatomy: Anatomy,  # tissues
     rng,  # random numbers
     spacing,  # mm
-    thickness: float = None,  # of a slice, mm
+    thickness: float | None = None,  # of a slice, mm
 ) -> np.ndarray:  # (X, Y, Z) arbitrary units
     "What a bright-blood MRI sees of an anatomy."
     axes = grid_axes(Grid(anatomy.tissues.shape, spacing))
     signal = mri_values(rng)[anatomy.tissues]
     voids = rng.uniform(0, .5) * np.clip(smooth_field(rng, axes, 13) - .9, 0, 1) * (signal > .8)
     signal *= (1 + .05 * smooth_field(rng, axes, 6) + .06 * smooth_field(rng, axes, 16)) * (1 - voids)
-    signal = 500 * coil(rng, axes) * partial_volume(signal, spacing, .5, thickness)
+    signal = 500 * bias_field(rng, axes) * partial_volume(signal, spacing, .5, thickness)
     noise = rng.uniform(12, 35) * rng.standard_normal((2, *signal.shape))
     return np.hypot(signal + noise[0], noise[1])
 
@@ -103,15 +103,15 @@ def render_mri(
 def render(
     anatomy: Anatomy,  # from draw_anatomy or anatomy_from_labels
     modality: str,  # "CT" or "MRI"
-    seed: int = None,  # of the scanner's random numbers; None: the anatomy's
-    thickness: float = None,  # of a slice along z, mm; None: thin slices
+    seed: int | None = None,  # of the scanner's random numbers; None: the anatomy's
+    thickness: float | None = None,  # of a slice along z, mm; None: thin slices
 ) -> Volume:  # image and label
     "Scan an anatomy."
     if modality not in MODALITIES:
         raise InputError(f"modality {modality!r}: a phantom is rendered as {' or '.join(MODALITIES)}")
     seed, job = anatomy.seed if seed is None else seed, MODALITIES.index(modality)
     spacing = tuple(np.sqrt((anatomy.affine[:3, :3]**2).sum(0)))
-    voxels = (render_ct, render_mri)[job](anatomy, stream(seed, job + 1), spacing, thickness)
+    voxels = (render_ct, render_mri)[job](anatomy, random_stream(seed, job + 1), spacing, thickness)
     slices = f", slices of {thickness:g} mm" if thickness else ""
     history = f"phantom {anatomy.seed}: {anatomy.description}", f"rendered as {modality}, seed {seed}{slices}"
     return Volume(np.rint(voxels).astype(np.float32), anatomy.affine, modality, anatomy.label, history)

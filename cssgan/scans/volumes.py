@@ -21,14 +21,16 @@ MODALITIES = ("CT", "MRI")
 
 # %% ../../nbs/01_scans/01_volumes.ipynb #bdb4d4fd
 def check_modality(
-    modality,  # what the user said
+    modality,  # what the user gave
 ) -> str:  # the same, known to be one of MODALITIES
     "Refuse a modality that is neither CT nor MRI."
     if not isinstance(modality, str) or modality not in MODALITIES:
         raise InputError(f"unknown modality {brief(repr(modality))}: use {' or '.join(MODALITIES)}")
     return modality
 
-def _times(numbers) -> str:
+def format_size(
+    numbers,  # of voxels, or of mm
+) -> str:
     "Numbers as people write sizes: 1.5×1.5×2."
     return "×".join(f"{n:.4g}" for n in numbers)
 
@@ -40,9 +42,9 @@ class Grid:
     spacing: tuple  # size of a voxel along x, y, z, mm
 
     def __post_init__(self):
-        for name, said in (("shape", self.shape), ("spacing", self.spacing)):
-            if len(said) != 3 or not all(0 < n < np.inf for n in said):
-                raise InputError(f"a grid of {name} {brief(said)}: give three numbers above 0")
+        for name, numbers in (("shape", self.shape), ("spacing", self.spacing)):
+            if len(numbers) != 3 or not all(0 < n < np.inf for n in numbers):
+                raise InputError(f"a grid of {name} {brief(numbers)}: give three numbers above 0")
 
     @property
     def extent(self): return np.array(self.shape) * np.array(self.spacing)
@@ -111,73 +113,34 @@ class Volume:
     @property
     def spacing(self): return tuple(float(s) for s in nib.affines.voxel_sizes(self.affine))
     @property
-    def voxel_ml(self): return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000  # a sheared voxel is smaller than the product of its sides
+    def voxel_ml(self): return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000  # also of a sheared voxel
     @property
     def axes(self): return "".join(nib.aff2axcodes(self.affine))
     @property
     def nothing(self): return -1.0 if self.scaled else -1024.0 if self.modality == "CT" else float(self.voxels.min())
     def __repr__(self):
-        head = f"{self.modality} {_times(self.shape)} at {_times(self.spacing)} mm, axes {self.axes}"
+        head = f"{self.modality} {format_size(self.shape)} at {format_size(self.spacing)} mm, axes {self.axes}"
         return "\n  ".join([head + ("" if self.label is None else ", labelled"), *self.history])
 
-# %% ../../nbs/01_scans/01_volumes.ipynb #cell-024
-PADDING, AIR = -1200.0, -600.0  # HU, below which lies what was not measured, and what is air or lung
-TISSUE = (-200.0, 600.0)  # HU
-
-def _thinned(voxels, most=4_000_000):
-    "Enough of the voxels for a percentile."
-    step = max(1, round((voxels.size / most) ** (1 / 3)))
-    return voxels[::step, ::step, ::step]
-
-def _cut_close(measured) -> bool:
-    "Could these voxels without air be the inside of a chest, in HU?"
-    share = lambda low, high: np.mean((measured >= low) & (measured <= high))
-    floor = share(measured.min(), measured.min() + 1)
-    bright = share(-20, 20) < 0.25 * share(20, TISSUE[1])
-    return bool(measured.min() < -100 and share(AIR, TISSUE[0]) < 0.02 and bright and floor < 0.02)
-
-def _not_hu(voxels) -> str:
-    "What is missing from a CT in HU; empty: nothing."
-    measured = voxels[voxels >= PADDING].astype(np.float32)
-    if not measured.size: return "all of it is far below air"
-    air, tissue = np.mean(measured < AIR), np.mean((measured >= TISSUE[0]) & (measured <= TISSUE[1]))
-    if np.percentile(measured, 90) > 900 or np.percentile(voxels, 99.5) > 4096: return "too bright"
-    if tissue < 0.05 or 1 - air - np.mean(measured >= TISSUE[0]) > max(air, tissue): return "hardly any tissue near 0"
-    if air < 0.0005 and not _cut_close(measured): return "no air near -1000"
-    return "far darker than any padding" if np.percentile(voxels, 0.5) < -4096 else ""
-
-def check_intensities(
-    voxels,  # (X, Y, Z)
-    modality,  # "CT" or "MRI"
-    name="the volume",  # for the message
-):
-    "Refuse intensities that cannot come from a scanner of that modality."
-    lowest, highest = voxels.min(), voxels.max()
-    if not np.isfinite([lowest, highest]).all():
-        raise InputError(f"{name} holds NaN or infinite voxels: export it again, or replace them")
-    if lowest == highest:
-        raise InputError(f"{name} is constant ({lowest:g} everywhere): it holds no picture, export it again")
-    if modality == "CT" and (missing := _not_hu(_thinned(voxels))):
-        raise InputError(f"{name} is not in HU (from {lowest:g} to {highest:g}: {missing}): offset of -1024 missing "
-                         "or subtracted twice, or scaled? Convert it to HU")
-    if modality == "MRI" and -4096 < lowest and np.percentile(_thinned(voxels), 5) < -500:
-        raise InputError(f"{name} looks like CT in HU (it goes down to {lowest:g}): use modality CT, or give an MRI")
-
 # %% ../../nbs/01_scans/01_volumes.ipynb #cell-028
-def _corners(shape, affine) -> np.ndarray:
-    "The centres of the eight voxels at the corners, as (8, 3) world points in mm."
+def box_corners(
+    shape,  # voxels along x, y, z
+    affine,  # 4×4, where they lie
+) -> np.ndarray:  # (8, 3) world points, mm
+    "The centres of the eight voxels at the corners of an array."
     return nib.affines.apply_affine(affine, np.indices((2, 2, 2)).reshape(3, -1).T * (np.array(shape) - 1))
 
-def _apart(volume, label, affine) -> float:
+def _corner_distance(volume, label, affine) -> float:
     "How far the corners of a scan and of its label lie apart, mm; infinity if they have not as many voxels."
     if label.shape != volume.shape: return np.inf
-    return float(np.abs(_corners(volume.shape, volume.affine) - _corners(volume.shape, affine)).max())
+    return float(np.abs(box_corners(volume.shape, volume.affine) - box_corners(volume.shape, affine)).max())
 
-def _turned(label, affine, volume) -> tuple:
+def _reorient(label, affine, volume) -> tuple:  # (label, affine)
     "A label and its affine, with axes in the scan's order and directions."
-    way = nib.orientations.ornt_transform(*(nib.io_orientation(a) for a in (affine, volume.affine)))
-    return nib.apply_orientation(label, way), affine @ nib.orientations.inv_ornt_aff(way, label.shape)
+    change = nib.orientations.ornt_transform(*(nib.io_orientation(a) for a in (affine, volume.affine)))
+    return nib.apply_orientation(label, change), affine @ nib.orientations.inv_ornt_aff(change, label.shape)
 
+# %% ../../nbs/01_scans/01_volumes.ipynb #69f603d2
 def with_label(
     volume: Volume,  # a scan
     label,  # (X, Y, Z) values 0..5 or IGNORE
@@ -187,12 +150,18 @@ def with_label(
     "Put a label map on the scan it was drawn on."
     label, affine = np.asarray(label), check_affine(affine, name)
     if label.ndim != 3 or label.dtype.kind not in "biuf":
-        raise InputError(f"{name} is no label map (shape {brief(label.shape)}): give one whole number a voxel, (X, "
-                         "Y, Z)")
+        raise InputError(f"{name} is no label map (shape {brief(label.shape)}): "
+                         "give one whole number a voxel, (X, Y, Z)")
     near = 0.1 * min(volume.spacing)
-    if not _apart(volume, label, affine) < near and _apart(volume, *(turned := _turned(label, affine, volume))) < near: label, affine = turned
-    if label.shape != volume.shape: raise InputError(f"{name} has {_times(label.shape)} voxels, its image {_times(volume.shape)}: give a label on the image's own grid")
-    if not (apart := _apart(volume, label, affine)) < near: raise InputError(f"{name} lies elsewhere than its image (up to {apart:.1f} mm): give a label on the image's own grid")
+    if not _corner_distance(volume, label, affine) < near:
+        turned = _reorient(label, affine, volume)
+        if _corner_distance(volume, *turned) < near: label, affine = turned
+    if label.shape != volume.shape:
+        raise InputError(f"{name} has {format_size(label.shape)} voxels, its image {format_size(volume.shape)}: "
+                         "give a label on the image's own grid")
+    if not (apart := _corner_distance(volume, label, affine)) < near:
+        raise InputError(f"{name} lies elsewhere than its image (up to {apart:.1f} mm): "
+                         "give a label on the image's own grid")
     unknown = sorted(set(np.unique(label).tolist()) - {*range(len(REGIONS)), IGNORE})
     if unknown:
         raise InputError(f"{name} holds the values {brief(unknown[:8])}: translate them to 0..{len(REGIONS) - 1} "
@@ -210,7 +179,8 @@ def _resample(
 ) -> tuple:  # (new array, True where it lies inside the old one)
     "Resample from grid to grid; an equal grid gives an exact copy."
     from nibabel.processing import resample_from_to
-    if tuple(shape) == array.shape and np.abs(_corners(shape, affine) - _corners(shape, target)).max() < 1e-3: return array.copy(), np.ones(shape, bool)
+    if tuple(shape) == array.shape and np.abs(box_corners(shape, affine) - box_corners(shape, target)).max() < 1e-3:
+        return array.copy(), np.ones(shape, bool)
     box = nib.Nifti1Image(np.ones(array.shape, np.uint8), affine)
     inside = np.asanyarray(resample_from_to(box, (shape, target), order=0, mode="grid-constant", cval=0).dataobj) > 0
     image = nib.Nifti1Image(array.astype(np.uint8 if array.dtype == np.uint8 else np.float32), affine)
@@ -242,9 +212,10 @@ def heart_centre(
     if heart.any():
         found = [np.flatnonzero(heart.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
         return nib.affines.apply_affine(volume.affine, [(f[0] + f[-1]) / 2 for f in found])
-    low, high = (f(_corners(volume.shape, volume.affine), axis=0) for f in (np.min, np.max))
+    low, high = (f(box_corners(volume.shape, volume.affine), axis=0) for f in (np.min, np.max))
     guess, half = body_centre(volume) + HEART_FROM_BODY, PAPER_GRID.extent / 2
-    return np.where(high - low > 2 * half, guess.clip(low + half, np.maximum(high, low + 2 * half) - half), (low + high) / 2)
+    within = guess.clip(low + half, np.maximum(high, low + 2 * half) - half)
+    return np.where(high - low > 2 * half, within, (low + high) / 2)
 
 # %% ../../nbs/01_scans/01_volumes.ipynb #cell-041
 CT_WINDOW = (-1000.0, 1000.0)  # HU
@@ -256,9 +227,10 @@ def intensity_range(
 ) -> tuple:  # (low, high)
     "The intensities that become -1 and 1."
     if volume.range or volume.modality == "CT": return volume.range or CT_WINDOW
-    return tuple(float(p) for p in np.percentile(volume.voxels if inside is None else volume.voxels[inside], (0.5, 99.5)))
+    voxels = volume.voxels if inside is None else volume.voxels[inside]
+    return tuple(float(p) for p in np.percentile(voxels, (0.5, 99.5)))
 
-def _point(centre) -> np.ndarray:
+def _check_point(centre) -> np.ndarray:
     "A point of the world, if it is one."
     try: point = np.asarray(centre, dtype=float)
     except (TypeError, ValueError): point = np.empty(0)
@@ -273,12 +245,15 @@ def to_grid(
     centre=None,  # world point (x, y, z) for the grid's middle, mm; None: heart_centre
 ) -> Volume:  # on the grid, axes RAS
     "Resample a scan, and its label, to a grid along the patient's axes."
-    centre = _point(heart_centre(volume) if centre is None else centre)
+    centre = _check_point(heart_centre(volume) if centre is None else centre)
     affine, where = grid.affine(centre), f"({', '.join(f'{c:.1f}' for c in centre)}) mm"
     voxels, inside = _resample(volume.voxels, volume.affine, grid.shape, affine, 1, volume.nothing)
     if not inside.any(): raise InputError(f"the grid around {where} does not touch the scan: give a centre inside it")
-    label = None if volume.label is None else _resample(volume.label, volume.affine, grid.shape, affine, 0, IGNORE if IGNORE in volume.label else 0)[0]
-    line = f"to grid {_times(grid.shape)} at {_times(grid.spacing)} mm around {where}"
+    label = volume.label
+    if label is not None:
+        outside = IGNORE if IGNORE in label else 0
+        label, _ = _resample(label, volume.affine, grid.shape, affine, 0, outside)
+    line = f"to grid {format_size(grid.shape)} at {format_size(grid.spacing)} mm around {where}"
     new = replace(volume, voxels=voxels, affine=affine, label=label, history=volume.history + (line,), forms=None)
     return replace(new, range=intensity_range(new, inside))
 
@@ -299,7 +274,7 @@ def back_to_scan(
     "Bring a volume to a scan's own grid."
     voxels, _ = _resample(volume.voxels, volume.affine, scan.shape, scan.affine, order, volume.nothing)
     label = None if volume.label is None else label_to_scan(volume.label, volume.affine, scan)
-    line = f"back to the scan's grid: {_times(scan.shape)} at {_times(scan.spacing)} mm, axes {scan.axes}"
+    line = f"back to the scan's grid: {format_size(scan.shape)} at {format_size(scan.spacing)} mm, axes {scan.axes}"
     return replace(volume, voxels=voxels, affine=scan.affine, label=label, history=volume.history + (line,),
                    forms=scan.forms)
 
@@ -311,12 +286,12 @@ def whole_scan_grid(
     spacing=PAPER_GRID.spacing,  # of the grid, mm
 ) -> tuple:  # (Grid, its centre as a world point in mm)
     "The smallest grid along the patient's axes that covers a whole scan."
-    points = _corners(volume.shape, volume.affine)
+    points = box_corners(volume.shape, volume.affine)
     low, high = points.min(0), points.max(0)
     shape = np.ceil((high - low) / np.array(spacing) - 1e-3).astype(int) + 1
     if shape.astype(float).prod() > LARGEST:
-        raise InputError(f"the scan is {_times(high - low)} mm large, too much for voxels of {_times(spacing)} mm: "
-                         "is its affine in mm?")
+        raise InputError(f"the scan is {format_size(high - low)} mm large, "
+                         f"too much for voxels of {format_size(spacing)} mm: is its affine in mm?")
     return Grid(tuple(shape.tolist()), tuple(spacing)), (low + high) / 2
 
 # %% ../../nbs/01_scans/01_volumes.ipynb #cell-057
@@ -326,7 +301,9 @@ def scale(
     high: float,  # becomes 1
 ):  # same type, [-1, 1]
     "Intensities to [-1, 1]; what lies outside low..high is clipped."
-    if not high > low: raise InputError(f"no contrast between the intensities {low:g} and {high:g}: the grid shows nothing, give another centre")
+    if not high > low:
+        raise InputError(f"no contrast between the intensities {low:g} and {high:g}: "
+                         "the grid shows nothing, give another centre")
     return ((voxels - low) * (2 / (high - low)) - 1).clip(-1, 1)
 
 def unscale(
@@ -353,7 +330,8 @@ def denormalise(
     volume: Volume,  # scaled to [-1, 1], with its range
 ) -> Volume:  # in its own unit
     "From [-1, 1] back to the unit of the modality."
-    if not volume.scaled or volume.range is None: raise InputError("the volume is not scaled, or without a range: only what was normalised can be denormalised")
+    if not volume.scaled or volume.range is None:
+        raise InputError("the volume is not scaled, or without a range: only what was normalised can be denormalised")
     (low, high), unit = volume.range, " HU" if volume.modality == "CT" else ""
     history = volume.history + (f"scaled back to [{low:g}, {high:g}]{unit}",)
     return replace(volume, voxels=unscale(volume.voxels.astype(np.float32), low, high), scaled=False, history=history)

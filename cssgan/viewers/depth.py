@@ -14,16 +14,19 @@ import numpy as np
 
 from ..pictures import LABEL_COLOURS, LABEL_NAMES, grey_range
 from ..scans.volumes import REGIONS, Volume, to_grid, whole_scan_grid
-from .canvas import COLOURS, Live, Painting, as_volume, named, row, stamp
+from .canvas import COLOURS, LiveView, PixelPicture, side_by_side, with_legend, write_text
+from .inputs import as_volume
 
 # %% ../../nbs/09_viewers/03_depth.ipynb #cell-008
-VIEWS = {  # name: the directions of picture's right, picture's up and towards the eye, in the patient (R, A, S); letters: left, right, bottom, top
+# name: the directions of picture's right, picture's up and towards the eye, in the patient (R, A, S);
+# the letters at the picture's left, right, bottom and top
+VIEWS = {
     "the front": (((-1, 0, 0), (0, 0, 1), (0, 1, 0)), "RLIS"),
     "the left": (((0, -1, 0), (0, 0, 1), (-1, 0, 0)), "APIS"),
     "left above": (((-0.8, -0.6, 0), (0.21, -0.28, 0.94), (-0.56, 0.75, 0.35)), ""),
 }
 
-def look_along(
+def resample_along(
     volume: Volume,  # axes RAS
     view,  # a name in VIEWS
     array,  # (X, Y, Z): what is looked at
@@ -34,13 +37,15 @@ def look_along(
     from scipy.ndimage import affine_transform
     right, up, near = (np.array(d) / np.linalg.norm(d) for d in VIEWS[view][0])
     turn = np.stack([-near, -up, right], 1)  # the cube's axes in the world
-    corners = (np.indices((2, 2, 2)).reshape(3, -1) - 0.5) * np.array(volume.shape)[:, None]  # from the volume's middle, voxels
+    from_middle = np.indices((2, 2, 2)).reshape(3, -1) - 0.5
+    corners = from_middle * np.array(volume.shape)[:, None]  # voxels
     side = 2.2 * np.abs(turn.T @ volume.affine[:3, :3] @ corners).max()
     size = int(np.clip(side / min(n * s for n, s in zip(volume.shape, volume.spacing)), size, 2 * size)) // 2 * 2 + 1
     axes = turn * side / size  # what an index in the cube adds to a world point
     inverse = np.linalg.inv(volume.affine[:3, :3])
     offset = (np.array(volume.shape) - 1) / 2 - inverse @ axes @ np.full(3, (size - 1) / 2)
-    return affine_transform(array, inverse @ axes, offset, (size,) * 3, order=order, mode="grid-constant", cval=array.min() if order else 0)
+    return affine_transform(array, inverse @ axes, offset, (size,) * 3, order=order, mode="grid-constant",
+                            cval=array.min() if order else 0)
 
 # %% ../../nbs/09_viewers/03_depth.ipynb #cell-011
 def shade(
@@ -59,7 +64,7 @@ def shade(
     bright = 0.3 + 0.7 * np.clip((normal * light).sum(0), 0, 1)
     return COLOURS[labels[first, ys, xs]] * bright[..., None], hit
 
-def view_from(
+def render_view(
     volume: Volume,  # axes RAS
     view,  # a name in VIEWS
     opacity=0.9,  # of the structures
@@ -67,28 +72,30 @@ def view_from(
 ) -> np.ndarray:  # uint8 (rows, columns, 3)
     "The volume in space from one side."
     black, white = grey_range(volume)
-    behind = np.clip((look_along(volume, view, volume.voxels, 1).max(0) - black) / (white - black), 0, 1)
+    behind = np.clip((resample_along(volume, view, volume.voxels, 1).max(0) - black) / (white - black), 0, 1)
     rgb = np.repeat(255 * behind[..., None] ** 1.5, 3, 2) * (1 if volume.label is None else 0.5)
     if volume.label is not None:
-        colours, hit = shade(look_along(volume, view, volume.label, 0))
+        colours, hit = shade(resample_along(volume, view, volume.label, 0))
         rgb = np.where(hit[..., None], opacity * colours + (1 - opacity) * rgb, rgb)
     from scipy.ndimage import zoom
     rgb = zoom(rgb, (pixels / len(rgb), pixels / len(rgb), 1), order=1).clip(0, 255).astype(np.uint8)
-    for letter, at in zip(VIEWS[view][1], ((0.5, 0), (0.5, 1), (1, 0.5), (0, 0.5))): stamp(rgb, letter, at)
+    for letter, at in zip(VIEWS[view][1], ((0.5, 0), (0.5, 1), (1, 0.5), (0, 0.5))): write_text(rgb, letter, at)
     return rgb
 
 def still_3d(
     volume: Volume,  # axes RAS
-) -> Painting:
+) -> PixelPicture:
     "Three views of a volume."
-    return Painting(named(row({f"from {v}": view_from(volume, v) for v in VIEWS}), volume.label))
+    return PixelPicture(with_legend(side_by_side({f"from {v}": render_view(volume, v) for v in VIEWS}), volume.label))
 
 # %% ../../nbs/09_viewers/03_depth.ipynb #cell-016
 NIIVUE = dict(  # how everything looks: sides as in all our pictures, letters that can be read, a thin cross
-    is_radiological_convention=True, sagittal_nose_left=True, is_orient_cube=True, show_all_orientation_markers=True, font_color=(1, 1, 1, 1), font_size_scaling=0.5, font_min_px=16, show_legend=False,
-    crosshair_width=0.7, crosshair_width_unit="mm", crosshair_color=(1, 0.86, 0, 0.8), back_color=(0, 0, 0, 1), clip_plane_color=(0, 0, 0, 0), is_colorbar=False, multiplanar_force_render=True)
+    is_radiological_convention=True, sagittal_nose_left=True, is_orient_cube=True, show_all_orientation_markers=True,
+    font_color=(1, 1, 1, 1), font_size_scaling=0.5, font_min_px=16, show_legend=False, is_colorbar=False,
+    crosshair_width=0.7, crosshair_width_unit="mm", crosshair_color=(1, 0.86, 0, 0.8),
+    back_color=(0, 0, 0, 1), clip_plane_color=(0, 0, 0, 0), multiplanar_force_render=True)
 
-def as_nifti(
+def nifti_bytes(
     array,  # (X, Y, Z)
     volume: Volume,  # with the affine
 ) -> bytes:  # a NIfTI file
@@ -99,7 +106,8 @@ def niivue_colours() -> dict:  # as niivue wants its tables
     "The regions' colours."
     table = {0: "#000000", **{r: LABEL_COLOURS[r] for r in range(1, len(REGIONS))}}
     rgb = [[int(c[i:i + 2], 16) for c in table.values()] for i in (1, 3, 5)]
-    return {"R": rgb[0], "G": rgb[1], "B": rgb[2], "A": [0] + [255] * (len(table) - 1), "I": list(table), "labels": [LABEL_NAMES[r] for r in table]}
+    alpha, names = [0] + [255] * (len(table) - 1), [LABEL_NAMES[r] for r in table]
+    return {"R": rgb[0], "G": rgb[1], "B": rgb[2], "A": alpha, "I": list(table), "labels": names}
 
 def niivue(
     volume: Volume,  # axes RAS
@@ -109,8 +117,11 @@ def niivue(
     from ipyniivue import NiiVue, SliceType
     low, high = grey_range(volume)
     viewer = NiiVue(height=height, slice_type=SliceType.RENDER, **NIIVUE)
-    volumes = [{"name": "scan.nii", "data": as_nifti(volume.voxels.astype(np.float32), volume), "cal_min": low, "cal_max": high, "colormap": "gray"}]
-    if volume.label is not None: volumes.append({"name": "labels.nii", "data": as_nifti(np.where(volume.label == 255, 0, volume.label).astype(np.uint8), volume), "opacity": 0.8})
+    scan = nifti_bytes(volume.voxels.astype(np.float32), volume)
+    volumes = [{"name": "scan.nii", "data": scan, "cal_min": low, "cal_max": high, "colormap": "gray"}]
+    if volume.label is not None:
+        labels = nifti_bytes(np.where(volume.label == 255, 0, volume.label).astype(np.uint8), volume)
+        volumes.append({"name": "labels.nii", "data": labels, "opacity": 0.8})
     viewer.load_volumes(volumes)
     if volume.label is not None: viewer.volumes[1].set_colormap_label(niivue_colours())
     viewer.set_clip_plane(0.0, 180, 0)
@@ -118,7 +129,8 @@ def niivue(
     return viewer
 
 # %% ../../nbs/09_viewers/03_depth.ipynb #cell-019
-SIDES = {"front": (180, 0), "back": (0, 0), "left": (270, 0), "right": (90, 0), "above": (0, 90), "below": (0, -90)}  # azimuth, elevation of a clip plane
+SIDES = {"front": (180, 0), "back": (0, 0), "left": (270, 0), "right": (90, 0),
+         "above": (0, 90), "below": (0, -90)}  # azimuth, elevation of a clip plane
 
 def niivue_controls(
     viewer,  # from `niivue`
@@ -127,8 +139,10 @@ def niivue_controls(
     from ipyniivue import SliceType
     from ipywidgets import Dropdown, FloatSlider
     look = lambda width: {"style": {"description_width": "60px"}, "layout": {"width": f"{width}px"}}
-    show = Dropdown(options={"space": SliceType.RENDER, "three cuts and space": SliceType.MULTIPLANAR, "axial": SliceType.AXIAL}, description="show", **look(240))
-    clip, frm = FloatSlider(0.0, min=-0.5, max=0.6, step=0.01, description="clip", **look(290)), Dropdown(options=list(SIDES), description="from the", **look(150))
+    views = {"space": SliceType.RENDER, "three cuts and space": SliceType.MULTIPLANAR, "axial": SliceType.AXIAL}
+    show = Dropdown(options=views, description="show", **look(240))
+    clip = FloatSlider(0.0, min=-0.5, max=0.6, step=0.01, description="clip", **look(290))
+    frm = Dropdown(options=list(SIDES), description="from the", **look(150))
     opacity = FloatSlider(0.8, min=0, max=1, step=0.05, description="labels", **look(290))
     def cut(_): viewer.set_clip_plane(clip.value if clip.value < 0.6 else 2.0, *SIDES[frm.value])
     def fade(change): viewer.volumes[1].opacity = change["new"]
@@ -141,16 +155,23 @@ def itkwidgets(
     volume: Volume,  # axes RAS
 ):  # itkwidgets' viewer, which displays itself
     "The volume in itkwidgets."
-    os.environ.setdefault("IMJOY_RPC_CONNECTION", "jupyter")  # it would look for a running cell, and none runs when a browser answers
+    # It would look for a running cell, and none runs when a browser answers.
+    os.environ.setdefault("IMJOY_RPC_CONNECTION", "jupyter")
     from itkwidgets import view
     from ngff_zarr import to_ngff_image
-    black, white = np.quantile(grey_range(volume), (1 / 3, 2 / 3))  # hard contrast: what is faint would only veil the rest
-    if np.abs(volume.affine[:3, :3] - np.diag(volume.spacing)).max() > 1e-3: volume = to_grid(volume, *whole_scan_grid(volume, volume.spacing))
+    black, white = np.quantile(grey_range(volume), (1 / 3, 2 / 3))  # hard contrast: faint things would veil the rest
+    if np.abs(volume.affine[:3, :3] - np.diag(volume.spacing)).max() > 1e-3:
+        volume = to_grid(volume, *whole_scan_grid(volume, volume.spacing))
     def image(array):
-        origin = volume.affine[:3, 3] * (-1, -1, 1) - np.array(volume.spacing) * (np.array(volume.shape) - 1) * (1, 1, 0)
-        return to_ngff_image(np.ascontiguousarray(array[::-1, ::-1].T), dims=["z", "y", "x"], scale=dict(zip("xyz", volume.spacing)), translation=dict(zip("xyz", origin.tolist())))
-    labels = {} if volume.label is None else {"label_image": image(np.where(volume.label == 255, 0, volume.label).astype(np.uint8)), "label_blend": 0.7}
-    return view(image=image(volume.voxels.clip(black, white).astype(np.float32)), ui_collapsed=True, bg_color=(0.0, 0.0, 0.0), shadow_enabled=False, **labels)
+        side = np.array(volume.spacing) * (np.array(volume.shape) - 1)
+        origin = volume.affine[:3, 3] * (-1, -1, 1) - side * (1, 1, 0)
+        return to_ngff_image(np.ascontiguousarray(array[::-1, ::-1].T), dims=["z", "y", "x"],
+                             scale=dict(zip("xyz", volume.spacing)), translation=dict(zip("xyz", origin.tolist())))
+    look = dict(ui_collapsed=True, bg_color=(0.0, 0.0, 0.0), shadow_enabled=False)
+    if volume.label is not None:
+        regions = np.where(volume.label == 255, 0, volume.label).astype(np.uint8)
+        look |= {"label_image": image(regions), "label_blend": 0.7}
+    return view(image=image(volume.voxels.clip(black, white).astype(np.float32)), **look)
 
 def itk_box(
     volume: Volume,  # axes RAS
@@ -167,10 +188,11 @@ def itk_box(
 # %% ../../nbs/09_viewers/03_depth.ipynb #cell-028
 PROBE = """
 const NAME = 'imjoy-jupyterlab-extension';
-const until = async (true_, signal) => { while (!true_() && !(signal && signal.aborted)) await new Promise(done => setTimeout(done, 100)); };
+const wait = () => new Promise(done => setTimeout(done, 100));
+const until = async (true_, signal) => { while (!true_() && !(signal && signal.aborted)) await wait(); };
 const page = () => JSON.parse(document.getElementById('jupyter-config-data')?.textContent || '{}');
 
-// What JupyterLab would do at the start of a page, with a stand-in for JupyterLab: only the notebook's kernel is needed.
+// What JupyterLab would do at the start of a page, with a stand-in for JupyterLab: only a kernel is needed.
 async function start() {
   let extension;
   const app = { serviceManager: { settings: { serverSettings: {} } }, started: new Promise(() => { }),
@@ -185,7 +207,8 @@ async function introduce(context) {
   const { extension, kernels } = await window.cssganImJoy, kernel = context.sessionContext.session.kernel.id;
   if (kernels.has(kernel)) return;
   const button = document.createElement('span');
-  extension.createNew({ toolbar: { insertItem: (_, __, made) => made.node.append(button) }, node: document.body }, context);
+  const toolbar = { insertItem: (_, __, made) => made.node.append(button) };
+  extension.createNew({ toolbar, node: document.body }, context);
   await until(() => button.onclick);
   kernels.add(kernel);
 }
@@ -231,7 +254,8 @@ def viewer_address() -> str:
     "Where itkwidgets loads its viewer from; nothing if it is not installed."
     spec = importlib.util.find_spec("itkwidgets")
     if spec is None: return ""
-    config = importlib.util.spec_from_file_location("_itk_config", spec.submodule_search_locations[0] + "/viewer_config.py")
+    path = spec.submodule_search_locations[0] + "/viewer_config.py"
+    config = importlib.util.spec_from_file_location("_itk_config", path)
     module = importlib.util.module_from_spec(config)
     config.loader.exec_module(module)
     return module.ITK_VIEWER_SRC
@@ -244,12 +268,13 @@ def obstacles(
     answer,  # of the probe
 ) -> dict:  # viewer → why it cannot be shown
     "What stands against which viewer."
-    missing = {v: f"{p} is not installed: pip install cssgan[explore]" for v, p in PACKAGES.items() if importlib.util.find_spec(p) is None}
+    missing = {v: f"{p} is not installed: pip install cssgan[explore]"
+               for v, p in PACKAGES.items() if importlib.util.find_spec(p) is None}
     if not answer["webgl"]: return dict.fromkeys(PACKAGES, "the browser has no WebGL") | missing
     if answer["network"]: return missing
     return {"itkwidgets": "the browser does not reach the address that itkwidgets loads its viewer from"} | missing
 
-def choose(
+def choose_viewers(
     answer,  # of the probe
     viewer=None,  # that the user named
 ) -> tuple:  # viewers to try, in order; what to say, a line or none
@@ -260,14 +285,15 @@ def choose(
     return can, [f"{'; '.join(reasons)}; showing {can[0]} instead"] if reasons else []
 
 # %% ../../nbs/09_viewers/03_depth.ipynb #cell-032
-class Body(Live):
+class SpaceView(LiveView):
     "A volume in space."
     def __init__(
         self,
         volume: Volume,  # axes RAS
         viewer=None,  # one of VIEWERS; None: the best that can be shown
     ):
-        if viewer not in (None, *VIEWERS): raise ValueError(f"unknown viewer {viewer!r}; known are {', '.join(VIEWERS)}")
+        if viewer not in (None, *VIEWERS):
+            raise ValueError(f"unknown viewer {viewer!r}; known are {', '.join(VIEWERS)}")
         self.volume, self.viewer, self.drawn = volume, viewer, None
 
     def still(self):
@@ -276,26 +302,30 @@ class Body(Live):
 
     def build(self):
         from ipywidgets import HTML, Image, VBox
-        self.line, self.picture = HTML(), Image(value=self.still()._repr_png_(), format="png", layout={"max_width": "100%", "align_self": "flex-start"})
+        self.line, layout = HTML(), {"max_width": "100%", "align_self": "flex-start"}
+        self.picture = Image(value=self.still()._repr_png_(), format="png", layout=layout)
         self.box = VBox([self.line, self.picture])
-        if self.viewer != "still": self.box.children += (probe("" if self.viewer == "niivue" else viewer_address(), self.answered),)
+        if self.viewer != "still":
+            self.box.children += (probe("" if self.viewer == "niivue" else viewer_address(), self.answered),)
         return self.box
 
     def answered(self, answer):
-        "The browser has said what it can: show the best viewer, and if it fails the next."
-        viewers, said = choose(answer, self.viewer)
+        "The browser has answered what it can: show the best viewer, and if it fails the next."
+        viewers, lines = choose_viewers(answer, self.viewer)
         for viewer in viewers:
             try: shown = self.show(viewer)
-            except Exception as e: said.append(f"{viewer} failed ({type(e).__name__}: {e}); showing the next instead")
+            except Exception as e: lines.append(f"{viewer} failed ({type(e).__name__}: {e}); showing the next instead")
             else: break
-        self.line.value = "<br>".join(said)
+        self.line.value = "<br>".join(lines)
         self.box.children = (self.line, *shown)
 
     def show(self, viewer):
         "The widgets of a viewer."
         from ipywidgets import HBox
         if viewer == "still": return [self.picture]
-        if viewer == "niivue": return [HBox(niivue_controls(v := niivue(self.volume)), layout={"flex_flow": "row wrap"}), v]
+        if viewer == "niivue":
+            shown = niivue(self.volume)
+            return [HBox(niivue_controls(shown), layout={"flex_flow": "row wrap"}), shown]
         output, self.itk = itk_box(self.volume)
         return [output]
 
@@ -306,6 +336,6 @@ def view3d(
     viewer=None,  # "itkwidgets", "niivue" or "still"; None: the best that can be shown
     modality=None,  # "CT" or "MRI"; None: guessed
     spacing=(1.0, 1.0, 1.0),  # mm, for an array
-) -> Body:
+) -> SpaceView:
     "Look at a volume in space."
-    return Body(as_volume(volume, labels, modality, spacing), viewer)
+    return SpaceView(as_volume(volume, labels, modality, spacing), viewer)

@@ -1,4 +1,4 @@
-"""Inputs that nobody thought of: `make fuzz` (pytest tests/long/fuzz.py; FUZZ=N examples for each target, default 400).
+"""Inputs that no test was written for: `make fuzz` (pytest tests/long/fuzz.py; FUZZ=N examples a target, default 400).
 
 Each target spoils something that was right, byte by byte, field by field or word by word, and asks the same of the
 answer: it is read, or refused in one short line that names the file; at once; and what was read means the same to an
@@ -24,8 +24,10 @@ from cssgan.models import Networks
 from cssgan.scans.dicom import read_dicom
 from cssgan.scans.files import read_volume
 from cssgan.scans.volumes import Grid
-from cssgan.training.checkpoints import about_networks, load_checkpoint, save_checkpoint
-from cssgan.training.run import fit, resume_run
+from cssgan.training.checkpoints import load_checkpoint, save_checkpoint
+from cssgan.training.saving import resume_run
+from cssgan.training.schema import about_networks
+from cssgan.training.trainer import fit
 
 N = int(os.environ.get("FUZZ", 400))
 fuzz = settings(max_examples=N, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
@@ -58,10 +60,14 @@ def nifti(top):
     return (top / "scan.nii").read_bytes()
 
 
-FIELDS = {"sizeof_hdr": (0, "i"), "dim": (40, "8h"), "intent": (68, "h"), "datatype": (70, "h"), "bitpix": (72, "h"), "pixdim": (76, "8f"), "vox_offset": (108, "f"), "scl": (112, "2f"), "xyzt": (123, "b"),
-          "codes": (252, "2h"), "quatern": (256, "6f"), "srow": (280, "12f"), "magic": (344, "i"), "extension": (348, "i")}
-NUMBERS = st.sampled_from([0, 1, -1, 2, 3, 4, 5, 7, 8, 16, 64, 255, 256, 352, 1000, 32767, -32768]) | st.integers(-32768, 32767)
-REALS = st.sampled_from([0.0, 1.0, -1.0, 0.5, 2.0, 352.0, 348.0, 1e-30, 1e30, float("nan"), float("inf"), -float("inf")]) | st.floats(width=32)
+FIELDS = {"sizeof_hdr": (0, "i"), "dim": (40, "8h"), "intent": (68, "h"), "datatype": (70, "h"), "bitpix": (72, "h"),
+          "pixdim": (76, "8f"), "vox_offset": (108, "f"), "scl": (112, "2f"), "xyzt": (123, "b"),
+          "codes": (252, "2h"), "quatern": (256, "6f"), "srow": (280, "12f"), "magic": (344, "i"),
+          "extension": (348, "i")}
+NUMBERS = (st.sampled_from([0, 1, -1, 2, 3, 4, 5, 7, 8, 16, 64, 255, 256, 352, 1000, 32767, -32768])
+           | st.integers(-32768, 32767))
+REALS = (st.sampled_from([0.0, 1.0, -1.0, 0.5, 2.0, 352.0, 348.0, 1e-30, 1e30, np.nan, np.inf, -np.inf])
+         | st.floats(width=32))
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -89,7 +95,8 @@ def test_bytes_of_nifti(nifti, top):
 
 
 def both_read_alike(top, raw):
-    "Refused, or where ITK reads it, placed where ITK places it: within a tenth of a voxel, and the hundredth of its length by which pixdim may be rounded."
+    """Refused, or where ITK reads it, placed where ITK places it: within a tenth of a voxel, and the hundredth of its
+    length by which pixdim may be rounded."""
     import SimpleITK as sitk
     (path := top / "spoilt.nii").write_bytes(raw)
     volume = answered(lambda: read_volume(path, "CT"), path)
@@ -98,8 +105,10 @@ def both_read_alike(top, raw):
     except RuntimeError: return
     axes = np.diag([-1, -1, 1]) @ np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     far = np.array(volume.shape) - 1
-    ours, itk = volume.affine[:3, :3] @ far + volume.affine[:3, 3], axes @ far + np.array(image.GetOrigin()) * (-1, -1, 1)
-    assert np.abs(ours - itk).max() < 0.1 * min(volume.spacing) + 0.01 * np.linalg.norm(volume.affine[:3, :3] * far), (volume.affine, axes, image.GetOrigin())
+    ours = volume.affine[:3, :3] @ far + volume.affine[:3, 3]
+    itk = axes @ far + np.array(image.GetOrigin()) * (-1, -1, 1)
+    near = 0.1 * min(volume.spacing) + 0.01 * np.linalg.norm(volume.affine[:3, :3] * far)
+    assert np.abs(ours - itk).max() < near, (volume.affine, axes, image.GetOrigin())
 
 
 # ---- DICOM: no slice is lost
@@ -112,7 +121,8 @@ def test_bytes_of_a_slice(series, top):
     name = sorted(p.name for p in series.iterdir())[0]
     good = (series / name).read_bytes()
     @fuzz
-    @given(st.lists(st.tuples(st.integers(0, len(good) - 1 if len(good) < 1500 else 1500), st.integers(0, 255)), min_size=1, max_size=3))
+    @given(st.lists(st.tuples(st.integers(0, len(good) - 1 if len(good) < 1500 else 1500), st.integers(0, 255)),
+                    min_size=1, max_size=3))
     def spoil(changes):
         raw = bytearray(good)
         for at, value in changes: raw[at] = value
@@ -125,10 +135,15 @@ def test_bytes_of_a_slice(series, top):
 
 # ---- MetaImage and NRRD headers
 
-META = {"NDims": "3", "DimSize": "24 20 16", "ElementSpacing": "2 2.5 3", "Offset": "-40 -50 -60", "TransformMatrix": "1 0 0 0 1 0 0 0 1", "ElementType": "MET_SHORT",
-        "BinaryData": "True", "BinaryDataByteOrderMSB": "False", "CompressedData": "False", "ElementNumberOfChannels": "1", "HeaderSize": "0", "ElementDataFile": "LOCAL"}
-WORDS = st.sampled_from(["", "0", "-1", "1", "2", "3", "4", "100", "1000", "1e9", "nan", "inf", "1 0", "1 0 0", "True", "LIST", "LOCAL", "/etc/passwd", "../scan.raw", "%d", "MET_FLOAT", "MET_LONG_LONG_ARRAY", "x" * 300,
-                         "9" * 40, "24 20 17", "24 20 15", "0 0 0", "1 0 0 0 1 0 0 0 0", "2 2,5 3", "raw", "gzip", "left-posterior-superior", "scanner-xyz", "(1,0,0) (0,1,0)", "(0,0,0)", '"cm" "cm" "cm"']) | st.text(max_size=12)
+META = {"NDims": "3", "DimSize": "24 20 16", "ElementSpacing": "2 2.5 3", "Offset": "-40 -50 -60",
+        "TransformMatrix": "1 0 0 0 1 0 0 0 1", "ElementType": "MET_SHORT",
+        "BinaryData": "True", "BinaryDataByteOrderMSB": "False", "CompressedData": "False",
+        "ElementNumberOfChannels": "1", "HeaderSize": "0", "ElementDataFile": "LOCAL"}
+WORDS = st.sampled_from([
+    "", "0", "-1", "1", "2", "3", "4", "100", "1000", "1e9", "nan", "inf", "1 0", "1 0 0", "True", "LIST", "LOCAL",
+    "/etc/passwd", "../scan.raw", "%d", "MET_FLOAT", "MET_LONG_LONG_ARRAY", "x" * 300, "9" * 40, "24 20 17", "24 20 15",
+    "0 0 0", "1 0 0 0 1 0 0 0 0", "2 2,5 3", "raw", "gzip", "left-posterior-superior", "scanner-xyz", "(1,0,0) (0,1,0)",
+    "(0,0,0)", '"cm" "cm" "cm"']) | st.text(max_size=12)
 
 
 def test_words_of_a_metaimage_header(top):
@@ -137,35 +152,41 @@ def test_words_of_a_metaimage_header(top):
     @given(st.dictionaries(st.sampled_from([*META]), WORDS | st.none(), min_size=1, max_size=2))
     def spoil(changes):
         said = {k: v for k, v in (META | changes).items() if v is not None}
-        (path := top / "spoilt.mha").write_bytes("".join(f"{k} = {v}\n" for k, v in said.items()).encode("utf-8", "surrogatepass") + data)
+        header = "".join(f"{k} = {v}\n" for k, v in said.items()).encode("utf-8", "surrogatepass")
+        (path := top / "spoilt.mha").write_bytes(header + data)
         answered(lambda: read_volume(path, "CT"), path)
     spoil()
 
 
-NRRD = {"type": "short", "dimension": "3", "space": "left-posterior-superior", "sizes": "24 20 16", "space directions": "(2,0,0) (0,2.5,0) (0,0,3)", "kinds": "domain domain domain", "endian": "little", "encoding": "raw",
-        "space origin": "(-40,-50,-60)"}
+NRRD = {"type": "short", "dimension": "3", "space": "left-posterior-superior", "sizes": "24 20 16",
+        "space directions": "(2,0,0) (0,2.5,0) (0,0,3)", "kinds": "domain domain domain", "endian": "little",
+        "encoding": "raw", "space origin": "(-40,-50,-60)"}
 
 
 def test_words_of_an_nrrd_header(top):
     data = voxels().astype("<i2").tobytes(order="F")
     @fuzz
-    @given(st.dictionaries(st.sampled_from([*NRRD, "spacings", "space units", "data file", "line skip", "byte skip"]), WORDS | st.none(), min_size=1, max_size=2))
+    @given(st.dictionaries(st.sampled_from([*NRRD, "spacings", "space units", "data file", "line skip", "byte skip"]),
+                           WORDS | st.none(), min_size=1, max_size=2))
     def spoil(changes):
         said = {k: v for k, v in (NRRD | changes).items() if v is not None}
-        (path := top / "spoilt.nrrd").write_bytes(("NRRD0004\n" + "".join(f"{k}: {v}\n" for k, v in said.items()) + "\n").encode("utf-8", "surrogatepass") + data)
+        header = "\n".join(["NRRD0004", *(f"{k}: {v}" for k, v in said.items()), "\n"]).encode("utf-8", "surrogatepass")
+        (path := top / "spoilt.nrrd").write_bytes(header + data)
         answered(lambda: read_volume(path, "CT"), path)
     spoil()
 
 
-# ---- checkpoints, and runs to go on with
+# ---- checkpoints, and runs to resume
 
-ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([2**70, -1, 0, 1e-300, [], {}, [[]], "x" * 5000, [1] * 1000, {"a": None}])
+ANYTHING = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+            | st.sampled_from([2**70, -1, 0, 1e-300, [], {}, [[]], "x" * 5000, [1] * 1000, {"a": None}]))
 
 
 def places(value, path=()):
     "Every place of a JSON document."
     yield path
-    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else (): yield from places(value[key], (*path, key))
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places(value[key], (*path, key))
 
 
 def with_other(value, path, new):
@@ -200,7 +221,8 @@ def test_a_field_of_a_checkpoint(top, part):
 
 def test_bytes_of_a_checkpoint(top):
     grid = Grid((24, 24, 16), (7.0, 7.0, 8.0))
-    save_checkpoint(top / "bytes", nets := Networks(width=4, patch_layers=1), about_networks(nets, grid, {"CT": (-1000.0, 1000.0), "MRI": (10.0, 600.0)}))
+    save_checkpoint(top / "bytes", nets := Networks(width=4, patch_layers=1),
+                    about_networks(nets, grid, {"CT": (-1000.0, 1000.0), "MRI": (10.0, 600.0)}))
     files = sorted((top / "bytes").glob("*.*"))
     @fuzz
     @given(st.sampled_from(files), st.integers(0, 2000), st.integers(0, 255))
@@ -217,9 +239,13 @@ def test_bytes_of_a_checkpoint(top):
 # ---- manifests and grids
 
 def test_cells_of_a_manifest(top):
-    rows = [["image", "label", "modality", "split", "patient", "id", "table"]] + [[f"phantom:{i}", "", ("CT", "MRI")[i % 2], ("train", "valid")[i // 4], str(i), f"c{i}", "cssgan"] for i in range(8)]
+    rows = [["image", "label", "modality", "split", "patient", "id", "table"]]
+    for i in range(8):
+        rows.append([f"phantom:{i}", "", ("CT", "MRI")[i % 2], ("train", "valid")[i // 4], str(i), f"c{i}", "cssgan"])
     @fuzz
-    @given(st.integers(0, 8), st.integers(0, 6), st.text(max_size=20) | st.sampled_from(["phantom:-1", "phantom:" + "9" * 30, "phantom:²", "/dev/zero", "\0", "cssgan", "train", '"', "\n", "=1+1"]))
+    @given(st.integers(0, 8), st.integers(0, 6),
+           st.text(max_size=20) | st.sampled_from(["phantom:-1", "phantom:" + "9" * 30, "phantom:²", "/dev/zero", "\0",
+                                                   "cssgan", "train", '"', "\n", "=1+1"]))
     def spoil(i, j, word):
         said = [list(r) for r in rows]
         said[i][j] = word

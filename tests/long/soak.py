@@ -1,8 +1,9 @@
-"""Hours of a rough life in some minutes:  python tests/long/soak.py [kills disk writes crowd repeat] [--quick]   (`make soak`)
+"""Hours of a rough life in some minutes: `make soak`, or
+python tests/long/soak.py [kills disk writes crowd repeat] [--quick]
 
 kills   SIGKILL at random moments of training, of building a cache, of sweeps: three hundred in all. What comes out
         must be what comes out undisturbed, byte for byte.
-disk    a disk (tmpfs) that is full, at many sizes: one line, nothing half-written; with room, the run goes on.
+disk    a disk (tmpfs) that is full, at many sizes: one line, nothing half-written; with room, the run is resumed.
 writes  the disk is full from the n-th write of a training on, for every third n.
 crowd   four processes build one cache at once: each finds what one alone would have made.
 repeat  two thousand inferences in one process: memory and open files stay as they are.
@@ -34,10 +35,12 @@ PATIENCE = 600  # seconds
 def content(folder, ignore=()):
     "What a folder's files hold; locks, and what else is told, left out."
     skip = lambda p: p.name.startswith(".lock") or p.suffix == ".lock" or p.name in ignore
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(folder).rglob("*")) if p.is_file() and not skip(p)}
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(Path(folder).rglob("*")) if p.is_file() and not skip(p)}
 
 
-def litter(folder): return [str(p.relative_to(folder)) for p in Path(folder).rglob(".*") if not p.name.startswith(".lock")]
+def litter(folder):
+    return [str(p.relative_to(folder)) for p in Path(folder).rglob(".*") if not p.name.startswith(".lock")]
 
 
 # ---- what the children do; imported once, by the server that forks them
@@ -46,15 +49,16 @@ def child_trains(folder):
     import children
     from tiny import noise
 
-    from cssgan.training.run import fit
+    from cssgan.training.trainer import fit
     fit(noise(), children.RUN, folder, resume=True, progress=False, save_every=0.0)
 
 
 def child_caches(data, cache):
     from tiny import TINY
 
-    from cssgan.data.cases import from_folder, with_splits
+    from cssgan.data.cases import from_folder
     from cssgan.data.datasets import unpaired
+    from cssgan.data.splits import with_splits
     unpaired(with_splits(from_folder(data)), TINY, cache).prepare()
 
 
@@ -96,15 +100,18 @@ def kills(quick):
     count["training"] = round_number = 0
     while count["training"] < want:
         run = top / f"run{round_number}"
-        count["training"] += until_it_ends(server, partial(child_trains, run), min(25, want - count["training"]), rng, seconds / 3)
+        kills = min(25, want - count["training"])
+        count["training"] += until_it_ends(server, partial(child_trains, run), kills, rng, seconds / 3)
         assert latest(run) == latest(top / "whole"), f"{run} ended otherwise"
         round_number += 1
     write_data(top / "data")
     once(server, partial(child_caches, top / "data", top / "cache"))
-    seconds, count["caches"], n = timed(lambda: once(server, partial(child_caches, top / "data", top / "timed-cache"))), 0, 0
+    count["caches"], n = 0, 0
+    seconds = timed(lambda: once(server, partial(child_caches, top / "data", top / "timed-cache")))
     while count["caches"] < (10 if quick else 120):
         n += 1
-        count["caches"] += until_it_ends(server, partial(child_caches, top / "data", top / f"cache{n}"), 8, rng, seconds)
+        child = partial(child_caches, top / "data", top / f"cache{n}")
+        count["caches"] += until_it_ends(server, child, 8, rng, seconds)
         assert content(top / f"cache{n}") == content(top / "cache"), "a cache differs"
     count["sweeps"] = sweeps_killed(top, 3 if quick else 30, rng)
     shutil.rmtree(top)
@@ -116,7 +123,8 @@ def latest(run):
     found = {}
     for part in ("best", "last"):
         about = json.loads((run / part / "checkpoint.json").read_text())
-        found |= {f"{part}/{name}": hashlib.sha256((run / part / name).read_bytes()).hexdigest() for group in about["files"].values() for name in group}
+        found |= {f"{part}/{name}": hashlib.sha256((run / part / name).read_bytes()).hexdigest()
+                  for group in about["files"].values() for name in group}
         found[part] = hashlib.sha256((run / part / "checkpoint.json").read_bytes()).hexdigest()
     return found
 
@@ -129,10 +137,13 @@ def sweeps_killed(top, want, rng):
     def grid(place):
         place.mkdir()
         notebook(place / "toy.ipynb", *CELLS)
-        (place / "grid.yaml").write_text(json.dumps({"notebook": "toy.ipynb", "parameters": {"mode": "slow"}, "grid": {"x": list(range(6))}}))
+        sweep = {"notebook": "toy.ipynb", "parameters": {"mode": "slow"}, "grid": {"x": list(range(6))}}
+        (place / "grid.yaml").write_text(json.dumps(sweep))
     def sweep(place, seconds):
-        process = subprocess.Popen([sys.executable, "-c", "import sys; from cssgan.cli.commands import sweep_main; sys.exit(sweep_main(['grid.yaml', '--workers', '2']))"],
-                                   cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+        code = ("import sys; from cssgan.cli.commands import sweep_main; "
+                "sys.exit(sweep_main(['grid.yaml', '--workers', '2']))")
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=place, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, start_new_session=True)
         try: process.wait(seconds)
         except subprocess.TimeoutExpired: os.killpg(process.pid, signal.SIGKILL)
         said = process.stderr.read().decode()
@@ -140,7 +151,9 @@ def sweeps_killed(top, want, rng):
         return process.returncode, said
     def rows(place):
         os.chdir(place)
-        try: return [{k: v for k, v in row.items() if k not in ("cssgan", "commit")} for row in cssgan.experiments.sweeps.collect("runs/grid").to_dict("records")]
+        try:
+            return [{k: v for k, v in row.items() if k not in ("cssgan", "commit")}
+                    for row in cssgan.experiments.sweeps.collect("runs/grid").to_dict("records")]
         finally: os.chdir(HERE)
     grid(top / "sweep-whole")
     begun = time.monotonic()
@@ -165,7 +178,8 @@ def sweeps_killed(top, want, rng):
 
 def disk(quick):
     "A file system of so many kilobytes; training, a cache and a result on it."
-    if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", mount := tempfile.mkdtemp()], capture_output=True).returncode:
+    if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", mount := tempfile.mkdtemp()],
+                                     capture_output=True).returncode:
         return {"skipped": "mounting a small file system needs root"}
     mount, server, lines = Path(mount), forkserver(), []
     data = Path(tempfile.mkdtemp())
@@ -173,12 +187,15 @@ def disk(quick):
     try:
         for kb in range(16, 1024, 200 if quick else 40):
             subprocess.run(["mount", "-o", f"remount,size={kb}k", str(mount)], check=True)
-            for name, words in (("train", lambda out: ["cssgan_train", "--data", data / "data", "--out", out / "run", "--preset", "smoke", "--quiet", "--cache", out / "cache"]),
-                                ("phantom", lambda out: ["cssgan_phantom", "--out", out / "phantoms", "--n", "2", "--grid", "small"])):
-                done = command(words(mount), server)
+            train = ["cssgan_train", "--data", data / "data", "--out", mount / "run", "--preset", "smoke", "--quiet",
+                     "--cache", mount / "cache"]
+            draw = ["cssgan_phantom", "--out", mount / "phantoms", "--n", "2", "--grid", "small"]
+            for name, words in (("train", train), ("phantom", draw)):
+                done = command(words, server)
                 said = done["err"].strip().splitlines()
                 if done["status"]:
-                    assert done["status"] == 1 and said and len(said[-1]) < 340 and "Traceback" not in done["err"], (kb, name, done)
+                    assert done["status"] == 1 and said and len(said[-1]) < 340, (kb, name, done)
+                    assert "Traceback" not in done["err"], (kb, name, done)
                     assert "No space left" in said[-1] or "room" in said[-1], said
                     lines.append(f"{name} {kb}")
                 assert not [p for p in mount.rglob("*.part")], "half-written files stay"
@@ -193,13 +210,14 @@ def disk(quick):
 def command(words, server=None):
     "One of the commands, in a process of its own."
     name, *rest = map(str, words)
-    code = f"import sys; from cssgan.cli import commands as cli; sys.exit(cli.{name.removeprefix('cssgan_')}_main(sys.argv[1:]))"
+    main = f"{name.removeprefix('cssgan_')}_main"
+    code = f"import sys; from cssgan.cli import commands as cli; sys.exit(cli.{main}(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", code, *rest], capture_output=True, text=True, timeout=PATIENCE)
     return {"status": done.returncode, "out": done.stdout, "err": done.stderr}
 
 
 def writes(quick):
-    "The disk is full from the first, the second, ... write of a training on: refused, and with room it goes on to the same end."
+    "The disk is full from some write of a training on: refused, and resumed with room it comes to the same end."
     server, top, refused = forkserver(), Path(tempfile.mkdtemp()), 0
     once(server, partial(child_trains, top / "whole"))
     for moment in range(1, 400, 29 if quick else 3):
@@ -229,7 +247,8 @@ def crowd(quick):
         crowd = [server.Process(target=partial(child_caches, top / "data", top / f"cache{n}")) for _ in range(4)]
         for p in crowd: p.start()
         for p in crowd: p.join(PATIENCE)
-        assert [p.exitcode for p in crowd] == [0] * 4 and content(top / f"cache{n}") == content(top / "alone") and not litter(top / f"cache{n}")
+        assert [p.exitcode for p in crowd] == [0] * 4 and content(top / f"cache{n}") == content(top / "alone")
+        assert not litter(top / f"cache{n}")
     shutil.rmtree(top)
     return {"caches built by four": rounds}
 
@@ -245,10 +264,12 @@ def repeat(quick):
     from cssgan.phantoms.scanners import phantom
     from cssgan.scans.files import write_label
     from cssgan.scans.volumes import Grid
-    from cssgan.training.checkpoints import about_networks, save_checkpoint
+    from cssgan.training.checkpoints import save_checkpoint
+    from cssgan.training.schema import about_networks
     warnings.simplefilter("ignore")
     grid, top = Grid((24, 24, 16), (7.0, 7.0, 8.0)), Path(tempfile.mkdtemp())
-    save_checkpoint(top / "best", nets := Networks(width=4, patch_layers=1), about_networks(nets, grid, {"CT": (-1000.0, 1000.0), "MRI": (10.0, 600.0)}))
+    save_checkpoint(top / "best", nets := Networks(width=4, patch_layers=1),
+                    about_networks(nets, grid, {"CT": (-1000.0, 1000.0), "MRI": (10.0, 600.0)}))
     scan, figures = phantom(1, "CT", grid), []
     memory = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
     for n in range(100 if quick else 2000):
@@ -288,7 +309,7 @@ def timed(action):
 def write_data(folder):
     from tiny import TINY
 
-    from cssgan.data.datasets import write_phantoms
+    from cssgan.data.writing import write_phantoms
     write_phantoms(folder, 6, grid=TINY)
 
 
