@@ -24,7 +24,7 @@ from cssgan.training import run as training
 from cssgan.training.checkpoints import load_checkpoint
 from cssgan.training.trainer import Stopped, fit
 
-PATIENCE = 120 # seconds
+PATIENCE = 120  # seconds
 
 
 @pytest.fixture(autouse=True)

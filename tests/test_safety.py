@@ -28,7 +28,7 @@ from cssgan.training.schedule import Phase
 from cssgan.training.schema import CheckpointError
 from cssgan.training.trainer import StopButton, Stopped, fit
 
-PATIENCE = 120 # seconds that a child may take before the test gives up
+PATIENCE = 120  # seconds that a child may take before the test gives up
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from cssgan.experiments.grids import read_grid, run_name
 from cssgan.experiments.runs import RunError, record_of
 from cssgan.experiments.sweeps import collect, write_rows
 
-PATIENCE = 300 # seconds that a busy machine may take for what takes a few
+PATIENCE = 300  # seconds that a busy machine may take for what takes a few
 CELLS = (
     "x = 1\nmode = 'ok'\nrate = 0.1\nout_dir = '.'",
     """# what is done is told to a file beside the grid
