@@ -141,6 +141,7 @@ def test_an_interrupted_stage_is_resumed_and_ends_the_same(tmp_path):
 # ---- the right network is measured
 
 def test_segmentation_is_measured_with_the_modalitys_own_segmentor(study, stages):
+    stages["ours"].on_device()  # the same layers as the record's
     for modality, name in (("CT", "S_A"), ("MRI", "S_B")):
         expected = dice_of_segmentor(getattr(stages["ours"].nets.eval(), name), study.test_data(modality))
         assert study.segmentation_record(stages["ours"], modality)["mean"] == round(expected.nanmean().item(), 2)
@@ -148,7 +149,7 @@ def test_segmentation_is_measured_with_the_modalitys_own_segmentor(study, stages
 
 def test_shape_is_measured_by_the_target_modalitys_evaluator(study, stages):
     ours, evaluators = stages["ours"], stages["baseline"]
-    ours.on_device(), evaluators.on_device() # the same layers as the record's
+    ours.on_device(), evaluators.on_device()  # the same layers as the record's
     for modality, generator, evaluator in (("CT", "G_B", "S_B"), ("MRI", "G_A", "S_A")):
         expected = s_score(
             getattr(ours.nets.eval(), generator), getattr(evaluators.nets.eval(), evaluator), study.test_data(modality)

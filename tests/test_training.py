@@ -278,7 +278,7 @@ def test_training_tensors_are_all_of_the_memory(whole):
 class Prepared(UnpairedData):
     "Data that can be prepared, and whose name follows its content."
     calls, content, trouble = (), "one", None
-    def names(self): return f"{super().names()[0][:8]}-{self.content}", super().names()[1]
+    def names(self): return super().names()._replace(content=f"{super().names().content[:8]}-{self.content}")
     def prepare(self, progress):
         self.calls += (progress,)
         if self.trouble: raise self.trouble
