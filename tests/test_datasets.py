@@ -889,11 +889,11 @@ def test_halves_that_killed_processes_left_are_removed(four):
     dead = subprocess.run([sys.executable, "-c", f"""
 import os
 from pathlib import Path
-from cssgan.guard import _part
+from cssgan.guard import _part_names
 print(os.getpid())
 folder = Path({str(four / "cache")!r})
 folder.mkdir()
-for name in ("one.safetensors", "another.safetensors"): (folder / _part(Path(name))[1]).touch()"""],
+for name in ("one.safetensors", "another.safetensors"): (folder / _part_names(Path(name))[1]).touch()"""],
                           capture_output=True, text=True, check=True)
     mine = four / "cache" / next((four / "cache").iterdir()).name.replace(f"-{dead.stdout.strip()}-",
                                                                           f"-{os.getpid()}-")

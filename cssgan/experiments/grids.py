@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import msgspec
 
 from .runs import RunError, need
-from ..guard import brief, fitted, read_bytes
+from ..guard import brief, check_schema, read_bytes
 
 # %% ../../nbs/10_experiments/04_grids.ipynb #cell-012
 LONGEST_GRID = 50_000  # bytes
@@ -94,7 +94,7 @@ def check_values(
     for value in values:
         what = f"{where}: {name} is {brief(value)}, which"
         cure = "give a text, a number, true, false, null, or a list of these"
-        if fitted(value, Value, what, cure, RunError) != value: raise RunError(f"{what} is a set: {cure}")
+        if check_schema(value, Value, what, cure, RunError) != value: raise RunError(f"{what} is a set: {cure}")
         if None not in (usual, value) and isinstance(usual, str) != isinstance(value, str):
             raise RunError(f"{where}: {name} is {brief(repr(value))}, and the notebook has {brief(default)}: "
                            "write a text in quotes, a number as 3 or 0.001 or 1.0e-3")
@@ -116,7 +116,7 @@ def check_keys(
     path: str|Path,  # of that file
 ) -> GridFile:  # the same
     "Refuse a file that is no grid."
-    file = fitted(found, GridFile, path, GRID_HAS, RunError)
+    file = check_schema(found, GridFile, path, GRID_HAS, RunError)
     for name, values in (file.grid or {}).items():
         if not isinstance(values, list) or not values:
             raise RunError(f"{path}: {name} in the grid is {brief(repr(values))}: "

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 import cssgan
-from ..guard import InputError, _lock, brief, fitted, printable, read_bytes, read_json, write_whole
+from ..guard import InputError, _lock, brief, check_schema, printable, read_bytes, read_json, write_whole
 
 # %% ../../nbs/10_experiments/02_runs.ipynb #cell-007
 class RunError(InputError):
@@ -66,7 +66,7 @@ def record_of(
     path, cure = Path(folder) / "made_by.json", "delete the run's folder, and sweep again"
     if not os.path.lexists(path): return None
     record = read_json(path, dict[str, Any], cure, 1_000_000, RunError)
-    fitted(record, Record, path, cure, RunError)
+    check_schema(record, Record, path, cure, RunError)
     return record
 
 # %% ../../nbs/10_experiments/02_runs.ipynb #c3bc42bc
@@ -117,7 +117,7 @@ def metrics_of(
     content = read_bytes(path, 50_000_000, RunError)
     try: rows = json.loads(content)
     except (ValueError, RecursionError) as e: raise RunError(f"{path} is no JSON ({brief(e, 100)}): {cure}") from e
-    rows = fitted(rows, Metrics, path, cure, RunError)
+    rows = check_schema(rows, Metrics, path, cure, RunError)
     try: return [flat(row) for row in (rows if isinstance(rows, list) else [rows])]
     except RecursionError as e: raise RunError(f"{path} is nested too deep: {cure}") from e
 

@@ -24,6 +24,7 @@ import cssgan.fast.step
 import cssgan.joint
 import cssgan.losses
 import cssgan.models
+import cssgan.pretraining
 import cssgan.training.baselines
 import cssgan.training.run
 import cssgan.training.saving
@@ -34,7 +35,7 @@ from ..data.datasets import UnpairedData, unpaired
 from ..data.prepared import Samples, fingerprint
 from ..data.splits import select, thin, with_splits
 from ..fast.networks import accelerate
-from ..guard import InputError, held, make_folder, read_json, write_whole
+from ..guard import InputError, folder_lock, make_folder, read_json, write_whole
 from ..metrics import dice_of_segmentor, distortion, s_score, translation_error
 from ..models import Networks
 from ..phantoms.scanners import phantom
@@ -66,8 +67,8 @@ def count_updates(
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-011
 TRAINING_MODULES = (  # that decide what a stage becomes
-    cssgan.models, cssgan.losses, cssgan.joint, cssgan.fast.layers, cssgan.fast.networks, cssgan.fast.step,
-    cssgan.training.schedule, cssgan.training.run, cssgan.training.saving, cssgan.training.trainer,
+    cssgan.models, cssgan.losses, cssgan.joint, cssgan.pretraining, cssgan.fast.layers, cssgan.fast.networks,
+    cssgan.fast.step, cssgan.training.schedule, cssgan.training.run, cssgan.training.saving, cssgan.training.trainer,
     cssgan.training.baselines)
 
 @lru_cache
@@ -104,7 +105,7 @@ def train_once(
 ) -> Stage:
     "Train, or read what has been trained."
     place = make_folder(Path(folder) / key)
-    with held(place.parent, "stage", name=f"{key}.lock", wait=True):
+    with folder_lock(place.parent, "stage", name=f"{key}.lock", wait=True):
         if not (place / "stage.json").exists():
             data = make_data(place)
             run = fit(data, config, place, nets=start.nets if start else None, resume=True, progress=False)
