@@ -23,6 +23,7 @@ from matplotlib.patheffects import withStroke
 
 from .guard import printable
 from .scans.volumes import IGNORE, REGIONS, Volume, heart_centre, scale
+from .task import HEART
 
 # %% ../nbs/02_pictures.ipynb #cell-009
 def _upright(
@@ -51,7 +52,7 @@ def _slice(
     return np.take(array, index[axis], axis)[::-1, ::-1].T
 
 # %% ../nbs/02_pictures.ipynb #cell-016
-CT_VIEW = (-300.0, 600.0)  # HU
+CT_VIEW = HEART.domain("CT").views["soft tissue"]  # HU
 
 class GreyRange(NamedTuple):
     "Which intensities are black and white, in a volume's unit."
@@ -70,7 +71,7 @@ def grey_range(
     return GreyRange(*(float(p) for p in np.percentile(volume.voxels, (0.5, 99.5))))
 
 # %% ../nbs/02_pictures.ipynb #cell-020
-LABEL_COLOURS = {1: "#ff5a36", 2: "#56b4e9", 3: "#f0e442", 4: "#d78bff", 5: "#00c48c", IGNORE: "#9a9a9a"}
+LABEL_COLOURS = dict(enumerate(HEART.colours, 1)) | {IGNORE: "#9a9a9a"}
 
 # %% ../nbs/02_pictures.ipynb #cf9a4dec
 LABEL_NAMES = dict(enumerate(REGIONS)) | {IGNORE: "not annotated"}

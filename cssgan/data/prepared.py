@@ -33,6 +33,7 @@ import cssgan.scans.itk
 import cssgan.scans.nifti
 import cssgan.scans.plausible
 import cssgan.scans.volumes
+import cssgan.task
 from .cases import TABLES, Case, apply_table, phantom_seed
 from ..guard import InputError, brief, make_folder, read_bytes, regular_file, warn, write_whole
 from ..phantoms.scanners import phantom
@@ -108,8 +109,8 @@ def load_case(
 
 # %% ../../nbs/04_data/03_prepared.ipynb #cell-011
 # the modules that read, resample and judge scans, and those that draw phantoms
-SOURCES = (cssgan.scans.volumes, cssgan.scans.checks, cssgan.scans.dicom_files, cssgan.scans.dicom, cssgan.scans.nifti,
-           cssgan.scans.itk, cssgan.scans.files, cssgan.scans.plausible,
+SOURCES = (cssgan.task, cssgan.scans.volumes, cssgan.scans.checks, cssgan.scans.dicom_files, cssgan.scans.dicom,
+           cssgan.scans.nifti, cssgan.scans.itk, cssgan.scans.files, cssgan.scans.plausible,
            cssgan.phantoms.anatomy, cssgan.phantoms.chest, cssgan.phantoms.heart, cssgan.phantoms.scanners)
 
 @lru_cache

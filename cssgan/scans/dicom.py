@@ -32,9 +32,10 @@ from cssgan.scans.dicom_files import (
     tag_text,
 )
 from .volumes import check_modality
+from ..task import HEART
 
 # %% ../../nbs/01_scans/04_dicom.ipynb #cell-046
-SCANNERS = {"CT": "CT", "MR": "MRI"}  # DICOM's word → ours
+SCANNERS = {domain.dicom: domain.name for domain in HEART.domains}  # DICOM's word → ours
 NATIVE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", ""  # not compressed; "": not said
 
 def _check_image(

@@ -13,11 +13,12 @@ import nibabel as nib
 import numpy as np
 
 from ..guard import InputError, brief
+from ..task import HEART
 
 # %% ../../nbs/01_scans/01_volumes.ipynb #cell-007
-REGIONS = ("background", "LV", "RV", "LA", "RA", "myocardium")
+REGIONS = HEART.regions
 IGNORE = 255
-MODALITIES = ("CT", "MRI")
+MODALITIES = HEART.names
 
 # %% ../../nbs/01_scans/01_volumes.ipynb #bdb4d4fd
 def check_modality(
@@ -58,7 +59,7 @@ class Grid:
         affine[:3, 3] = np.asarray(centre) - np.array(self.spacing) * (np.array(self.shape) - 1) / 2
         return affine
 
-PAPER_GRID = Grid((112, 112, 86), (1.5, 1.5, 1.5))
+PAPER_GRID = Grid(HEART.grid.shape, HEART.grid.spacing)
 SMALL_GRID = Grid((48, 48, 32), (3.5, 3.5, 4.0))
 
 # %% ../../nbs/01_scans/01_volumes.ipynb #1ad432b1
@@ -117,7 +118,9 @@ class Volume:
     @property
     def axes(self): return "".join(nib.aff2axcodes(self.affine))
     @property
-    def nothing(self): return -1.0 if self.scaled else -1024.0 if self.modality == "CT" else float(self.voxels.min())
+    def nothing(self):
+        known = -1.0 if self.scaled else HEART.domain(self.modality).nothing
+        return float(self.voxels.min()) if known is None else known
     def __repr__(self):
         head = f"{self.modality} {format_size(self.shape)} at {format_size(self.spacing)} mm, axes {self.axes}"
         return "\n  ".join([head + ("" if self.label is None else ", labelled"), *self.history])
@@ -188,8 +191,6 @@ def _resample(
     return np.where(inside, new, new.dtype.type(fill)), inside
 
 # %% ../../nbs/01_scans/01_volumes.ipynb #cell-037
-HEART_FROM_BODY = (-15.0, 30.0, 0.0)  # from the body's centre of gravity, mm
-
 def body_centre(
     volume: Volume,  # a scan
 ) -> np.ndarray:  # world point (x, y, z), mm
@@ -198,7 +199,8 @@ def body_centre(
     step = np.array([max(1, round(4 / s)) for s in volume.spacing])
     thin = volume.voxels[::step[0], ::step[1], ::step[2]]
     level = thin.clip(*np.percentile(thin, (1, 99))).mean()
-    if volume.modality == "CT": level = scale(np.array(-300.0), *CT_WINDOW) if volume.scaled else -300.0
+    known = HEART.domain(volume.modality)
+    if known.body is not None: level = scale(np.array(known.body), *known.window) if volume.scaled else known.body
     pieces, count = ndimage.label(thin > level)
     largest = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax() if count else np.ones(thin.shape)
     return nib.affines.apply_affine(volume.affine, ndimage.center_of_mass(largest) * step)
@@ -213,12 +215,12 @@ def heart_centre(
         found = [np.flatnonzero(heart.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
         return nib.affines.apply_affine(volume.affine, [(f[0] + f[-1]) / 2 for f in found])
     low, high = (f(box_corners(volume.shape, volume.affine), axis=0) for f in (np.min, np.max))
-    guess, half = body_centre(volume) + HEART_FROM_BODY, PAPER_GRID.extent / 2
+    guess, half = body_centre(volume) + HEART.centre.offset, PAPER_GRID.extent / 2
     within = guess.clip(low + half, np.maximum(high, low + 2 * half) - half)
     return np.where(high - low > 2 * half, within, (low + high) / 2)
 
 # %% ../../nbs/01_scans/01_volumes.ipynb #cell-041
-CT_WINDOW = (-1000.0, 1000.0)  # HU
+CT_WINDOW = HEART.domain("CT").window  # HU
 
 # %% ../../nbs/01_scans/01_volumes.ipynb #727c3410
 def intensity_range(
@@ -226,9 +228,10 @@ def intensity_range(
     inside=None,  # (X, Y, Z) bool: voxels that count; None: all
 ) -> tuple:  # (low, high)
     "The intensities that become -1 and 1."
-    if volume.range or volume.modality == "CT": return volume.range or CT_WINDOW
+    domain = HEART.domain(volume.modality)
+    if volume.range or domain.window: return volume.range or domain.window
     voxels = volume.voxels if inside is None else volume.voxels[inside]
-    return tuple(float(p) for p in np.percentile(voxels, (0.5, 99.5)))
+    return tuple(float(p) for p in np.percentile(voxels, domain.percentiles))
 
 def _check_point(centre) -> np.ndarray:
     "A point of the world, if it is one."

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from ..guard import InputError
-from ..pictures import CT_VIEW, GreyRange, _upright, grey_range
+from ..pictures import GreyRange, _upright, grey_range
 from ..scans.checks import SPACING_LIMITS, as_3d, check_placement
 from ..scans.files import read_label, read_volume
 from ..scans.volumes import Grid, Volume, check_modality, format_size, scale, with_label
+from ..task import HEART
 
 # %% ../../nbs/09_viewers/00_inputs.ipynb #cell-006
 def guess_modality(
@@ -114,8 +115,7 @@ def as_volume(
     return _upright(volume)
 
 # %% ../../nbs/09_viewers/00_inputs.ipynb #cell-018
-CT_WINDOWS = {  # HU
-    "soft tissue": CT_VIEW, "heart": (-100.0, 500.0), "lung": (-1350.0, 150.0), "bone": (-500.0, 1500.0)}
+CT_WINDOWS = HEART.domain("CT").views  # HU
 MRI_WINDOWS = {"0.5 to 99.5 %": (0.5, 99.5), "2 to 98 %": (2, 98), "all": (0, 100)}
 
 def windows(
