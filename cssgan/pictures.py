@@ -99,10 +99,12 @@ class Picture(Figure):
 
     def to_png(self, density=1):
         "The picture as a PNG file's bytes, with `density` pixels for each that it is wide."
-        data = io.BytesIO()
-        self.savefig(data, format="png", dpi=density * self.dpi, metadata={"Software": None},
-                     pil_kwargs={"optimize": density > 1})
-        return data.getvalue()
+        from PIL import Image
+        drawn, stored = io.BytesIO(), io.BytesIO()
+        self.savefig(drawn, format="png", dpi=density * self.dpi, metadata={"Software": None})
+        if density == 1: return drawn.getvalue()
+        Image.open(drawn).convert("RGB").save(stored, "png", optimize=True)  # nothing shines through
+        return stored.getvalue()
 
     def _repr_png_(self): return self.to_png()
 

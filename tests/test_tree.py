@@ -207,8 +207,8 @@ def test_a_notebook_lies_where_its_module_does():
 
 
 RUNTIME = {"cssgan", "numpy", "torch", "monai", "nibabel", "scipy", "safetensors", "lightning_fabric", "matplotlib",
-           "tqdm", "filelock", "msgspec", "lazy_loader"}
-EXTRAS = { # name → its libraries, the modules that may import them
+           "PIL", "tqdm", "filelock", "msgspec", "lazy_loader"}  # PIL: Matplotlib's own
+EXTRAS = {  # name → its libraries, the modules that may import them
     "dicom": ({"SimpleITK", "pydicom"}, {"scans.dicom_files"}),
     "experiments": ({"papermill", "jupyter_client", "distributed", "dask", "pandas"},
                     {"experiments.results", "experiments.runs", "experiments.sweeps"}),
