@@ -189,7 +189,7 @@ MANIFESTS = [
     Bad("Train", first("a.nii,,CT,Train"), "row 1", "train, valid"),
     Bad("a long modality", first(f"a.nii,,{'x' * 50_000},train"), "row 1"),
     Bad("a table that is not known",
-        table("table," + HEAD + "ACDC,a.nii,,CT,train\n,b.nii,,MRI,train\n"), "ACDC", "known are"),
+        table("table," + HEAD + "BraTS,a.nii,,CT,train\n,b.nii,,MRI,train\n"), "BraTS", "known are"),
     Bad("a split here and there", first("a.nii,,CT,"), "a.nii", "has no split"),
     Bad("no MRI", rows("a.nii,,CT,train"), "m.csv", "no MRI"),
     Bad("no CT", rows("a.nii,,MRI,train"), "m.csv", "no CT"),
