@@ -38,7 +38,8 @@ def part_text(name, found):
     if not lines:
         why = found["detail"].get("none", "no figures")
         return f"## {TITLES[name]}\n\nNot measured: {why}. Command: `python bench/{name}.py`"
-    head = f"## {TITLES[name]}\n\nCommand: `python bench/{name}.py`\n\n"
+    note = f"{found['note']}\n\n" if "note" in found else ""  # until the part is measured again
+    head = f"## {TITLES[name]}\n\nCommand: `python bench/{name}.py`\n\n{note}"
     return head + table(("what", "figure", "goal", "reached"), lines)
 
 

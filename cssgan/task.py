@@ -168,17 +168,6 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
         return as_table(name, self.tables[name], self.regions)
 
 # %% ../nbs/00_task.ipynb #b1778c57
-EXAMPLE = {
-    "name": "abdomen",
-    "domains": [{"name": "CT", "unit": "HU", "window": [-200, 400], "nothing": -1024, "check": "HU"},
-                {"name": "MR", "percentiles": [0.5, 99.5], "dicom": "MR"}],
-    "regions": ["background", "liver", "right kidney", "left kidney", "spleen"],
-    "tables": {"CHAOS-MR": {"63": "liver", "126": "right kidney", "189": "left kidney", "252": "spleen"},
-               "CHAOS-CT": {"255": "liver"}},
-    "table_of": {"CT": "CHAOS-CT", "MR": "CHAOS-MR"},
-    "pieces": "each",
-    "grid": {"shape": [64, 48, 40], "spacing": [6, 6, 6]}}
-
 def as_task(
     said: dict,  # as JSON has it
     name="the task",  # of the file, for the message

@@ -10,9 +10,19 @@ from cssgan.guard import InputError
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import write_label, write_volume
 from cssgan.scans.volumes import CT_WINDOW, IGNORE, MODALITIES, PAPER_GRID, REGIONS, SMALL_GRID
-from cssgan.task import EXAMPLE, HEART, Domain, as_task, read_task, task_json
+from cssgan.task import HEART, Domain, as_task, read_task, task_json
 
-DOMAIN = EXAMPLE["domains"][0]
+ABDOMEN = {
+    "name": "abdomen",
+    "domains": [{"name": "CT", "unit": "HU", "window": [-200, 400], "nothing": -1024, "check": "HU"},
+                {"name": "MR", "percentiles": [0.5, 99.5], "dicom": "MR"}],
+    "regions": ["background", "liver", "right kidney", "left kidney", "spleen"],
+    "tables": {"CHAOS-MR": {"63": "liver", "126": "right kidney", "189": "left kidney", "252": "spleen"},
+               "CHAOS-CT": {"255": "liver"}},
+    "table_of": {"CT": "CHAOS-CT", "MR": "CHAOS-MR"},
+    "pieces": "each",
+    "grid": {"shape": [64, 48, 40], "spacing": [6, 6, 6]}}
+DOMAIN = ABDOMEN["domains"][0]
 
 
 def test_the_heart_is_what_it_was_before_tasks():
@@ -22,7 +32,7 @@ def test_the_heart_is_what_it_was_before_tasks():
     assert TABLES["MM-WHS"] == {0: 0, 500: 1, 600: 2, 420: 3, 421: 3, 550: 4, 205: 5, 820: 0, 850: 0}
 
 
-@pytest.mark.parametrize("task", [HEART, as_task(EXAMPLE)], ids=["heart", "abdomen"])
+@pytest.mark.parametrize("task", [HEART, as_task(ABDOMEN)], ids=["heart", "abdomen"])
 def test_a_task_comes_back_from_its_file(task, tmp_path):
     file = tmp_path / "task.json"
     file.write_text("// what is translated into what\n" + task_json(task), encoding="utf-8")
@@ -39,12 +49,12 @@ WRONG = {
     "three domains": (dict(domains=[DOMAIN] * 3), "domains"),
     "an unknown field": (dict(mode="fast"), "mode"),
     "an unknown rule": (dict(pieces="one"), "pieces"),
-    "a window that falls": (dict(domains=[DOMAIN | {"window": [400, -200]}, EXAMPLE["domains"][1]]), "rise"),
-    "a window of one number": (dict(domains=[DOMAIN | {"window": [400]}, EXAMPLE["domains"][1]]), "window"),
-    "window and percentiles": (dict(domains=[DOMAIN | {"percentiles": [1, 99]}, EXAMPLE["domains"][1]]), "one of"),
+    "a window that falls": (dict(domains=[DOMAIN | {"window": [400, -200]}, ABDOMEN["domains"][1]]), "rise"),
+    "a window of one number": (dict(domains=[DOMAIN | {"window": [400]}, ABDOMEN["domains"][1]]), "window"),
+    "window and percentiles": (dict(domains=[DOMAIN | {"percentiles": [1, 99]}, ABDOMEN["domains"][1]]), "one of"),
     "percentiles above 100": (dict(domains=[DOMAIN, {"name": "MR", "percentiles": [1, 101]}]), "percentiles"),
     "knots that do not end at 1": (
-        dict(domains=[{"name": "CT", "knots": [[-1000, -1], [0, 0]]}, EXAMPLE["domains"][1]]), "rise from -1 to 1"),
+        dict(domains=[{"name": "CT", "knots": [[-1000, -1], [0, 0]]}, ABDOMEN["domains"][1]]), "rise from -1 to 1"),
     "a region that a table made up": (dict(tables={"t": {"1": "livver"}}, table_of={}), "livver"),
     "a table of background": (dict(tables={"t": {"0": "background"}}, table_of={}), "no region"),
     "a number that is none": (dict(tables={"t": {"1.5": "liver"}}, table_of={}), "1.5"),
@@ -62,7 +72,7 @@ WRONG = {
 @pytest.mark.parametrize("change, word", WRONG.values(), ids=WRONG)
 def test_a_wrong_task_is_refused_in_one_line_that_names_it(change, word, tmp_path):
     file = tmp_path / "task.json"
-    file.write_text(json.dumps(EXAMPLE | change))
+    file.write_text(json.dumps(ABDOMEN | change))
     with pytest.raises(InputError) as e: read_task(file)
     assert word in str(e.value) and "task.json" in str(e.value) and "\n" not in str(e.value)
 
