@@ -1,4 +1,4 @@
-from .data.cases import find_cases as find_cases
+from .data.finding import find_cases as find_cases
 from .data.cases import phantom_cases as phantom_cases
 from .data.prepared import load_case as load_case
 from .data.datasets import unpaired as unpaired

@@ -87,8 +87,8 @@ def generator_losses(
 def discriminator_losses(
     nets: Networks,  # the six networks
     batch: Batch,  # real volumes
-    fake_A: torch.Tensor,  # synthetic CT, of now or of earlier [N, 1, X, Y, Z]
-    fake_B: torch.Tensor,  # synthetic MRI [N, 1, X, Y, Z]
+    fake_A: torch.Tensor,  # synthetic A, of now or of earlier [N, 1, X, Y, Z]
+    fake_B: torch.Tensor,  # synthetic B [N, 1, X, Y, Z]
 ) -> dict[str, torch.Tensor]:  # scalars by name
     "Tell real from synthetic."
     return {"D_A": discriminator_loss(nets.D_A(batch.real_A), nets.D_A(fake_A)),

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from .models import Segmentor
-from .scans.volumes import IGNORE, REGIONS
+from .scans.volumes import IGNORE
+from .task import HEART
 
 # %% ../nbs/05_method/05_metrics.ipynb #3f8a61cd
 @contextmanager
@@ -28,30 +29,35 @@ def without_monai_warnings():
 def one_hot(
     labels: torch.Tensor,  # integers [N, X, Y, Z]
     truth: torch.Tensor,  # the annotation [N, X, Y, Z]; decides what is ignored
+    classes: int = len(HEART.regions),  # background and regions
 ) -> torch.Tensor:  # zeros and ones [N, classes, X, Y, Z]
-    "One channel a class; unannotated voxels become background on both sides."
-    labels = torch.where(truth == IGNORE, 0, labels)
-    return F.one_hot(labels.long(), len(REGIONS)).movedim(-1, 1)
+    "One channel a class; what was not annotated, or may be there (see `shape_loss`), is background on both sides."
+    may_be = (truth < 0) & ((labels < 0) | ((-truth.long() >> labels.clamp(0, classes).long()) & 1 > 0))
+    labels = torch.where((truth == IGNORE) | may_be, 0, labels)
+    return F.one_hot(labels.long(), classes).movedim(-1, 1)
 
 # %% ../nbs/05_method/05_metrics.ipynb #cell-011
 def dice_scores(
     predicted: torch.Tensor,  # integers [N, X, Y, Z]
-    truth: torch.Tensor,  # integers [N, X, Y, Z]; 255 is ignored
-) -> torch.Tensor:  # percent [N, regions], nan where the truth has none
+    truth: torch.Tensor,  # integers [N, X, Y, Z]; 255 is ignored; negative: see `shape_loss`
+    classes: int = len(HEART.regions),  # background and regions
+) -> torch.Tensor:  # percent [N, regions], nan where the truth has none, or where it was not drawn
     "Dice of every region but the background."
     from monai.metrics import compute_dice
-    return 100 * compute_dice(one_hot(predicted, truth), one_hot(truth, truth), include_background=False)
+    pair = one_hot(predicted, truth, classes), one_hot(truth, truth, classes)
+    return 100 * compute_dice(*pair, include_background=False)
 
 # %% ../nbs/05_method/05_metrics.ipynb #cell-017
 @without_monai_warnings()
 def surface_distances(
     predicted: torch.Tensor,  # integers [N, X, Y, Z]
-    truth: torch.Tensor,  # integers [N, X, Y, Z]; 255 is ignored
+    truth: torch.Tensor,  # integers [N, X, Y, Z]; 255 is ignored; negative: see `shape_loss`
     spacing: tuple,  # mm along x, y, z
+    classes: int = len(HEART.regions),  # background and regions
 ) -> dict[str, torch.Tensor]:  # "HD95", "ASSD": mm [N, regions]; nan or inf where a region is missing
     "Distances between the surfaces of every region."
     from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
-    pair = one_hot(predicted, truth), one_hot(truth, truth)
+    pair = one_hot(predicted, truth, classes), one_hot(truth, truth, classes)
     return {"HD95": compute_hausdorff_distance(*pair, percentile=95, spacing=list(spacing)),
             "ASSD": compute_average_surface_distance(*pair, symmetric=True, spacing=list(spacing))}
 
@@ -65,15 +71,17 @@ def predict_labels(
     return segmentor(volumes).argmax(1)
 
 # %% ../nbs/05_method/05_metrics.ipynb #cell-024
+@torch.no_grad()
 def dice_of_segmentor(
     segmentor: Segmentor,  # S_A or S_B
     samples,  # (volume [1, X, Y, Z], labels [X, Y, Z], ...) one by one
     translate=lambda volumes: volumes,  # what happens to a volume first
 ) -> torch.Tensor:  # percent [regions]
     "Mean Dice of each region over a data set."
-    device = next(segmentor.parameters()).device
-    scores = [dice_scores(predict_labels(segmentor, translate(volume[None].to(device))), labels[None].to(device))
-              for volume, labels, *_ in samples]
+    device, scores = next(segmentor.parameters()).device, []
+    for volume, labels, *_ in samples:
+        logits = segmentor(translate(volume[None].to(device)))
+        scores.append(dice_scores(logits.argmax(1), labels[None].to(device), logits.shape[1]))
     return torch.cat(scores).nanmean(0).cpu()
 
 # %% ../nbs/05_method/05_metrics.ipynb #cell-028

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .task import HEART
+
 # %% ../nbs/05_method/01_models.ipynb #cell-007
 def pad_to_multiple(
     x: torch.Tensor,  # volumes [N, C, X, Y, Z]
@@ -160,7 +162,7 @@ class Segmentor(nn.Module):
     def __init__(
         self,
         width: int = 8,  # channels at full resolution
-        classes: int = 6,  # background and the five regions
+        classes: int = len(HEART.regions),  # background and regions
     ):
         super().__init__()
         self.net = UNet3d(classes, width, norm=False).apply(init_he)
@@ -215,7 +217,7 @@ class Networks(nn.Module):
         self,
         width: int = 8,  # channels of generators and segmentors at full resolution
         patch_layers: int = 3,  # halvings of the discriminators: 3 for the paper's grid, 2 for small ones
-        classes: int = 6,  # background and the five regions
+        classes: int = len(HEART.regions),  # background and regions
         resnet: bool = False,  # the original 3D CycleGAN generators, to compare with
         seed: int = 0,  # of the initial weights
     ):

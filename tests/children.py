@@ -14,8 +14,8 @@ import monai.metrics  # noqa: F401
 import torch
 from tiny import SHORT, TINY, noise
 
-from cssgan.data.cases import from_folder
 from cssgan.data.datasets import unpaired
+from cssgan.data.folders import from_folder
 from cssgan.training import run as training
 from cssgan.training import trainer
 from cssgan.training.schedule import Phase

@@ -6,18 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cssgan.data.cases import (
-    MAX_SEED,
-    MODALITIES,
-    Case,
-    find_cases,
-    from_folder,
-    from_manifest,
-    phantom_seed,
-    write_manifest,
-)
+from cssgan.data.cases import MAX_SEED, Case, phantom_seed
+from cssgan.data.finding import find_cases, from_manifest, write_manifest
+from cssgan.data.folders import from_folder
 from cssgan.data.splits import draw_splits, select, shuffled_patients
 from cssgan.guard import InputError, InputWarning
+from cssgan.task import MODALITIES
 
 HEAD = "image,label,modality,split\n"
 

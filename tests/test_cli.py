@@ -20,7 +20,8 @@ from cssgan.cli import commands as cli
 from cssgan.cli import parsing, sweeps, training
 from cssgan.cli import phantoms as phantom_commands
 from cssgan.cli import scans as scan_commands
-from cssgan.data.cases import from_folder, from_manifest
+from cssgan.data.finding import from_manifest
+from cssgan.data.folders import from_folder
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import write_label, write_volume
 from cssgan.scans.volumes import Grid
@@ -596,7 +597,7 @@ def test_two_processes_train_one_run(run, fails, data, tmp_path):
 
 
 def test_a_data_set_is_not_written_over(fails, run, data, tmp_path, monkeypatch):
-    from cssgan.data.cases import write_manifest
+    from cssgan.data.finding import write_manifest
     from cssgan.data.splits import with_splits
     monkeypatch.chdir(tmp_path)
     write_manifest(with_splits(from_folder("data")), "cases.csv")
@@ -647,7 +648,7 @@ def test_what_is_read_as_what_is_said_before_training(run, data, tmp_path, monke
     label = nib.load(data / "CT/phantom_00002_label.nii.gz")
     ml = (np.asarray(label.dataobj) == 1).sum() * abs(np.linalg.det(label.affine)) / 1000
     table = from_folder(data)
-    from cssgan.data.cases import write_manifest
+    from cssgan.data.finding import write_manifest
     from cssgan.data.splits import with_splits
     write_manifest([replace(c, label="") if c.modality == "MRI" else c for c in with_splits(table)],
                    tmp_path / "all.csv")

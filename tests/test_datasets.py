@@ -13,21 +13,10 @@ import torch
 from scans import write_dicom
 
 from cssgan.data import prepared
-from cssgan.data.cases import (
-    TABLES,
-    Case,
-    apply_table,
-    check_cases,
-    find_cases,
-    from_folder,
-    from_manifest,
-    from_mmwhs,
-    phantom_cases,
-    phantom_S1,
-    phantom_S2,
-    write_manifest,
-)
+from cssgan.data.cases import Case, apply_table, check_cases, phantom_cases, phantom_S1, phantom_S2
 from cssgan.data.datasets import unpaired, unpaired_order
+from cssgan.data.finding import find_cases, from_manifest, write_manifest
+from cssgan.data.folders import from_folder, from_mmwhs
 from cssgan.data.prepared import (
     CacheError,
     Samples,
@@ -112,7 +101,7 @@ def test_mmwhs_values_are_ours_and_the_slip_is_mended(mmwhs, scans):
 
 def test_every_value_of_mmwhs():
     values = np.array([0, 205, 420, 421, 500, 550, 600, 820, 850])
-    assert apply_table(values, TABLES["MM-WHS"]).tolist() == [0, 5, 3, 3, 1, 4, 2, 0, 0]
+    assert apply_table(values, label_codes(HEART, "CT", "MM-WHS")).tolist() == [0, 5, 3, 3, 1, 4, 2, 0, 0]
 
 
 def test_unknown_label_value_is_named(mmwhs):
@@ -467,9 +456,8 @@ def test_everything_that_matters_is_in_the_fingerprint(folder):
 
 def test_a_table_and_the_program_are_known_by_what_they_say(folder, monkeypatch, tmp_path_factory):
     case, before = ct_case(folder), fingerprint(ct_case(folder), TINY)
-    with monkeypatch.context() as m:
-        m.setitem(TABLES, "cssgan", TABLES["cssgan"] | {9: 1})
-        assert fingerprint(case, TINY) != before
+    tables = HEART.tables | {"cssgan": HEART.tables["cssgan"] | {"9": "LV"}}
+    assert fingerprint(replace(case, task=msgspec.structs.replace(HEART, tables=tables)), TINY) != before
     other = tmp_path_factory.mktemp("other") / "volumes.py"
     other.write_bytes(Path(volumes.__file__).read_bytes() + b"#")
     with monkeypatch.context() as m:

@@ -16,7 +16,7 @@ from tiny import SHORT, noise
 
 from cssgan.guard import InputError
 from cssgan.phantoms.scanners import phantom
-from cssgan.pictures import CUTS, LABEL_COLOURS
+from cssgan.pictures import CUTS, label_colours
 from cssgan.scans.files import write_volume
 from cssgan.scans.volumes import PAPER_GRID, SMALL_GRID, Grid, Volume
 from cssgan.training.trainer import Stopped, fit
@@ -174,7 +174,7 @@ def test_views_from_outside(ct):
     picture = render_view(replace(ct, voxels=np.full(ct.shape, -1000, np.float32)), "the front",
                           opacity=1).astype(float)
     def middle(region):
-        colour = np.array([int(LABEL_COLOURS[region][i:i + 2], 16) for i in (1, 3, 5)], float)
+        colour = np.array([int(label_colours()[region][i:i + 2], 16) for i in (1, 3, 5)], float)
         same = (picture * colour).sum(2) / (np.linalg.norm(picture, axis=2) * np.linalg.norm(colour) + 1e-6) > 0.995
         return np.argwhere(same & (picture.max(2) > 60)).mean(0)[1]
     assert middle(4) < middle(2) < middle(5)

@@ -15,7 +15,7 @@ from cssgan.inference.location import largest_piece
 from cssgan.inference.windows import prepare_scan, sliding_window
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import write_volume
-from cssgan.scans.volumes import Grid, Volume, heart_centre, to_grid
+from cssgan.scans.volumes import Grid, Volume, grid_centre, to_grid
 from cssgan.training.schema import CheckpointError
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
@@ -235,7 +235,7 @@ def watched(monkeypatch, *args):
 @pytest.mark.parametrize("modality", ["CT", "MRI"])
 def test_a_heart_far_from_the_presumed_place_is_found(monkeypatch, checkpoint, recwarn, belly, modality):
     scan = long_scan(44, modality)
-    assert np.linalg.norm(heart_centre(replace(scan, label=None)) - heart_centre(scan)) > 70
+    assert np.linalg.norm(grid_centre(replace(scan, label=None)) - grid_centre(scan)) > 70
     sees = watched(monkeypatch, scan, belly)
     found = segment(scan, checkpoint, modality).label
     assert 2 * ((found > 0) & (scan.label > 0)).sum() / ((found > 0).sum() + (scan.label > 0).sum()) > 0.9
@@ -262,7 +262,7 @@ def test_a_plausible_heart_costs_two_looks(monkeypatch, checkpoint, recwarn):
 
 def test_where_somebody_says_the_heart_is_nothing_else_is_tried(monkeypatch, checkpoint):
     sees = watched(monkeypatch, scan := long_scan(44))
-    belly = heart_centre(scan) - (0, 0, 150)
+    belly = grid_centre(scan) - (0, 0, 150)
     with pytest.warns(InputWarning, match="may not be the heart"): segment(scan, checkpoint, "CT", centre=belly)
     assert max(np.linalg.norm(c - belly) for c in sees.looks) < 120
 
@@ -271,7 +271,7 @@ def test_an_mri_that_is_long_takes_its_intensities_from_around_the_heart(monkeyp
     scan = long_scan(44, "MRI")
     watched(monkeypatch, scan)
     lines = translate(scan, checkpoint, "CT").history
-    heart, belly = (prepare_scan(scan, TINY, (-1000.0, 1000.0), heart_centre(v)).range[1]
+    heart, belly = (prepare_scan(scan, TINY, (-1000.0, 1000.0), grid_centre(v)).range[1]
                     for v in (scan, replace(scan, label=None)))
     high = float(next(line for line in lines if line.startswith("scaled from")).split("]")[0].split(",")[1])
     assert any("where the heart was found" in line for line in lines) and heart - belly > 100
@@ -348,7 +348,7 @@ def test_what_a_network_sees_beside_the_scan_is_nothing(checkpoint):
     corner = np.array(scan.affine[:3, 3])
     seen = location.segment_box(Everywhere(), scan, grid, (-1000.0, 1000.0), corner, grid)
     assert seen.label.any() and np.array_equal(seen.label > 0, location.inside_scan(seen, scan))
-    for place in (corner, corner + 40, heart_centre(seen)):
+    for place in (corner, corner + 40, grid_centre(seen)):
         location.segment_until_stable(Everywhere(), scan, grid, (-1000.0, 1000.0), place)
     oblique = replace(scan, affine=turned((20, -10, 35), spacing=(7, 7, 8)))
     inside = location.inside_scan(to_grid(oblique, grid, oblique.affine[:3, 3]), oblique)

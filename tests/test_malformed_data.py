@@ -12,8 +12,9 @@ import pytest
 from malformed import Bad, refuses
 
 from cssgan.cli.commands import train_main
-from cssgan.data.cases import find_cases, from_folder, write_manifest
 from cssgan.data.datasets import unpaired
+from cssgan.data.finding import find_cases, write_manifest
+from cssgan.data.folders import from_folder
 from cssgan.data.splits import with_splits
 from cssgan.data.writing import write_phantoms
 from cssgan.guard import InputError

@@ -6,12 +6,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cssgan.data.cases import TABLES, apply_table
+from cssgan.data.cases import apply_table, label_codes
 from cssgan.phantoms.heart import draw_anatomy
 from cssgan.scans.files import read_label
 from cssgan.scans.plausible import (
-    REGIONS,
-    crop_to_heart,
+    crop_to_regions,
     describe_volumes,
     doubts,
     largest_piece_share,
@@ -21,6 +20,7 @@ from cssgan.scans.plausible import (
     volumes_ml,
 )
 from cssgan.scans.volumes import IGNORE, PAPER_GRID, SMALL_GRID, Grid, Volume, to_grid
+from cssgan.task import HEART, REGIONS
 
 GRIDS = {"small": SMALL_GRID, "4 mm": Grid((40, 40, 32), (4.0,) * 3), "7 mm": Grid((24, 24, 16), (7.0, 7.0, 8.0)),
          "10 mm": Grid((18, 18, 14), (10.0,) * 3), "short axis": Grid((60, 60, 14), (2.7, 2.7, 10.0))}
@@ -101,13 +101,13 @@ def test_what_was_drawn_in_part_is_not_refused(known):
 @pytest.mark.parametrize("axis, end", list(itertools.product(range(3), (0, 1))))
 def test_a_heart_that_the_scan_cuts_off_is_not_refused(axis, end):
     for seed in range(4000, 4005):
-        label = np.moveaxis(crop_to_heart(drawn(seed).label), axis, 0)[:: 1 - 2 * end]
+        label = np.moveaxis(crop_to_regions(drawn(seed).label), axis, 0)[:: 1 - 2 * end]
         for part in np.linspace(0.1, 0.95, 9):
             assert certain(drawn(seed), label[: max(1, int(part * len(label)))]) == [], (seed, part)
 
 
 def test_cut_off_names_what_reaches_the_border():
-    heart = crop_to_heart(drawn().label)
+    heart = crop_to_regions(drawn().label)
     assert regions_cut_off(drawn().label) == [] and set(regions_cut_off(heart)) <= set(REGIONS[1:])
     assert regions_cut_off(heart) and regions_cut_off(heart[:, :, 5:6]) != []
 
@@ -144,7 +144,7 @@ def test_volumes_in_words():
     assert describe_volumes(label * 0, ml) == "no heart was found"
     assert describe_volumes(numbered(label, OF_OTHERS["ACDC"]), ml).startswith("no heart was found (")
     assert " ml" not in describe_volumes(label * 0 + 1, ml)
-    assert "cut off" in describe_volumes(crop_to_heart(label)[:, :, 3:], ml)
+    assert "cut off" in describe_volumes(crop_to_regions(label)[:, :, 3:], ml)
 
 
 @pytest.mark.data
@@ -153,7 +153,7 @@ def test_no_real_label_map_is_refused(real):
     hearts, stacks = sorted((real / "hearts").glob("*.nii.gz")), sorted((real / "sunnybrook").glob("*_label.nii.gz"))
     for file in [*hearts[::4], real / "rodero01" / "labels_1mm.nii.gz", *stacks]:
         label, affine = read_label(file)
-        label = apply_table(label, TABLES["MM-WHS"])
+        label = apply_table(label, label_codes(HEART, "CT", "MM-WHS"))
         volume = Volume(np.zeros(label.shape, np.float32), affine, "CT", label)
         assert certain(volume) == [], file.name
         if file.parent.name == "sunnybrook": continue

@@ -18,8 +18,8 @@ from conftest import ROOT
 from test_checkpoints import old_names, old_style
 from tiny import SHORT, TINY, noise
 
-from cssgan.data.cases import from_folder
 from cssgan.data.datasets import unpaired
+from cssgan.data.folders import from_folder
 from cssgan.data.writing import write_phantoms
 from cssgan.guard import InputError, InputWarning
 from cssgan.training import run as training

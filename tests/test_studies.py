@@ -22,7 +22,7 @@ from cssgan.experiments.studies import (
 )
 from cssgan.guard import InputError
 from cssgan.metrics import dice_of_segmentor, s_score
-from cssgan.scans.volumes import CT_WINDOW
+from cssgan.task import HEART
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_the_test_cases_are_the_same_for_every_seed_and_share(tmp_path):
 def test_a_translated_volume_is_in_the_other_modality_and_place(study, stages):
     real = load_case(study.test_data("MRI").cases[0], study.config.grid)
     fake = stages["ours"].translate_volume(real)
-    assert fake.modality == "CT" and fake.range == CT_WINDOW and fake.label is None
+    assert fake.modality == "CT" and fake.range == HEART.domain("CT").window and fake.label is None
     assert (fake.affine == real.affine).all()
 
 

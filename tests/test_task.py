@@ -4,13 +4,14 @@ import json
 import numpy as np
 import pytest
 
-from cssgan.data.cases import TABLES, apply_table, find_cases
+from cssgan.data.cases import apply_table, label_codes
+from cssgan.data.finding import find_cases
 from cssgan.data.prepared import load_case
 from cssgan.guard import InputError
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import write_label, write_volume
-from cssgan.scans.volumes import CT_WINDOW, IGNORE, MODALITIES, PAPER_GRID, REGIONS, SMALL_GRID
-from cssgan.task import HEART, Domain, as_task, read_task, task_json
+from cssgan.scans.volumes import IGNORE, PAPER_GRID, SMALL_GRID, UNDRAWN
+from cssgan.task import HEART, MODALITIES, REGIONS, Domain, as_task, read_task, task_json
 
 ABDOMEN = {
     "name": "abdomen",
@@ -27,9 +28,10 @@ DOMAIN = ABDOMEN["domains"][0]
 
 def test_the_heart_is_what_it_was_before_tasks():
     assert (REGIONS, MODALITIES) == (("background", "LV", "RV", "LA", "RA", "myocardium"), ("CT", "MRI"))
-    assert (PAPER_GRID.shape, PAPER_GRID.spacing, CT_WINDOW) == ((112, 112, 86), (1.5, 1.5, 1.5), (-1000, 1000))
-    assert TABLES["cssgan"] == {**{k: k for k in range(6)}, IGNORE: IGNORE}
-    assert TABLES["MM-WHS"] == {0: 0, 500: 1, 600: 2, 420: 3, 421: 3, 550: 4, 205: 5, 820: 0, 850: 0}
+    assert (PAPER_GRID.shape, PAPER_GRID.spacing) == ((112, 112, 86), (1.5, 1.5, 1.5))
+    assert HEART.domain("CT").window == (-1000, 1000)
+    assert label_codes(HEART, "CT", "cssgan") == {**{k: k for k in range(6)}, IGNORE: IGNORE}
+    assert label_codes(HEART, "CT", "MM-WHS") == {0: 0, 500: 1, 600: 2, 420: 3, 421: 3, 550: 4, 205: 5, 820: 0, 850: 0}
 
 
 @pytest.mark.parametrize("task", [HEART, as_task(ABDOMEN)], ids=["heart", "abdomen"])
@@ -100,13 +102,13 @@ def test_a_domain_knows_its_curve():
     ("TotalSegmentator-heartchambers", 1, "myocardium"), ("TotalSegmentator-heartchambers", 3, "LV"),
     ("TotalSegmentator-v1", 46, "LV"), ("MM-WHS", 421, "LA")])
 def test_a_number_means_what_its_data_set_says(table, number, region):
-    assert apply_table(np.array([[[number]]]), TABLES[table]).item() == REGIONS.index(region)
+    assert apply_table(np.array([[[number]]]), label_codes(HEART, "CT", table)).item() == REGIONS.index(region)
 
 
-@pytest.mark.parametrize("table, drawn", [("ACDC", {"LV", "RV", "myocardium"}), ("HVSMR", {"LV", "RV", "LA", "RA"})])
-def test_where_a_data_set_does_not_draw_nothing_is_learned(table, drawn):
-    assert {REGIONS[k] for k in HEART.table("MRI", table).draws} == drawn
-    assert TABLES[table][0] == IGNORE and 0 not in TABLES[table].values()
+@pytest.mark.parametrize("table, undrawn", [("ACDC", {"LA", "RA"}), ("HVSMR", {"myocardium"}), ("MM-WHS", set())])
+def test_where_a_data_set_draws_nothing_may_be_what_it_does_not_draw(table, undrawn):
+    assert {REGIONS[k] for k in HEART.table("MRI", table).undrawn} == undrawn
+    assert label_codes(HEART, "MRI", table)[0] == (UNDRAWN if undrawn else 0)
 
 
 def test_an_acdc_label_is_read_by_a_manifest_that_names_its_table(tmp_path):
@@ -120,4 +122,4 @@ def test_an_acdc_label_is_read_by_a_manifest_that_names_its_table(tmp_path):
         "image,label,modality,split,table\na.nii.gz,a_label.nii.gz,MRI,train,ACDC\nb.nii.gz,,CT,train,\n")
     case = next(c for c in find_cases(tmp_path / "cases.csv") if c.modality == "MRI")
     read = load_case(case, SMALL_GRID).label
-    assert set(np.unique(read)) == {1, 2, 5, IGNORE}
+    assert set(np.unique(read)) == {1, 2, 5, UNDRAWN}

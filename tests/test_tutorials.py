@@ -238,7 +238,7 @@ def test_exercise_is_solved_by_its_own_solution_alone(number, prepared, capsys):
 
 # Parts of the solutions that people get wrong.
 CLIPPED = "np.clip((hu - low) / (high - low) * 2 - 1, -1, 1)"
-WINDOW = "    low, high = CT_WINDOW\n    return np.clip"
+WINDOW = "    low, high = HEART.domain(\"CT\").window\n    return np.clip"
 PICKED = "    found[inside] = label[x[inside], y[inside], z[inside]]"
 THROUGH_MM = "np.linalg.inv(label_affine) @ scan_affine @ index"
 OF_D, OF_G = "((real_scores - 1)**2).mean() / 2 + (fake_scores**2).mean() / 2", "return ((fake_scores - 1)**2).mean()"

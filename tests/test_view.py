@@ -12,15 +12,16 @@ from matplotlib.image import imread
 
 from cssgan.pictures import (
     CUTS,
-    LABEL_COLOURS,
-    LABEL_NAMES,
     grey_range,
+    label_colours,
+    label_names,
     plot_curves,
     show_translation,
     show_volume,
     show_volumes,
 )
-from cssgan.scans.volumes import IGNORE, REGIONS, Volume, normalise
+from cssgan.scans.volumes import IGNORE, Volume, normalise
+from cssgan.task import REGIONS
 
 WORLD = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 AFFINES = {"RAS": np.diag([2, 3, 4, 1.0]), "LPS": np.diag([-2, -3, 4, 1.0]),
@@ -97,8 +98,8 @@ def test_a_volume_shows_itself():
 
 
 def test_colours_are_one_fixed_table():
-    assert LABEL_COLOURS == {1: "#ff5a36", 2: "#56b4e9", 3: "#f0e442", 4: "#d78bff", 5: "#00c48c", IGNORE: "#9a9a9a"}
-    assert [LABEL_NAMES[i] for i in range(6)] == list(REGIONS)
+    assert label_colours() == {1: "#ff5a36", 2: "#56b4e9", 3: "#f0e442", 4: "#d78bff", 5: "#00c48c", IGNORE: "#9a9a9a"}
+    assert [label_names()[i] for i in range(6)] == list(REGIONS)
 
 
 def test_only_regions_that_are_there_are_in_the_legend():

@@ -12,8 +12,9 @@ from tiny import SHORT, Random, noise
 
 from cssgan.metrics import dice_scores
 from cssgan.phantoms.scanners import phantom
-from cssgan.pictures import CT_VIEW, grey_range
-from cssgan.scans.volumes import CT_WINDOW, IGNORE, REGIONS, Grid, Volume, normalise
+from cssgan.pictures import grey_range
+from cssgan.scans.volumes import IGNORE, Grid, Volume, normalise
+from cssgan.task import HEART, REGIONS
 from cssgan.training.schedule import Phase
 from cssgan.training.trainer import Stopped, fit
 from cssgan.viewers import depth, monitor
@@ -125,7 +126,7 @@ def test_the_window_that_is_chosen_is_applied(volume):
 
 def test_sliders_leave_and_find_the_named_windows():
     changes = []
-    preset, level, width = window_controls(CT, CT_VIEW, changes.append)
+    preset, level, width = window_controls(CT, HEART.domain("CT").views["soft tissue"], changes.append)
     level.value = 200.0
     assert preset.value == "own" and changes[-1] == (-250.0, 650.0)
     level.value, width.value = -600.0, 1500.0
@@ -177,7 +178,7 @@ def means(*args, **kwargs):
 
 
 def test_differences_are_in_the_units_of_the_scan():
-    inner = replace(CT, voxels=CT.voxels.clip(*CT_WINDOW))
+    inner = replace(CT, voxels=CT.voxels.clip(*HEART.domain("CT").window))
     for rec in (normalise(inner), torch.tensor(normalise(inner).voxels)):
         assert float(means(inner, MRI, rec)["reconstructed − real"].split()[-2]) < 1e-2
     off = replace(MRI, voxels=MRI.voxels.clip(0, 400) + 100)

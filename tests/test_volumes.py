@@ -10,7 +10,6 @@ from cssgan.phantoms.scanners import phantom
 from cssgan.scans.checks import check_intensities
 from cssgan.scans.files import read_label, read_volume, write_volume
 from cssgan.scans.volumes import (
-    CT_WINDOW,
     IGNORE,
     PAPER_GRID,
     SMALL_GRID,
@@ -19,7 +18,7 @@ from cssgan.scans.volumes import (
     back_to_scan,
     body_centre,
     denormalise,
-    heart_centre,
+    grid_centre,
     intensity_range,
     label_to_scan,
     normalise,
@@ -29,6 +28,7 @@ from cssgan.scans.volumes import (
     whole_scan_grid,
     with_label,
 )
+from cssgan.task import HEART
 
 # labels
 
@@ -93,7 +93,7 @@ def test_the_grid_shows_the_patient_upright(affine):
     world = nib.affines.apply_affine(affine, point)
     there = to_grid(spot, Grid((21, 21, 21), (1, 1, 1)), centre=world)
     assert there.voxels[10, 10, 10] == there.voxels.max() > 990 and there.label[10, 10, 10] == 1
-    assert np.allclose(heart_centre(spot), world)
+    assert np.allclose(grid_centre(spot), world)
 
 
 def test_an_equal_grid_is_an_exact_copy():
@@ -172,20 +172,20 @@ def test_centre_without_label_lies_in_the_body_of_a_large_scan():
     for modality in ("CT", "MRI"):
         scan = Volume(v if modality == "CT" else v + 1000, affine, modality)
         assert np.abs(body_centre(scan) - (20, 40, 60)).max() < 16
-        assert np.abs(heart_centre(scan) - body_centre(scan) - (-15, 30, 0)).max() < 1e-6
+        assert np.abs(grid_centre(scan) - body_centre(scan) - (-15, 30, 0)).max() < 1e-6
         assert np.abs(body_centre(normalise(scan)) - body_centre(scan)).max() < 4
 
 
 def test_centre_without_label_is_the_middle_of_a_scan_that_was_framed():
     scan = replace(labelled(AFFINES["oblique"], (40, 40, 30)), label=None)
     middle = nib.affines.apply_affine(scan.affine, (np.array(scan.shape) - 1) / 2)
-    assert np.allclose(heart_centre(scan), middle)
+    assert np.allclose(grid_centre(scan), middle)
 
 
 def test_label_of_nothing_but_ignored_voxels_has_no_heart():
     scan = labelled(LPS)
-    assert np.array_equal(heart_centre(replace(scan, label=np.full(scan.shape, IGNORE, np.uint8))),
-                          heart_centre(replace(scan, label=None)))
+    assert np.array_equal(grid_centre(replace(scan, label=np.full(scan.shape, IGNORE, np.uint8))),
+                          grid_centre(replace(scan, label=None)))
 
 
 # intensities
@@ -193,7 +193,7 @@ def test_label_of_nothing_but_ignored_voxels_has_no_heart():
 def test_scaling_is_fixed_for_ct_and_comes_back():
     v = Volume(voxels(), LPS, "CT")
     n = normalise(v, mri_range=(0, 1))
-    assert n.range == CT_WINDOW and n.scaled and np.allclose(n.voxels, voxels() / 1000)
+    assert n.range == HEART.domain("CT").window and n.scaled and np.allclose(n.voxels, voxels() / 1000)
     assert np.allclose(denormalise(n).voxels, voxels(), atol=1e-3) and denormalise(n).scaled is False
 
 
@@ -206,9 +206,9 @@ def test_scaling_of_mri_follows_the_given_or_own_range():
 def test_scale_serves_tensors():
     torch = pytest.importorskip("torch")
     t = torch.tensor([-2000.0, -1000, 0, 500, 4000])
-    s = scale(t, *CT_WINDOW)
+    s = scale(t, *HEART.domain("CT").window)
     assert s.dtype == torch.float32 and s.tolist() == pytest.approx([-1, -1, 0, 0.5, 1], abs=1e-6)
-    assert unscale(s, *CT_WINDOW).tolist() == pytest.approx([-1000, -1000, 0, 500, 1000], abs=1e-3)
+    assert unscale(s, *HEART.domain("CT").window).tolist() == pytest.approx([-1000, -1000, 0, 500, 1000], abs=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -280,6 +280,6 @@ def test_a_real_scan_is_in_hu_however_close_it_is_cut_and_in_no_other_unit(real)
 def test_real_heart_is_found_without_a_label(real):
     scan = read_volume(real / "cta/ct.nii.gz", "CT")
     heart, affine = read_label(real / "cta/heart_mask.nii.gz")
-    there = to_grid(with_label(scan, heart, affine), centre=heart_centre(scan))
+    there = to_grid(with_label(scan, heart, affine), centre=grid_centre(scan))
     seen = (there.label > 0).sum() * there.voxel_ml / ((heart > 0).sum() * scan.voxel_ml)
-    assert np.linalg.norm(heart_centre(scan) - heart_centre(with_label(scan, heart, affine))) < 30 and seen > 0.9
+    assert np.linalg.norm(grid_centre(scan) - grid_centre(with_label(scan, heart, affine))) < 30 and seen > 0.9

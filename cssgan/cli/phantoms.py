@@ -11,6 +11,7 @@ import os
 
 from .parsing import MAX_SEED, Parser, attempt, number_between, parser, path_name, print_line
 from ..guard import check_writable
+from ..task import HEART, MODALITIES
 
 # %% ../../nbs/11_cli/02_phantoms.ipynb #cell-021
 def phantom_parser() -> Parser:
@@ -23,7 +24,7 @@ def phantom_parser() -> Parser:
                        help="write the repository's data_samples there, byte for byte; needs nothing else")
     new.add_argument("--n", type=number_between(1, 100_000, int), metavar="N", default=2,
                      help="patients of each modality, 1 to 100,000 (default: %(default)s)")
-    new.add_argument("--modality", nargs="+", choices=("CT", "MRI"), default=("CT", "MRI"),
+    new.add_argument("--modality", nargs="+", choices=MODALITIES, default=MODALITIES,
                      help="what to write (default: CT MRI)")
     new.add_argument("--seed", type=number_between(0, MAX_SEED, int), metavar="SEED", default=0,
                      help="number of the first patient, 0 or more: patient k is drawn from 2k as CT and 2k+1 as MRI "
@@ -32,7 +33,7 @@ def phantom_parser() -> Parser:
                      help="paper: 112 x 112 x 86 voxels of 1.5 mm; small: 48 x 48 x 32 (default: %(default)s)")
     new.add_argument("--labels", type=path_name, metavar="FILE",
                      help="a label map: its heart, in a drawn chest, in every modality asked for")
-    new.add_argument("--table", choices=("cssgan", "MM-WHS"), default="",
+    new.add_argument("--table", choices=tuple(HEART.tables), default="",
                      help="how to read the label map's values (default: what fits them)")
     new.add_argument("--force", action="store_true", help="replace phantoms that are there already")
     return new

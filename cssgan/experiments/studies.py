@@ -30,8 +30,9 @@ import cssgan.training.run
 import cssgan.training.saving
 import cssgan.training.schedule
 import cssgan.training.trainer
-from ..data.cases import Case, find_cases
+from ..data.cases import Case, task_of
 from ..data.datasets import UnpairedData, unpaired
+from ..data.finding import find_cases
 from ..data.prepared import Samples, fingerprint
 from ..data.splits import select, thin, with_splits
 from ..fast.networks import accelerate
@@ -39,7 +40,8 @@ from ..guard import InputError, folder_lock, make_folder, read_json, write_whole
 from ..metrics import dice_of_segmentor, distortion, s_score, translation_error
 from ..models import Networks
 from ..phantoms.scanners import phantom
-from ..scans.volumes import CT_WINDOW, MODALITIES, REGIONS, Volume, normalise
+from ..scans.volumes import Volume, normalise
+from ..task import HEART, Task, as_task
 from ..training.baselines import HalfAndHalf, in_place_of_joint, translate_offline
 from ..training.checkpoints import load_checkpoint
 from ..training.schedule import Config, preset
@@ -53,6 +55,7 @@ class Stage:
     nets: Networks  # the six networks, with the weights of the best epoch
     history: list[dict[str, float | str | None]]  # of each epoch: losses and scores by name
     updates: dict[str, int]  # "S", "G": updates of segmentors and generators since their first weights
+    task: Task = HEART  # what they translate and segment
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-008
 LEARNERS = {"segmentors": "S", "generators": "G", "joint": "GS"}  # discriminators go with the generators
@@ -114,7 +117,8 @@ def train_once(
             write_whole(place / "stage.json", json.dumps({"history": run.history, "updates": updates}).encode())
         for leftover in ("last", "synthetic"): shutil.rmtree(place / leftover, ignore_errors=True)
     trained = read_json(place / "stage.json", Trained, f"delete the folder {place}, and train again")
-    return Stage(key, load_checkpoint(place / "best")[0], trained.history, trained.updates)
+    nets, about, _ = load_checkpoint(place / "best")
+    return Stage(key, nets, trained.history, trained.updates, as_task(about["task"]))
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-016
 @dataclass
@@ -124,6 +128,9 @@ class Study:
     config: Config  # all phases: segmentors, generators, joint
     folder: Path  # for the stages
 
+    @property
+    def task(self) -> Task: return task_of(self.cases)
+
 def open_study(
     data: str|Path,  # what `find_cases` takes: "phantom-S1", a folder, a manifest
     preset_name: str,  # "paper", "cpu", "demo" or "smoke"
@@ -132,7 +139,9 @@ def open_study(
     **changes,  # of the configuration, e.g. resnet=True
 ) -> Study:
     "A study by its parameters."
-    return Study(with_splits(find_cases(data)), replace(preset(preset_name), seed=seed, **changes), Path(shared))
+    cases = with_splits(find_cases(data))
+    config = replace(preset(preset_name, task_of(cases)), seed=seed, **changes)
+    return Study(cases, config, Path(shared))
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #3f1c07aa
 def patch_to(
@@ -148,7 +157,7 @@ def patch_to(
 @patch_to(Study)
 def training_data(
     self,
-    **fractions,  # share of the training patients that are there, by modality: MRI=.14
+    **fractions,  # share of the training patients that are there, by domain: MRI=.14
 ) -> UnpairedData:
     "The study's training and validation volumes."
     return unpaired(thin(self.cases, fractions, self.config.seed), self.config.grid)
@@ -156,7 +165,7 @@ def training_data(
 @patch_to(Study)
 def test_data(
     self,
-    modality: str,  # "CT" or "MRI"
+    modality: str,  # the name of a domain
 ) -> Samples:
     "The volumes that no training sees."
     return Samples(select(self.cases, modality, "test"), self.config.grid)
@@ -261,15 +270,16 @@ def score_record(
     **facts,  # method, modality, fraction, ...
 ) -> dict[str, str | float]:  # flat
     "One line of a table."
-    regions = {name: round(score, 2) for name, score in zip(REGIONS[1:], scores.tolist())}
+    regions = {name: round(score, 2) for name, score in zip(stage.task.regions[1:], scores.tolist())}
     updates = {f"updates_{name}": n for name, n in stage.updates.items()}
     return facts | {"mean": round(scores.nanmean().item(), 2)} | regions | updates
 
-def other_modality(
-    modality: str,  # "CT" or "MRI"
-) -> str:  # "MRI" or "CT"
-    "What it is translated into."
-    return MODALITIES[1 - MODALITIES.index(modality)]
+def direction_of(
+    modality: str,  # of the source
+    task: Task = HEART,  # whose domains there are
+) -> str:  # such as "CT→MRI"
+    "What is translated into what."
+    return f"{modality}→{task.other(modality).name}"
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #8a64c1d2
 @patch_to(Stage)
@@ -283,7 +293,7 @@ def segmentor(
     modality: str,  # of the volumes that it reads
 ) -> torch.nn.Module:  # S_A or S_B
     "The segmentor of a modality."
-    return self.on_device().S_A if modality == "CT" else self.on_device().S_B
+    return getattr(self.on_device(), f"S_{self.task.side(modality)}")
 
 @patch_to(Stage)
 def generator(
@@ -291,14 +301,14 @@ def generator(
     modality: str,  # of the source
 ) -> torch.nn.Module:  # G_B or G_A
     "The generator that translates a modality."
-    return self.on_device().G_B if modality == "CT" else self.on_device().G_A
+    return getattr(self.on_device(), f"G_{self.task.side(self.task.other(modality).name)}")
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #be79f31a
 @patch_to(Study)
 def segmentation_record(
     self,
     stage: Stage,  # whose segmentor is tested
-    modality: str,  # "CT" or "MRI"
+    modality: str,  # the name of a domain
     **facts,  # method, fraction, ...
 ) -> dict[str, str | float]:  # flat
     "Dice on the test cases."
@@ -306,7 +316,7 @@ def segmentation_record(
     return score_record(scores, stage, score="Dice", modality=modality, **facts)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-046
-DIRECTIONS = {"CT": "CT→MRI", "MRI": "MRI→CT"}  # a source's modality: the direction of its translation
+DIRECTIONS = {modality: direction_of(modality) for modality in HEART.names}  # of the paper's experiments, by source
 
 @patch_to(Study)
 def train_ceiling(self) -> Stage:
@@ -323,9 +333,9 @@ def shape_record(
     **facts,  # method, ...
 ) -> dict[str, str | float]:  # flat
     "S-score on the test cases (section 5.2)."
-    evaluator = evaluators.segmentor(other_modality(modality))
+    evaluator = evaluators.segmentor(self.task.other(modality).name)
     scores = s_score(stage.generator(modality), evaluator, self.test_data(modality))
-    return score_record(scores, stage, score="S-score", direction=DIRECTIONS[modality], **facts)
+    return score_record(scores, stage, score="S-score", direction=direction_of(modality, self.task), **facts)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-049
 @patch_to(Stage)
@@ -346,9 +356,9 @@ def translate_volume(
     real: Volume,  # on the training grid, in [-1, 1]
 ) -> Volume:  # the same without labels, in the other modality
     "One case, translated, for a picture."
-    other = other_modality(real.modality)
+    other = self.task.other(real.modality)
     voxels = self.translate(real.modality, torch.from_numpy(real.voxels)[None])[0, 0].numpy()
-    return replace(real, voxels=voxels, modality=other, label=None, range=CT_WINDOW if other == "CT" else real.range)
+    return replace(real, voxels=voxels, modality=other.name, label=None, range=other.ends or real.range)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-053
 def true_translation(
@@ -358,7 +368,7 @@ def true_translation(
     "The same anatomy in the other modality."
     if not case.image.startswith("phantom:"):
         raise InputError(f"{case.image} is a real scan, its true translation is unknown; name phantom-S1")
-    scan = phantom(int(case.image[8:]), other_modality(case.modality), grid)
+    scan = phantom(int(case.image[8:]), case.task.other(case.modality).name, grid)
     return torch.from_numpy(normalise(scan).voxels)[None, None]
 
 @patch_to(Study)
@@ -374,7 +384,7 @@ def truth_record(
     modality: str,  # of the sources
     n: int = 16,  # how many test cases are measured
     **facts,  # method, ...
-) -> dict[str, str | float]:  # flat: mean absolute error in [-1, 1], distortion of the heart in mm
+) -> dict[str, str | float]:  # flat: mean absolute error in [-1, 1], distortion of the regions in mm
     "True error and true distortion, on phantoms."
     errors, moved, samples, grid = [], [], self.test_data(modality), self.config.grid
     for case, (volume, labels, _) in zip(samples.cases[:n], samples):
@@ -382,7 +392,7 @@ def truth_record(
         errors.append(translation_error(fake, true))
         moved.append(distortion(fake, true, labels[None] > 0, grid.spacing))
     numbers = {"error": round(mean(errors), 4), "distortion_mm": round(mean(moved), 3), "n": len(errors)}
-    return facts | {"score": "truth", "direction": DIRECTIONS[modality]} | numbers
+    return facts | {"score": "truth", "direction": direction_of(modality, self.task)} | numbers
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-059
 def write_results(

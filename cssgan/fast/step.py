@@ -196,8 +196,8 @@ def update_discriminators(
     nets: Networks,  # the six networks
     optimizer: torch.optim.Optimizer,  # of D_A and D_B
     batch: Batch,  # real volumes
-    fake_A: torch.Tensor,  # synthetic CT, of now or of earlier [N, 1, X, Y, Z]
-    fake_B: torch.Tensor,  # synthetic MRI [N, 1, X, Y, Z]
+    fake_A: torch.Tensor,  # synthetic A, of now or of earlier [N, 1, X, Y, Z]
+    fake_B: torch.Tensor,  # synthetic B [N, 1, X, Y, Z]
 ) -> dict[str, torch.Tensor]:  # losses by name
     "Optimize `D_A, D_B` with the generators fixed."
     freeze_all_but(nets, "D_A", "D_B")

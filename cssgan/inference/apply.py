@@ -17,36 +17,36 @@ import torch
 import cssgan
 from ..fast.networks import accelerate
 from ..guard import InputError, brief, warn
-from .location import candidate_centres, doubt_message, find_heart
+from .location import candidate_centres, doubt_message, find_regions
 from .windows import prepare_scan, sliding_window
 from ..models import Networks
 from ..scans.files import read_volume
 from cssgan.scans.volumes import (
-    MODALITIES,
     Grid,
     Volume,
     back_to_scan,
-    check_modality,
     denormalise,
-    heart_centre,
+    grid_centre,
     label_to_scan,
     whole_scan_grid,
     with_label,
 )
+from ..task import Task, as_task
 from ..training.checkpoints import load_checkpoint
 
 # %% ../../nbs/08_inference/03_apply.ipynb #cell-018
 def as_scan(
     scan: str|Path|Volume,  # a NIfTI file, a folder of DICOM slices, or a volume
-    modality: str,  # "CT" or "MRI"
+    modality: str,  # the name of a domain
+    task: Task,  # of the checkpoint
 ) -> Volume:
     "The scan, read if need be, and of the modality that is needed."
-    if isinstance(scan, (str, PathLike)): return read_volume(scan, modality)
+    if isinstance(scan, (str, PathLike)): return read_volume(scan, modality, task)
     if not isinstance(scan, Volume):
         raise InputError(f"the scan is {type_name(scan)}: give a file, a folder of DICOM slices, or a cssgan Volume")
     if scan.modality != modality:
         raise InputError(f"the volume is {scan.modality}, and {modality} is needed; name the other direction")
-    return scan
+    return replace(scan, task=task)
 
 def type_name(
     thing,  # any object
@@ -86,7 +86,16 @@ class Loaded(NamedTuple):
     "What inference needs of a checkpoint."
     nets: Networks  # the six networks, ready to use
     grid: Grid  # that they were trained on
-    ranges: dict[str, list[float]]  # modality → what -1 and 1 stand for
+    ranges: dict[str, list[float]]  # domain's name → what -1 and 1 stand for
+    task: Task  # what they translate and segment
+
+    def network(
+        self,
+        kind: str,  # "G" or "S"
+        domain: str,  # what a generator makes, or a segmentor reads
+    ) -> torch.nn.Module:
+        "One of the six."
+        return getattr(self.nets, f"{kind}_{self.task.side(domain)}")
 
 def load_networks(
     checkpoint: str|Path,  # a checkpoint's folder
@@ -95,61 +104,62 @@ def load_networks(
     nets, about, _ = load_checkpoint(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     grid = Grid(*(tuple(about["grid"][key]) for key in ("shape", "spacing")))
-    return Loaded(accelerate(nets.to(device)), grid, about["ranges"])
+    return Loaded(accelerate(nets.to(device)), grid, about["ranges"], as_task(about["task"], checkpoint))
 
 # %% ../../nbs/08_inference/03_apply.ipynb #40d44daa
 def segment(
-    scan: str|Path|Volume,  # CT or MRI: a NIfTI file, a folder of DICOM slices, or a volume
+    scan: str|Path|Volume,  # a NIfTI file, a folder of DICOM slices, or a volume
     checkpoint: str|Path,  # a checkpoint's folder
-    modality: str,  # "CT" or "MRI": what the scan is
-    centre=None,  # world point (x, y, z) of the heart, mm; None: presumed from the body
-) -> Volume:  # the scan itself, with labels 0..5
+    modality: str,  # what the scan is: the name of a domain, such as "CT"
+    centre=None,  # world point (x, y, z) to look around, mm; None: where the task presumes its regions
+) -> Volume:  # the scan itself, with labels
     "Segment a scan of any size."
-    name, scan = scan_name(scan), replace(as_scan(scan, check_modality(modality)), label=None)
+    loaded = load_networks(checkpoint)
+    task, grid, domain = loaded.task, loaded.grid, loaded.task.domain(modality).name
+    name, scan = scan_name(scan), replace(as_scan(scan, domain, task), label=None)
     centre = None if centre is None else as_centre(centre, scan)
-    nets, grid, ranges = load_networks(checkpoint)
-    found = find_heart(nets.S_A if modality == "CT" else nets.S_B, scan, grid, ranges["CT"], centre)
+    found = find_regions(loaded.network("S", domain), scan, grid, loaded.ranges[domain], centre)
     if doubt := doubt_message(found):
-        warn(f"{name}: {doubt}. Look at the result, or say where the heart is with --centre X Y Z")
+        warn(f"{name}: {doubt}. Look at the result, or say where the {task.name} is with --centre X Y Z")
     line = f"segmented by a network (cssgan {cssgan.__version__}): not for diagnosis"
     labelled = with_label(scan, label_to_scan(found.seen.label, found.seen.affine, scan), scan.affine)
-    return replace(labelled, history=(*scan.history, line, *filter(None, [doubt])))
+    meaning = "labels: " + ", ".join(f"{k} {region}" for k, region in enumerate(task.regions))
+    return replace(labelled, history=(*scan.history, line, *filter(None, [doubt]), meaning))
 
 # %% ../../nbs/08_inference/03_apply.ipynb #22d40635
 def intensity_centre(
     scan: Volume,  # in its own grid and unit, without a label
-    segmentor: torch.nn.Module,  # S_B
-    grid: Grid,  # the training grid
-    ranges: dict[str, list[float]],  # the checkpoint's, modality → (low, high)
+    loaded: Loaded,  # from a checkpoint
     centre,  # world point (x, y, z), mm, or None
     name: str,  # of the scan, for a warning
 ) -> tuple:  # world point (x, y, z), mm; lines for the history
-    "Around which point an MRI's percentiles are taken, and how it was found."
-    if scan.modality == "CT": return heart_centre(scan) if centre is None else centre, ()
-    point, how = (heart_centre(scan), "presumed from the body") if centre is None else (centre, "as given")
-    if centre is None and len(candidate_centres(scan, grid)) > 0:
-        found = find_heart(segmentor, scan, grid, ranges["CT"])
+    "Around which point a scan's percentiles are taken, if its domain has no window, and how it was found."
+    if scan.domain.curve: return grid_centre(scan) if centre is None else centre, ()
+    from_body = f"presumed from the {scan.task.centre.rule}"
+    point, how = (grid_centre(scan), from_body) if centre is None else (centre, "as given")
+    if centre is None and len(candidate_centres(scan, loaded.grid)) > 0:
+        found = find_regions(loaded.network("S", scan.modality), scan, loaded.grid, loaded.ranges[scan.modality])
         if found.doubts:
             warn(f"{name}: {doubt_message(found)}; its intensities are taken around a place {how}. "
-                 "Say where the heart is with --centre X Y Z")
-        else: point, how = heart_centre(found.seen), "where the heart was found"
+                 f"Say where the {scan.task.name} is with --centre X Y Z")
+        else: point, how = grid_centre(found.seen), f"where the {scan.task.name} was found"
     return point, (f"intensities taken around ({', '.join(f'{c:.0f}' for c in point)}) mm, {how}",)
 
 # %% ../../nbs/08_inference/03_apply.ipynb #a85aa968
 def translate(
-    scan: str|Path|Volume,  # CT or MRI: a NIfTI file, a folder of DICOM slices, or a volume
+    scan: str|Path|Volume,  # a NIfTI file, a folder of DICOM slices, or a volume
     checkpoint: str|Path,  # a checkpoint's folder
-    to: str,  # "MRI" for a CT scan, "CT" for an MRI scan
-    centre=None,  # world point (x, y, z) of the heart, mm; None: presumed from the body
-) -> Volume:  # synthetic, in the scan's grid; CT in HU
+    to: str,  # the name of the domain to make, such as "MRI" for a CT scan
+    centre=None,  # world point (x, y, z) to look around, mm; None: where the task presumes its regions
+) -> Volume:  # synthetic, in the scan's grid and the unit of its new domain
     "Translate a scan of any size into the other modality."
-    name, modality = scan_name(scan), MODALITIES[1 - MODALITIES.index(check_modality(to))]
-    scan = replace(as_scan(scan, modality), label=None)
+    loaded = load_networks(checkpoint)
+    grid, ranges, modality = loaded.grid, loaded.ranges, loaded.task.other(to).name
+    name, scan = scan_name(scan), replace(as_scan(scan, modality, loaded.task), label=None)
     centre = None if centre is None else as_centre(centre, scan)
-    nets, grid, ranges = load_networks(checkpoint)
-    where, how = intensity_centre(scan, nets.S_B, grid, ranges, centre, name)
-    seen = prepare_scan(scan, grid, ranges["CT"], where)
-    fake = sliding_window(nets.G_B if to == "MRI" else nets.G_A, seen, grid)[0].numpy()
+    where, how = intensity_centre(scan, loaded, centre, name)
+    seen = prepare_scan(scan, grid, ranges[modality], where)
+    fake = sliding_window(loaded.network("G", to), seen, grid)[0].numpy()
     line = f"translated to {to} by a network (cssgan {cssgan.__version__}): not a measurement"
     synthetic = replace(seen, voxels=fake, modality=to, range=tuple(ranges[to]), history=(*seen.history, *how, line))
     return back_to_scan(denormalise(synthetic), scan)

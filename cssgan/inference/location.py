@@ -13,18 +13,18 @@ import numpy as np
 import torch
 
 from .windows import prepare_scan, sliding_window
-from ..scans.plausible import ATRIA_EXCHANGED, doubts, myocardial_rim
-from ..scans.volumes import Grid, Volume, heart_centre, label_to_scan, to_grid, whole_scan_grid
+from ..scans.plausible import doubts, is_usual_mistake, largest_piece, plausibility
+from ..scans.volumes import Grid, Volume, grid_centre, label_to_scan, to_grid, whole_scan_grid
 
 # %% ../../nbs/08_inference/02_location.ipynb #cell-026
-def largest_piece(
-    labels: np.ndarray,  # integers (X, Y, Z)
-) -> np.ndarray:  # the same, with one connected piece
-    "Keep the largest connected piece of all labels together."
-    from scipy import ndimage
-    pieces, count = ndimage.label(labels > 0)
-    if count < 2: return labels
-    return np.where(pieces == 1 + np.bincount(pieces.ravel())[1:].argmax(), labels, 0).astype(labels.dtype)
+def keep_pieces(
+    labels: np.ndarray,  # (X, Y, Z) indices of the task's regions
+    rule: str,  # "together": one piece in all; "each": one of each region; "all": whatever there is
+) -> np.ndarray:  # the same, without the pieces that the rule does not allow
+    "Keep the pieces that a task's rule allows."
+    if rule == "all": return labels
+    if rule == "together": return largest_piece(labels)
+    return sum(largest_piece(np.where(labels == k, labels, 0)) for k in np.unique(labels) if k) + np.zeros_like(labels)
 
 # %% ../../nbs/08_inference/02_location.ipynb #cell-028
 BORDER = 0.8  # of a voxel: how far from the middle of a scan's outermost ones it still belongs to the scan
@@ -45,21 +45,22 @@ def segment_box(
     segmentor: torch.nn.Module,  # S_A or S_B
     scan: Volume,  # in its own grid and unit
     grid: Grid,  # the training grid
-    window: tuple[float, float],  # the checkpoint's (low, high) in HU for CT
-    centre,  # world point (x, y, z) of the heart, mm
+    window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
+    centre,  # world point (x, y, z) to look around, mm
     box: Grid|None = None,  # what to look at, around the centre; None: the whole scan
-) -> Volume:  # what the segmentor saw, with labels of one heart
+) -> Volume:  # what the segmentor saw, with labels
     "Segment a part of a scan."
     seen = prepare_scan(scan, grid, window, centre, box)
     labels = sliding_window(segmentor, seen, grid).argmax(0).numpy().astype(np.uint8)
-    return replace(seen, label=largest_piece(labels * inside_scan(seen, scan)))  # what lies beside the scan is padding
+    labels = labels * inside_scan(seen, scan)  # what lies beside the scan is padding
+    return replace(seen, label=keep_pieces(labels, scan.task.pieces))
 
 # %% ../../nbs/08_inference/02_location.ipynb #cell-030
 def box_around(
-    found: Volume,  # with labels of one heart
+    found: Volume,  # with labels
     grid: Grid,  # the training grid
     margin: int = 4,  # voxels on each side
-) -> Grid:  # as large as the training grid, or as the heart with a margin
+) -> Grid:  # as large as the training grid, or as what was found with a margin
     "The box to segment the second time."
     extents = [np.ptp(np.flatnonzero(found.label.any(axis=others))) + 1 for others in ((1, 2), (0, 2), (0, 1))]
     return Grid(tuple(max(n, int(e) + 2 * margin) for n, e in zip(grid.shape, extents)), grid.spacing)
@@ -79,27 +80,28 @@ AGREEMENT = .75, .55  # Dice of two looks: from the first on they are one, below
 
 class Finding(NamedTuple):
     "What a segmentor found, and what speaks against it."
-    seen: Volume  # what it saw last, with labels of one heart
+    seen: Volume  # what it saw last, with labels
     agreed: float  # agreement of its last two looks, 0 to 1
 
     @property
     def doubts(self) -> list[str]:
-        found = doubts(self.seen.label, self.seen.voxel_ml)
-        found = [str(d) for d in found if d != ATRIA_EXCHANGED]  # weak networks do that
+        found = doubts(self.seen.label, self.seen.voxel_ml, self.seen.task)
+        found = [str(d) for d in found if not is_usual_mistake(d)]
         differs = self.seen.label.any() and self.agreed < AGREEMENT[1]
         return found + ["looking again, the network found something else"] * bool(differs)
 
     @property
     def score(self) -> float:  # the most plausible of several findings has the highest
-        certain = any(d.certain for d in doubts(self.seen.label, self.seen.voxel_ml))
-        return self.agreed + float(np.nan_to_num(myocardial_rim(self.seen.label))) - len(self.doubts) / 4 - certain
+        seen = self.seen
+        certain = any(d.certain for d in doubts(seen.label, seen.voxel_ml, seen.task))
+        return self.agreed + plausibility(seen.label, seen.task) - len(self.doubts) / 4 - certain
 
 # %% ../../nbs/08_inference/02_location.ipynb #fd46c91b
 def segment_until_stable(
     segmentor: torch.nn.Module,  # S_A or S_B
     scan: Volume,  # in its own grid and unit
     grid: Grid,  # the training grid
-    window: tuple[float, float],  # the checkpoint's (low, high) in HU for CT
+    window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
     centre,  # world point (x, y, z), mm
     looks: int = 4,  # at most
 ) -> Finding:
@@ -107,12 +109,12 @@ def segment_until_stable(
     found, agreed = segment_box(segmentor, scan, grid, window, centre, grid), 0.
     for _ in range(looks - 1):
         if not found.label.any(): break
-        again = segment_box(segmentor, scan, grid, window, heart_centre(found), box_around(found, grid))
+        again = segment_box(segmentor, scan, grid, window, grid_centre(found), box_around(found, grid))
         if not again.label.any(): return Finding(found, 0.)
-        agreed, moved = dice_agreement(found, again), np.abs(heart_centre(again) - heart_centre(found)) / grid.spacing
+        agreed, moved = dice_agreement(found, again), np.abs(grid_centre(again) - grid_centre(found)) / grid.spacing
         found = again
         if agreed >= AGREEMENT[0] or moved.max() < 2: break
-        if any(d.certain for d in doubts(found.label, found.voxel_ml)): break
+        if any(d.certain for d in doubts(found.label, found.voxel_ml, found.task)): break
     return Finding(found, agreed)
 
 # %% ../../nbs/08_inference/02_location.ipynb #d538298f
@@ -120,14 +122,14 @@ def candidate_centres(
     scan: Volume,  # in its own grid and unit
     grid: Grid,  # the training grid
 ) -> list[np.ndarray]:  # world points (x, y, z), mm; none in a scan that is hardly longer than a box
-    "Centres at which a heart might be, along the patient's length."
+    "Centres at which the regions might be, along the patient's length."
     (whole, middle), depth = whole_scan_grid(scan, grid.spacing), grid.extent[2]
     spare = whole.extent[2] - depth
     if spare < depth / 4: return []
     part, points = Grid((*whole.shape[:2], grid.shape[2]), grid.spacing), []
     for z in np.linspace(-spare / 2, spare / 2, 1 + int(np.ceil(2 * spare / depth))):
         here = middle + (0, 0, z)
-        points.append(np.array((*heart_centre(to_grid(scan, part, here))[:2], here[2])))
+        points.append(np.array((*grid_centre(to_grid(scan, part, here))[:2], here[2])))
     return points
 
 # %% ../../nbs/08_inference/02_location.ipynb #0afe73a8
@@ -135,7 +137,7 @@ def segment_candidates(
     segmentor: torch.nn.Module,  # S_A or S_B
     scan: Volume,  # in its own grid and unit
     grid: Grid,  # the training grid
-    window: tuple[float, float],  # the checkpoint's (low, high) in HU for CT
+    window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
 ) -> list[Finding]:  # where something was found
     "What is found at other places, on the training grid's spacing."
     coarse = to_grid(scan, *whole_scan_grid(scan, grid.spacing))
@@ -144,15 +146,15 @@ def segment_candidates(
     return [t for t in tried if t.seen.label.any()]
 
 # %% ../../nbs/08_inference/02_location.ipynb #d24c755b
-def find_heart(
+def find_regions(
     segmentor: torch.nn.Module,  # S_A or S_B
     scan: Volume,  # in its own grid and unit, without a label
     grid: Grid,  # the training grid
-    window: tuple[float, float],  # the checkpoint's (low, high) in HU for CT
+    window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
     centre=None,  # world point (x, y, z), mm, if the user knows it
 ) -> Finding:  # the most plausible
-    "Look where the heart presumably is, and elsewhere if that is doubtful."
-    presumed = heart_centre(scan) if centre is None else centre
+    "Look where the task presumes its regions, and elsewhere if that is doubtful."
+    presumed = grid_centre(scan) if centre is None else centre
     first = segment_until_stable(segmentor, scan, grid, window, presumed)
     if not first.doubts: return first
     tried = [] if centre is not None else segment_candidates(segmentor, scan, grid, window)
@@ -160,13 +162,14 @@ def find_heart(
         tried = [Finding(segment_box(segmentor, scan, grid, window, presumed), 0.)]
     best = max([first, *tried], key=lambda t: t.score)
     if best is first: return first
-    return max(first, segment_until_stable(segmentor, scan, grid, window, heart_centre(best.seen)),
+    return max(first, segment_until_stable(segmentor, scan, grid, window, grid_centre(best.seen)),
                key=lambda t: t.score)
 
 # %% ../../nbs/08_inference/02_location.ipynb #a15492bf
 def doubt_message(
     found: Finding,  # what a segmentor found
 ) -> str:  # one line; empty if there is no doubt
-    "Why a finding may not be the heart."
-    if not found.seen.label.any(): return "no heart was found"
-    return f"this may not be the heart: {'; '.join(found.doubts[:2])}" if found.doubts else ""
+    "Why a finding may not be what was looked for."
+    name = found.seen.task.name
+    if not found.seen.label.any(): return f"no {name} was found"
+    return f"this may not be the {name}: {'; '.join(found.doubts[:2])}" if found.doubts else ""

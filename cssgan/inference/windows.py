@@ -18,12 +18,12 @@ from ..scans.volumes import Grid, Volume, normalise, to_grid, whole_scan_grid
 def prepare_scan(
     scan: Volume,  # in its own grid and unit
     grid: Grid,  # the checkpoint's training grid
-    window: tuple[float, float],  # the checkpoint's (low, high) in HU for CT
-    centre,  # world point (x, y, z) of the heart, mm
+    window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
+    centre,  # world point (x, y, z) that the grid is put around, mm
     box: Grid|None = None,  # what to look at, around the centre; None: the whole scan
 ) -> Volume:  # in [-1, 1], patient's axes, the training grid's spacing
     "What the networks see of a scan."
-    scan = replace(scan, label=None, range=tuple(window) if scan.modality == "CT" else None)
+    scan = replace(scan, label=None, range=tuple(window) if scan.domain.curve else None)
     scan = replace(scan, range=to_grid(scan, grid, centre).range)
     box, middle = whole_scan_grid(scan, grid.spacing) if box is None else (box, centre)
     return normalise(to_grid(scan, box, middle))

@@ -9,7 +9,8 @@ import numpy as np
 from ..guard import InputError
 from .anatomy import TISSUES, Anatomy, grid_axes, random_stream, smooth_field
 from .heart import draw_anatomy
-from ..scans.volumes import MODALITIES, PAPER_GRID, Grid, Volume
+from ..scans.volumes import PAPER_GRID, Grid, Volume
+from ..task import MODALITIES
 
 # %% ../../nbs/03_phantoms/04_scanners.ipynb #cell-008
 def ct_values(

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..guard import InputError, brief
 from .volumes import check_affine, format_size
+from ..task import Domain
 
 # %% ../../nbs/01_scans/02_checks.ipynb #cell-024
 PADDING, AIR = -1200.0, -600.0  # HU, below which lies what was not measured, and what is air or lung
@@ -41,22 +42,29 @@ def _why_not_hu(voxels) -> str:
     return "far darker than any padding" if np.percentile(voxels, 0.5) < -4096 else ""
 
 # %% ../../nbs/01_scans/02_checks.ipynb #7c775f42
+def is_in_hu(
+    voxels: np.ndarray,  # (X, Y, Z)
+) -> bool:
+    "Are there air and tissue where a CT has them?"
+    return not _why_not_hu(_subsample(voxels))
+
 def check_intensities(
     voxels,  # (X, Y, Z)
-    modality,  # "CT" or "MRI"
+    domain: Domain,  # which says what cannot be
     name="the volume",  # for the message
 ):
-    "Refuse intensities that cannot come from a scanner of that modality."
+    "Refuse intensities that the domain cannot have."
     lowest, highest = voxels.min(), voxels.max()
     if not np.isfinite([lowest, highest]).all():
         raise InputError(f"{name} holds NaN or infinite voxels: export it again, or replace them")
     if lowest == highest:
         raise InputError(f"{name} is constant ({lowest:g} everywhere): it holds no picture, export it again")
-    if modality == "CT" and (missing := _why_not_hu(_subsample(voxels))):
+    if domain.check == "HU" and (missing := _why_not_hu(_subsample(voxels))):
         raise InputError(f"{name} is not in HU (from {lowest:g} to {highest:g}: {missing}): offset of -1024 missing "
                          "or subtracted twice, or scaled? Convert it to HU")
-    if modality == "MRI" and -4096 < lowest and np.percentile(_subsample(voxels), 5) < -500:
-        raise InputError(f"{name} looks like CT in HU (it goes down to {lowest:g}): use modality CT, or give an MRI")
+    if domain.check == "not HU" and -4096 < lowest and np.percentile(_subsample(voxels), 5) < -500:
+        raise InputError(f"{name} looks like CT in HU (it goes down to {lowest:g}), not like {domain.name}: name the "
+                         "right modality, or give another scan")
 
 # %% ../../nbs/01_scans/02_checks.ipynb #cell-015
 def as_3d(
@@ -96,7 +104,7 @@ def check_placement(
                          f"{format_size(spacing)} mm by affine: correct its header")
     extent, (small, large) = spacing * (shape or 0), EXTENT_LIMITS
     if shape and (extent.max() > large or extent.max() < small and max(shape) >= 64):
-        raise InputError(f"{path} is {format_size(extent)} mm large, which no scan of a heart is: "
+        raise InputError(f"{path} is {format_size(extent)} mm large, which no scan of a patient is: "
                          "correct its header (is it in mm?)")
     return affine
 

@@ -31,11 +31,9 @@ from cssgan.scans.dicom_files import (
     tag_numbers,
     tag_text,
 )
-from .volumes import check_modality
-from ..task import HEART
+from ..task import HEART, Task
 
 # %% ../../nbs/01_scans/04_dicom.ipynb #cell-046
-SCANNERS = {domain.dicom: domain.name for domain in HEART.domains}  # DICOM's word → ours
 NATIVE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", ""  # not compressed; "": not said
 
 def _check_image(
@@ -43,7 +41,7 @@ def _check_image(
     file,  # for the message
 ):
     "Refuse what is no grey image of a scanner."
-    kind, modality = tag_text(header, "PhotometricInterpretation"), tag_text(header, "Modality")
+    kind = tag_text(header, "PhotometricInterpretation")
     if not kind: raise InputError(f"{file} does not say its photometric interpretation: {EXPORT}")
     if not kind.startswith("MONOCHROME") or tag_integer(header, "SamplesPerPixel", file) != 1:
         raise InputError(f"{file} holds colours (a screenshot?): give the series that the scanner made")
@@ -51,8 +49,6 @@ def _check_image(
         raise InputError(f"{file} is stored as {brief(kind, 20)} (black and white exchanged?): {CONVERT}")
     frames = tag_numbers(header, "NumberOfFrames", 1, file)[0] if "NumberOfFrames" in header else "1"
     if float(frames) != 1: raise InputError(f"{file} holds {brief(frames, 20)} frames in one file: {CONVERT}")
-    if modality not in SCANNERS:
-        raise InputError(f"{file} holds {brief(modality, 20) or 'what it does not say'}: give a series of CT or MR")
 
 LAYOUT = "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"
 
@@ -158,18 +154,34 @@ def _read_slice(
                   _stated_distance(header), _rescale(header, file), _transfer_syntax(header))
 
 # %% ../../nbs/01_scans/04_dicom.ipynb #cell-060
+def _check_modality(
+    slices: list,  # of _Slice
+    modality,  # the name of a domain; None: whatever the slices say
+    folder,  # for the message
+    task: Task,  # whose domains there are
+) -> str:  # the name of the domain
+    "Refuse a series that is not of the modality, or of none that the task knows."
+    words = [domain.dicom for domain in task.domains]
+    known, kinds = " or ".join(sorted({*words} - {""})), {s.modality for s in slices}
+    for s in slices:
+        if not s.modality or s.modality not in words and "" not in words:
+            raise InputError(f"{s.file} holds {brief(s.modality, 20) or 'what it does not say'}: give a series of "
+                             f"{known or 'one modality'}")
+    if len(kinds) > 1: raise InputError(f"{folder} holds {' and '.join(sorted(kinds))}: give a series of {known}")
+    own, (kind,) = [domain.name for domain in task.domains if domain.dicom in ("", *kinds)], kinds
+    if modality is None and len(own) > 1:
+        raise InputError(f"{folder} is {kind} by its DICOM tag, which {' and '.join(own)} are: say which of them it is")
+    if modality not in (None, *own): raise InputError(f"{folder} is {kind} by its DICOM tag, not {modality}: "
+                                                      f"use modality {own[0]}, or give another folder")
+    return modality or own[0]
+
 def _check_one_stack(
     slices: list,  # of _Slice
-    modality,  # "CT" or "MRI"; None: whatever the slices say
     folder,  # for the message
-) -> str:  # the modality
-    "Refuse a series that is no stack, or not of the modality."
-    first, kinds = slices[0], {s.modality for s in slices}
+):
+    "Refuse a series that is no stack."
+    first = slices[0]
     if len(slices) == 1: raise InputError(f"{folder} holds a single slice (a localiser?): give a series of several")
-    if len(kinds) > 1: raise InputError(f"{folder} holds {' and '.join(sorted(kinds))}: give a series of CT or MR")
-    own = SCANNERS[first.modality]
-    if modality not in (None, own): raise InputError(f"{folder} is {first.modality} by its DICOM tag, not {modality}: "
-                                                     f"use modality {own}, or give another folder")
     voxel = np.linalg.norm(first.axes, axis=0).min()
     if any(s.shape != first.shape or (np.abs(s.axes - first.axes) @ s.shape).max() > ROUNDING * voxel for s in slices):
         raise InputError(f"{folder} holds slices of different sizes or directions (a localiser?): "
@@ -177,7 +189,6 @@ def _check_one_stack(
     if len({s.frame for s in slices}) > 1:
         raise InputError(f"{folder} holds slices of different frames of reference, whose positions cannot be compared: "
                          "give the slices of one")
-    return check_modality(own)
 
 # %% ../../nbs/01_scans/04_dicom.ipynb #977e1315
 TILT = 35.0  # degrees: how far slices may run aslant, with some room
@@ -291,11 +302,13 @@ def _decode_slice(
 # %% ../../nbs/01_scans/04_dicom.ipynb #cell-072
 def read_dicom(
     folder: Path,  # with one series
-    modality,  # "CT" or "MRI"; None: whatever the series says
+    modality,  # the name of a domain; None: whatever the series says
+    task: Task = HEART,  # whose domains there are
 ) -> tuple:  # ((X, Y, Z) float32, 4×4 affine, modality, a line for the history)
     "Read the one DICOM series of a folder."
     slices = [_read_slice(file, header) for file, header in read_series_headers(folder).items()]
-    modality = _check_one_stack(slices, modality, folder)
+    modality = _check_modality(slices, modality, folder, task)
+    _check_one_stack(slices, folder)
     slices, affine = _stack(slices, folder)
     voxels = np.empty((*slices[0].shape, len(slices)), np.float32)
     for z, s in enumerate(slices): voxels[:, :, z] = _decode_slice(s)

@@ -7,18 +7,20 @@ __all__ = ['read_volume', 'read_label', 'write_volume', 'write_label']
 
 # %% ../../nbs/01_scans/07_files.ipynb #cell-003
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ..guard import InputError, check_writable, regular_file
+from ..guard import InputError, check_writable, regular_file, write_whole
 from .checks import check_intensities, check_placement
 from .dicom import read_dicom
 from .dicom_files import is_dicom
 from .itk import ITK_FILES, read_itk
 from .nifti import own_comments, read_header, read_nifti, write_nifti
 from .volumes import Volume, check_affine, check_modality
+from ..task import HEART, Task
 
 # %% ../../nbs/01_scans/07_files.ipynb #cell-029
 def _read_file(
@@ -37,18 +39,19 @@ def _read_file(
 # %% ../../nbs/01_scans/07_files.ipynb #b4db0792
 def read_volume(
     path,  # a .nii or .nii.gz file, a folder with one DICOM series, or a .nrrd or .mha file
-    modality=None,  # "CT" or "MRI"; None, for a DICOM folder: what the series says
+    modality=None,  # the name of a domain, such as "CT"; None, for a DICOM folder: what the series says
+    task: Task = HEART,  # whose domains there are
 ) -> Volume:  # float32 voxels in the scan's own grid
     "Read a scan; whatever is wrong with it is an InputError."
-    if modality is not None or not os.path.isdir(path): check_modality(modality)
+    if modality is not None or not os.path.isdir(path): check_modality(modality, task)
     if is_dicom(path): raise InputError(f"{path} is a single DICOM file: name the folder that holds its series")
     if os.path.isdir(path):
-        array, affine, modality, line = read_dicom(Path(path), modality)
+        array, affine, modality, line = read_dicom(Path(path), modality, task)
         affine, forms, history = check_placement(affine, path, shape=array.shape), None, (line,)
     else: array, affine, forms, history = _read_file(Path(path))
     with np.errstate(over="ignore"): voxels = np.ascontiguousarray(array, dtype=np.float32)
-    check_intensities(voxels, modality, path)
-    return Volume(voxels, affine, modality, history=history, forms=forms)
+    check_intensities(voxels, task.domain(modality), path)
+    return Volume(voxels, affine, modality, history=history, forms=forms, task=task)
 
 # %% ../../nbs/01_scans/07_files.ipynb #cell-034
 class LabelMap(NamedTuple):
@@ -92,12 +95,12 @@ def write_volume(
     volume: Volume,  # voxels in their own unit
     path,  # .nii or .nii.gz
 ):
-    "Write a scan: CT as int16 HU, MRI as float32."
+    "Write a scan: what is in HU as int16, everything else as float32."
     if volume.scaled: raise InputError(f"{path} was not written: the volume is scaled to [-1, 1], denormalise it first")
     if not np.isfinite(volume.voxels).all():
         raise InputError(f"{path} was not written: the volume holds NaN or infinite voxels, look where they come from")
     voxels = volume.voxels.astype(np.float32)
-    if volume.modality == "CT":
+    if volume.domain.unit == "HU":
         voxels = np.clip(np.rint(voxels, out=voxels), -32768, 32767, out=voxels).astype(np.int16)
     write_nifti(voxels, volume.affine, volume.history, check_output(path), volume.forms)
 
@@ -115,3 +118,35 @@ def write_label(
     if np.any(label != np.clip(np.rint(label), 0, 255)):
         raise InputError(f"{path} was not written: labels must be whole numbers from 0 to 255")
     write_nifti(label.astype(np.uint8), affine, history, check_output(path), forms)
+
+# %% ../../nbs/01_scans/07_files.ipynb #6f0d1002
+WRITTEN_BY = "# written by cssgan: "
+
+def name_paths(
+    path,  # of a label map
+) -> list[Path]:  # for 3D Slicer, for ITK-SNAP
+    "Where the names of its labels are written."
+    stem = re.sub(r"\.nii(\.gz)?$", "", str(path), flags=re.IGNORECASE)
+    return [Path(f"{stem}.ctbl"), Path(f"{stem}_itksnap.txt")]
+
+def names_made_here(
+    path,  # a file
+) -> bool:
+    "Is it a table of names that this toolkit wrote?"
+    try:
+        with open(regular_file(path), "rb") as f: return WRITTEN_BY.encode() in f.read(1000)
+    except (InputError, OSError): return False
+
+def write_names(
+    task: Task,  # whose regions they are
+    path,  # of the label map
+):
+    "Write the names and colours of a label map's regions beside it."
+    slicer, snap = name_paths(path)
+    rgb = [(0, 0, 0)] + [tuple(int(c[i:i + 2], 16) for i in (1, 3, 5)) for c in task.palette]
+    names = list(zip(range(len(task.regions)), task.regions, rgb))
+    table = ["# Color table file", f"{WRITTEN_BY}{task.name}", f"# {len(names)} values"]
+    table += [f"{k} {name.replace(' ', '_')} {r} {g} {b} {255 * (k > 0)}" for k, name, (r, g, b) in names]
+    labels = [f"{WRITTEN_BY}{task.name}", "# index, red, green, blue, opacity, visible, mesh, name"]
+    labels += [f'{k:5} {r:4} {g:4} {b:4} {k > 0:2} {k > 0:2} {k > 0:2}  "{name}"' for k, name, (r, g, b) in names]
+    for place, lines in ((slicer, table), (snap, labels)): write_whole(place, "\n".join([*lines, ""]).encode())

@@ -10,23 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .volumes import IGNORE, REGIONS
+from .volumes import IGNORE, UNDRAWN, is_region, marked_slices
+from ..task import HEART, REGIONS, Task
 
 # %% ../../nbs/01_scans/08_plausible.ipynb #a14c7177
-def heart_mask(
-    label: np.ndarray,  # (X, Y, Z) uint8: an index of REGIONS, or IGNORE
-) -> np.ndarray:  # bool: where some region of the heart is
-    "Everything that is called heart."
-    return (label > 0) & (label != IGNORE)
-
-def crop_to_heart(
+def crop_to_regions(
     label: np.ndarray,  # (X, Y, Z)
     inside: np.ndarray | None = None,  # (X, Y, Z) bool; None: all that is marked
     margin: int = 0,  # voxels on each side, as far as there are any
 ) -> np.ndarray:  # a view; empty if nothing is marked
-    "The part of a label map that holds the heart."
-    inside = heart_mask(label) if inside is None else inside
-    found = [np.flatnonzero(inside.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    "The part of a label map that holds regions."
+    found = marked_slices(is_region(label) if inside is None else inside)
     if not found[0].size: return label[:0]
     return label[tuple(slice(max(0, f[0] - margin), f[-1] + 1 + margin) for f in found)]
 
@@ -37,13 +31,20 @@ def neighbour_shares(
 ) -> dict[str, float] | None:  # region → share of the rim, 0 to 1; None: no rim, or hardly any of it annotated
     "What shares a face with a region."
     from scipy import ndimage
-    heart = crop_to_heart(label)
-    near = crop_to_heart(heart, heart == REGIONS.index(region), 1)
+    heart = crop_to_regions(label)
+    near = crop_to_regions(heart, heart == REGIONS.index(region), 1)
     inside = near == REGIONS.index(region)
     rim = near[ndimage.binary_dilation(inside) & ~inside] if inside.any() else near[:0]
-    known = rim[rim != IGNORE]
+    known = np.where(rim == UNDRAWN, 0, rim)[rim != IGNORE]
     if not known.size or known.size < rim.size / 4: return None
     return dict(zip(REGIONS, (np.bincount(known, minlength=len(REGIONS)) / known.size).tolist()))
+
+def plausibility(
+    label: np.ndarray,  # (X, Y, Z)
+    task: Task = HEART,  # whose regions the label shows
+) -> float:  # 0 to 1: the higher, the likelier; 0 for a task of which nothing is known
+    "How much labels look like what they are said to be."
+    return float(np.nan_to_num(myocardial_rim(label))) if task.regions == HEART.regions else 0.
 
 def myocardial_rim(
     label: np.ndarray,  # (X, Y, Z)
@@ -55,9 +56,10 @@ def myocardial_rim(
 def volumes_ml(
     label: np.ndarray,  # (X, Y, Z)
     voxel_ml: float,  # the volume of a voxel, ml
+    task: Task = HEART,  # whose regions the label shows
 ) -> dict[str, float]:  # region → ml
     "How large every region is."
-    return {region: float(np.count_nonzero(label == k) * voxel_ml) for k, region in enumerate(REGIONS) if k}
+    return {region: float(np.count_nonzero(label == k) * voxel_ml) for k, region in enumerate(task.regions) if k}
 
 # %% ../../nbs/01_scans/08_plausible.ipynb #3426e9c8
 USUAL = {"LV": (15, 450), "RV": (15, 450), "LA": (8, 400), "RA": (8, 400), "myocardium": (20, 400)}  # ml: low, high
@@ -68,19 +70,29 @@ FINEST = 1e-6  # ml: a voxel of 0.1 mm
 # %% ../../nbs/01_scans/08_plausible.ipynb #34ac6409
 def regions_cut_off(
     label: np.ndarray,  # (X, Y, Z)
+    task: Task = HEART,  # whose regions the label shows
 ) -> list[str]:  # names of regions
     "The regions that reach the border of the scan."
     faces = [np.unique(label.take(end, axis)) for axis in range(3) for end in (0, -1)]
-    return [region for k, region in enumerate(REGIONS) if k and any(k in face for face in faces)]
+    return [region for k, region in enumerate(task.regions) if k and any(k in face for face in faces)]
 
 # %% ../../nbs/01_scans/08_plausible.ipynb #241439cd
+def largest_piece(
+    labels: np.ndarray,  # integers (X, Y, Z)
+) -> np.ndarray:  # the same, with one connected piece
+    "Keep the largest connected piece of all labels together."
+    from scipy import ndimage
+    pieces, count = ndimage.label(labels > 0)
+    if count < 2: return labels
+    return np.where(pieces == 1 + np.bincount(pieces.ravel())[1:].argmax(), labels, 0).astype(labels.dtype)
+
 def largest_piece_share(
     label: np.ndarray,  # (X, Y, Z)
     gap: int = 2,  # voxels that two pieces may lie apart
 ) -> float:  # 0 to 1; NaN if nothing is marked
     "The share of what is marked that belongs to the largest piece."
     from scipy import ndimage
-    heart = heart_mask(crop_to_heart(label))
+    heart = is_region(crop_to_regions(label))
     if not heart.any(): return np.nan
     wide = ndimage.binary_dilation(np.pad(heart, gap), iterations=(gap + 1) // 2)[(slice(gap, -gap),) * 3]
     pieces, _ = ndimage.label(wide)
@@ -113,6 +125,12 @@ def _doubts_about_muscle(
 # %% ../../nbs/01_scans/08_plausible.ipynb #756998a4
 ATRIA_EXCHANGED = Doubt("the LA lies at the RV, or the RA at the LV")
 
+def is_usual_mistake(
+    doubt: Doubt,  # about a segmentation
+) -> bool:
+    "Is it something that weak networks do in the right place?"
+    return doubt == ATRIA_EXCHANGED
+
 def _doubts_about_order(
     label,  # (X, Y, Z)
     seen=REGIONS,  # names of regions that are in view
@@ -126,7 +144,7 @@ def _doubts_about_order(
     if most != "RV" and rims[most] > .15:
         return [Doubt(f"the {most} touches the myocardium more than the RV does", True)]
     if rims["RV"] < .05: return [Doubt("the RV does not lie beside the myocardium")]
-    heart = crop_to_heart(label)
+    heart = crop_to_regions(label)
     near = {k: ndimage.binary_dilation(heart == k, iterations=2) for k in (3, 4)}  # 3: LA, 4: RA
     touch = lambda atrium, ventricle: int(np.count_nonzero(near[atrium] & (heart == ventricle)))  # 1: LV, 2: RV
     right, wrong = touch(3, 1) + touch(4, 2), touch(3, 2) + touch(4, 1)
@@ -139,7 +157,7 @@ def _doubts_about_sizes(
 ) -> list[Doubt]:
     "Doubts about volumes."
     ml, cut = volumes_ml(label, voxel_ml), regions_cut_off(label)
-    partial = bool(cut) or bool((label == IGNORE).any())
+    partial = bool(cut) or bool((label >= UNDRAWN).any())
     huge = [r for r in ml if ml[r] > MOST[r]]
     if huge: return [Doubt(f"the {huge[0]} of {ml[huge[0]]:.0f} ml is larger than any heart's", True)]
     if (total := sum(ml.values())) < LEAST:
@@ -160,16 +178,24 @@ def _doubts_about_places(
     cut, ml = regions_cut_off(label), volumes_ml(label, voxel_ml)
     seen = [region for region in ml if region not in cut or ml[region] >= SLICE]
     found = [d._replace(certain=d.certain and "LV" in seen) for d in _doubts_about_muscle(label)]
-    return found or ([] if (label == IGNORE).any() else _doubts_about_order(label, seen))
+    return found or ([] if (label >= UNDRAWN).any() else _doubts_about_order(label, seen))
 
 # %% ../../nbs/01_scans/08_plausible.ipynb #19d1bdf6
 def doubts(
-    label: np.ndarray,  # (X, Y, Z) uint8: an index of REGIONS, or IGNORE
+    label: np.ndarray,  # (X, Y, Z) uint8: an index of the task's regions, IGNORE or UNDRAWN
     voxel_ml: float,  # the volume of a voxel, ml: `Volume.voxel_ml`
+    task: Task = HEART,  # whose regions the label shows; only of the heart more is known than their names
 ) -> list[Doubt]:  # the certain ones first; empty for a heart
-    "Why labels might not be a heart."
-    if not heart_mask(label).any(): return [Doubt("nothing is marked", not bool((label == IGNORE).any()))]
-    if len(np.unique(label)) == 1: return [Doubt(f"every voxel is {REGIONS[label.flat[0]]}", True)]
+    "Why labels might not be what they are said to be."
+    if not is_region(label).any(): return [Doubt("nothing is marked", not bool((label == IGNORE).any()))]
+    if len(np.unique(label)) == 1: return [Doubt(f"every voxel is {task.regions[label.flat[0]]}", True)]
+    return _doubts_about_heart(label, voxel_ml) if task.regions == HEART.regions else []
+
+def _doubts_about_heart(
+    label,  # (X, Y, Z)
+    voxel_ml: float,  # ml
+) -> list[Doubt]:  # the certain ones first
+    "What is known of hearts, and not of the regions of other tasks."
     if (sizes := _doubts_about_sizes(label, voxel_ml)) and sizes[0].certain: return sizes
     apart = 0. if regions_cut_off(label) else 1 - largest_piece_share(label)
     pieces = [Doubt(f"{apart:.0%} of it lies apart from the rest")] if apart > .1 else []
@@ -180,11 +206,12 @@ def doubts(
 def describe_volumes(
     label: np.ndarray,  # (X, Y, Z)
     voxel_ml: float,  # the volume of a voxel, ml: `Volume.voxel_ml`
+    task: Task = HEART,  # whose regions the label shows
 ) -> str:  # "LV 102 ml, RV …"
-    "How large every region is, in words; or that there is no heart."
-    if not heart_mask(label).any(): return "no heart was found"
-    certain = [d for d in doubts(label, voxel_ml) if d.certain]
-    if certain: return f"no heart was found ({certain[0]})"
-    cut = regions_cut_off(label)
-    volumes = ", ".join(f"{region} {ml:.0f} ml" for region, ml in volumes_ml(label, voxel_ml).items())
+    "How large every region is, in words; or that nothing was found."
+    if not is_region(label).any(): return f"no {task.name} was found"
+    certain = [d for d in doubts(label, voxel_ml, task) if d.certain]
+    if certain: return f"no {task.name} was found ({certain[0]})"
+    cut = regions_cut_off(label, task)
+    volumes = ", ".join(f"{region} {ml:.0f} ml" for region, ml in volumes_ml(label, voxel_ml, task).items())
     return volumes + f" (cut off by the scan's border: {', '.join(cut)})" * bool(cut)

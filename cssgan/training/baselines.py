@@ -54,14 +54,15 @@ def write_sample(
 ) -> Path:  # the file
     "Write one synthetic volume and its labels, where `SyntheticSamples` will read them."
     file = folder / f"{name}.safetensors"
-    write_whole(file, save({"volume": volume[0].half().cpu(), "labels": labels.to(torch.uint8)}))
+    labels = labels.to(torch.uint8) if (labels >= 0).all() else labels.contiguous()
+    write_whole(file, save({"volume": volume[0].half().cpu(), "labels": labels}))
     return file
 
 # %% ../../nbs/07_training/07_baselines.ipynb #d356d756
 class Synthetic(NamedTuple):
     "What fixed generators made of a data set."
-    A: SyntheticSamples  # synthetic CT: translated MRI, and reconstructed CT
-    B: SyntheticSamples  # synthetic MRI: translated CT, and reconstructed MRI
+    A: SyntheticSamples  # synthetic A: translated B, and reconstructed A
+    B: SyntheticSamples  # synthetic B: translated A, and reconstructed B
 
 # %% ../../nbs/07_training/07_baselines.ipynb #cell-019
 @torch.no_grad()
@@ -85,8 +86,8 @@ def translate_offline(
 @dataclass
 class HalfAndHalf(UnpairedData):
     "Real data with as much synthetic data in every batch."
-    synthetic_A: SyntheticSamples = None  # synthetic CT
-    synthetic_B: SyntheticSamples = None  # synthetic MRI
+    synthetic_A: SyntheticSamples = None
+    synthetic_B: SyntheticSamples = None
 
     def epoch(
         self,

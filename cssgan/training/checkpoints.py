@@ -31,7 +31,6 @@ from cssgan.guard import (
     write_whole,
 )
 from ..models import Networks
-from ..scans.volumes import REGIONS
 from cssgan.training.schema import (
     CheckpointError,
     CheckpointRecord,
@@ -59,8 +58,6 @@ def read_about(
     checksum = written.pop("checksum", None) if isinstance(written, dict) else None
     about = with_current_names(written)
     known = check_schema(about, CheckpointRecord, file, DAMAGED, CheckpointError)
-    if known.regions != list(REGIONS):
-        raise CheckpointError(f"{file} was trained for other regions ({brief(known.regions)}); train again")
     if checksum not in (None, checksum_of(written)):
         raise CheckpointError(f"{file} is damaged (its checksum is wrong); copy it again")
     return about | as_json(msgspec.to_builtins(known))

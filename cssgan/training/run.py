@@ -22,11 +22,13 @@ from ..data.datasets import Batch, UnpairedData
 from ..fast import step as fast_step
 from ..fast.networks import accelerate, decelerate, which_path
 from ..fast.processes import average, join, processes, rank
+from ..guard import InputError
 from ..joint import Optimizers, Pool, make_optimizers
 from ..losses import shape_loss
 from ..metrics import dice_scores, s_score
 from ..models import Networks
-from ..scans.volumes import CT_WINDOW, IGNORE
+from ..scans.volumes import IGNORE
+from ..task import HEART, Task
 from .schedule import Config, lr_factor
 
 # %% ../../nbs/07_training/04_run.ipynb #cell-008
@@ -39,13 +41,14 @@ class Run:
     pools: dict  # "A", "B": past translations
     rng: torch.Generator  # of the pools
     evaluators: nn.ModuleDict  # "S_A", "S_B" trained on real volumes only; empty: the run's own segmentors evaluate
-    ranges: dict  # modality → the intensities that -1 and 1 stand for
+    ranges: dict  # domain's name → the intensities that -1 and 1 stand for
     history: list = field(default_factory=list)  # of each epoch: losses and scores by name
     phase: int = 0  # how many phases are over
     epoch: int = 0  # how many epochs of the present phase are over
     seen: int = 0  # how many pairs of the present epoch have been seen
     losses: dict = field(default_factory=dict)  # by name, of each update of the present epoch so far
     evaluators_given: bool = False  # were the evaluators trained elsewhere?
+    task: Task = HEART  # what is translated into what
 
     @property
     def device(self): return next(self.nets.parameters()).device
@@ -55,7 +58,8 @@ def start(
     config: Config,  # what is decided
     nets: Networks|None = None,  # weights to start from; None: fresh ones
     evaluators: nn.ModuleDict|None = None,  # segmentors trained on real volumes only
-    ranges: dict|None = None,  # modality → the intensities that -1 and 1 stand for; None: unknown for MRI
+    ranges: dict|None = None,  # domain's name → the intensities that -1 and 1 stand for; None: windows, or 0 to 1000
+    task: Task = HEART,  # what is translated into what
     device: torch.device|None = None,  # to train on; None: this process's own
 ) -> Run:
     "A run at its beginning."
@@ -63,12 +67,17 @@ def start(
     if config.engine == "reference" and processes() > 1:
         raise ValueError("the reference engine trains in one process: leave devices at 1, or choose the engine fast")
     prepare = accelerate if config.engine == "fast" else decelerate
-    fresh = dict(width=config.width, patch_layers=config.patch_layers, resnet=config.resnet, seed=config.seed)
+    fresh = dict(width=config.width, patch_layers=config.patch_layers, resnet=config.resnet, seed=config.seed,
+                 classes=len(task.regions))
+    if nets and nets.sizes["classes"] != len(task.regions):
+        raise InputError(f"the networks know {nets.sizes['classes']} classes, {task.name} has {len(task.regions)}: "
+                         "start from networks of the same task, or from fresh ones")
     nets = prepare((deepcopy(nets) if nets else Networks(**fresh)).to(device))
     given, evaluators = bool(evaluators), prepare((deepcopy(evaluators) if evaluators else nn.ModuleDict()).to(device))
     rng, pools = torch.Generator().manual_seed(config.seed), {side: Pool(config.pool_size) for side in "AB"}
-    ranges = ranges or {"CT": CT_WINDOW, "MRI": (0., 1000.)}
-    return Run(config, nets, make_optimizers(nets, config.lr), pools, rng, evaluators, ranges, evaluators_given=given)
+    ranges = ranges or {domain.name: domain.ends or (0., 1000.) for domain in task.domains}
+    optimizers = make_optimizers(nets, config.lr)
+    return Run(config, nets, optimizers, pools, rng, evaluators, ranges, evaluators_given=given, task=task)
 
 # %% ../../nbs/07_training/04_run.ipynb #cell-011
 def step(
@@ -106,7 +115,7 @@ def dice_and_loss(
     for volume, labels, _ in samples:
         volume, labels = volume[None].to(device), labels[None].to(device)
         logits = segmentor(volume)
-        dice.append(dice_scores(logits.argmax(1), labels))
+        dice.append(dice_scores(logits.argmax(1), labels, logits.shape[1]))
         losses.append(shape_loss(logits, labels).item())
     return torch.cat(dice).nanmean().item(), mean(losses)
 
@@ -121,12 +130,14 @@ def segmentation_scores(
     nets: Networks,  # in evaluation mode
     data: UnpairedData,  # with validation samples
     device: torch.device,  # of the networks
+    task: Task = HEART,  # whose domains they are
 ) -> dict:  # mean Dice in percent, and the mean loss of the domains that are labelled
     "How both segmentors do on the validation samples."
-    dice_CT, loss_A = dice_and_loss(nets.S_A, data.valid_A, device)
-    dice_MRI, loss_B = dice_and_loss(nets.S_B, data.valid_B, device)
-    losses = [loss for dice, loss in ((dice_CT, loss_A), (dice_MRI, loss_B)) if not math.isnan(dice)]
-    return {"dice_CT": dice_CT, "dice_MRI": dice_MRI, "valid_loss": sum(losses) / len(losses) if losses else None}
+    found = [dice_and_loss(S, samples, device) for S, samples in ((nets.S_A, data.valid_A), (nets.S_B, data.valid_B))]
+    losses = [loss for dice, loss in found if not math.isnan(dice)]
+    names = task.scores.dice
+    return {name: dice for name, (dice, _) in zip(names, found)} | \
+        {"valid_loss": sum(losses) / len(losses) if losses else None}
 
 def translation_scores(
     run: Run,  # networks in evaluation mode, and evaluators
@@ -138,8 +149,8 @@ def translation_scores(
     def score(translator, evaluator, sources, learned_from):
         if not run.evaluators_given and not is_labelled(learned_from): return None
         return s_score(translator, evaluator, sources).nanmean().item()
-    return {"s_ct_to_mri": score(nets.G_B, evaluators["S_B"], data.valid_A, data.train_B),
-            "s_mri_to_ct": score(nets.G_A, evaluators["S_A"], data.valid_B, data.train_A)}
+    return dict(zip(run.task.scores.s, (score(nets.G_B, evaluators["S_B"], data.valid_A, data.train_B),
+                                              score(nets.G_A, evaluators["S_A"], data.valid_B, data.train_A))))
 
 # %% ../../nbs/07_training/04_run.ipynb #b78e01f3
 def validate(
@@ -150,7 +161,7 @@ def validate(
     "Scores on the validation samples of both domains."
     run.nets.eval()
     scores = {}
-    if phase != "generators": scores |= segmentation_scores(run.nets, data, run.device)
+    if phase != "generators": scores |= segmentation_scores(run.nets, data, run.device, run.task)
     if phase != "segmentors": scores |= translation_scores(run, data)
     run.nets.train()
     return {name: None if score is None or math.isnan(score) else score for name, score in scores.items()}

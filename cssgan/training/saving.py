@@ -17,7 +17,9 @@ from torch import nn
 from ..data.datasets import UnpairedData
 from ..fast.processes import rank
 from ..guard import brief
+from ..task import HEART, as_task
 from cssgan.training.checkpoints import (
+    CHECKPOINT,
     check_tensors,
     load_checkpoint,
     optimizer_tensors,
@@ -55,7 +57,7 @@ def save_run(
     if rank() > 0: return
     state = {"config": asdict(run.config), "data": data.name() if data else None}
     state |= {name: getattr(run, name) for name in PROGRESS}
-    about = about_networks(run.nets, run.config.grid, run.ranges, **state)
+    about = about_networks(run.nets, run.config.grid, run.ranges, run.task, **state)
     save_checkpoint(folder, run.nets, about, training_tensors(run) if with_training else None)
 
 # %% ../../nbs/07_training/05_saving.ipynb #cell-028
@@ -78,6 +80,8 @@ def refuse_other_data(
     folder: Path,  # for the error
 ):
     "A run is resumed with the cases that it began with, or not at all."
+    if getattr(data, "task", HEART).names != tuple(domain["name"] for domain in about["task"]["domains"]):
+        raise CheckpointError(f"{folder} was started for another task ({about['task']['name']}); choose another folder")
     names = data.names() if hasattr(data, "names") else (data.name(),)  # by content, and as older versions named them
     if about["data"] not in (None, *names):
         raise CheckpointError(f"{folder} was started with other cases, or these have changed; choose another folder")
@@ -124,8 +128,9 @@ def resume_run(
     if not {"config", "data", *PROGRESS[:5]} <= about.keys() or "rng" not in tensors:
         raise CheckpointError(f"{folder} was not written by a run, none can be resumed from it; name a run's last/")
     refuse_other_config(config, about["config"], folder)
+    task = as_task(about["task"], folder / CHECKPOINT)
     if data: refuse_other_data(data, about, folder)
-    run = start(config, nets.train(), ranges=about["ranges"])
+    run = start(config, nets.train(), ranges=about["ranges"], task=task)
     refuse_other_tensors(run, tensors, data, folder)
     restore_tensors(run, tensors, folder)
     return replace(run, **{name: about[name] for name in PROGRESS if name in about})

@@ -12,13 +12,14 @@ import math
 import re
 from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 
 import cssgan
 from ..guard import InputError, brief
 from ..models import Networks
 from ..scans.checks import SPACING_LIMITS
-from ..scans.volumes import MODALITIES, REGIONS, Grid
+from ..scans.volumes import Grid
+from ..task import HEART, MOST_REGIONS, Task
 
 # %% ../../nbs/07_training/01_schema.ipynb #cell-005
 class CheckpointError(InputError):
@@ -28,12 +29,14 @@ class CheckpointError(InputError):
 def about_networks(
     nets: Networks,  # the six networks
     grid: Grid,  # the training grid
-    ranges: dict,  # modality → (low, high): the intensities that -1 and 1 stand for
+    ranges: dict,  # domain's name → (low, high): the intensities that -1 and 1 stand for
+    task: Task = HEART,  # what they translate and segment
     **more,  # anything else that JSON can hold: configuration, history, progress
 ) -> dict:  # what goes into checkpoint.json
     "Describe the networks so that anybody can use them."
     return {"cssgan": cssgan.__version__, "networks": nets.sizes,
-            "grid": {"shape": grid.shape, "spacing": grid.spacing}, "ranges": ranges, "regions": REGIONS, **more}
+            "grid": {"shape": grid.shape, "spacing": grid.spacing}, "ranges": ranges, "regions": task.regions,
+            "task": to_builtins(task), **more}
 
 # %% ../../nbs/07_training/01_schema.ipynb #09debf85
 Text = Annotated[str, Meta(max_length=200)]
@@ -50,7 +53,7 @@ class NetworkRecord(Struct, forbid_unknown_fields=True):
     "What the networks are built from."
     width: Width
     patch_layers: PatchLayers
-    classes: Annotated[int, Meta(ge=len(REGIONS), le=len(REGIONS))]
+    classes: Annotated[int, Meta(ge=2, le=MOST_REGIONS)]
     resnet: bool = False
 
 class GridRecord(Struct, forbid_unknown_fields=True):
@@ -113,9 +116,10 @@ class CheckpointRecord(Struct):
     cssgan: Text
     networks: NetworkRecord
     grid: GridRecord
-    ranges: dict[Literal["CT", "MRI"], tuple[Number, Number]]
+    ranges: dict[Text, tuple[Number, Number]]
     regions: list[Text]
     files: FilesRecord
+    task: Task = HEART  # older versions knew no other
     config: ConfigRecord|UnsetType = UNSET
     data: Text|None|UnsetType = UNSET
     history: list[dict[Text, Count|Number|Text|None]]|UnsetType = UNSET
@@ -126,9 +130,12 @@ class CheckpointRecord(Struct):
     evaluators_given: bool|UnsetType = UNSET
 
     def __post_init__(self):
-        for modality in MODALITIES:
+        if self.regions != list(self.task.regions) or self.networks.classes != len(self.regions):
+            raise ValueError("other regions than its task has")
+        for modality in self.task.names:
             low, high = self.ranges.get(modality, (0, 0))
             if not low < high: raise ValueError(f"no range of intensities for {modality}")
+        if len(self.ranges) > 2: raise ValueError("ranges of intensities for more than its two domains")
         progress = self.config, self.history, self.phase, self.epoch, self.seen, self.losses
         if UNSET not in progress: self.check_progress()
 

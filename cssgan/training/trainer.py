@@ -25,6 +25,7 @@ from ..data.datasets import UnpairedData
 from ..fast.processes import any_process, from_first, join, launch, processes, rank
 from ..guard import InputError, folder_lock, make_folder, termination_interrupts, warn
 from ..models import Networks
+from ..task import HEART
 from .checkpoints import CHECKPOINT, PREVIOUS, TENSOR_FILE, UNFINISHED, fall_back, load_checkpoint
 from .run import Run, describe_engine, keep_freed_memory, start, train_epoch, validate
 from .saving import resume_run, save_run
@@ -45,10 +46,11 @@ def stalled(
 def is_best(
     run: Run,  # after an epoch
 ) -> bool:  # is its validation Dice the highest of this phase?
-    "The Dice of both modalities (that have labels) decides; for generators alone, who have none, the latest."
+    "The Dice of both domains (that have labels) decides; for generators alone, who have none, the latest."
     if run.config.phases[run.phase].name == "generators": return True
     known = lambda *scores: sum(dice for dice in scores if dice is not None and not math.isnan(dice))
-    dice = [known(h.get("dice_CT"), h.get("dice_MRI")) for h in run.history if h["phase"] == run.phase]
+    names = run.task.scores.dice
+    dice = [known(*map(h.get, names)) for h in run.history if h["phase"] == run.phase]
     return dice[-1] > max(dice[:-1], default=-1)
 
 # %% ../../nbs/07_training/06_trainer.ipynb #cell-037
@@ -227,7 +229,8 @@ def fit(
 def train(data, config, folder, nets, evaluators, begun, progress, save_every, callback, device):  # as for `fit`
     "Train in this process, alone or with others."
     keep_freed_memory()
-    run = resume_run(config, folder / "last", data) if begun else start(config, nets, evaluators, data.ranges(), device)
+    if begun: run = resume_run(config, folder / "last", data)
+    else: run = start(config, nets, evaluators, data.ranges(), getattr(data, "task", HEART), device)
     if progress and rank() == 0: tqdm.write(describe_engine(config, device), file=sys.stderr)
     with StopButton() as button:
         keep = Keeper(folder / "last", data, button, save_every, callback)

@@ -16,14 +16,15 @@ from matplotlib.image import imsave
 
 from cssgan.pictures import (
     CUTS,
-    LABEL_COLOURS,
-    LABEL_NAMES,
     Picture,
     _slice,
     grey_range,
+    label_colours,
+    label_names,
     literal_text,
 )
-from ..scans.volumes import Volume
+from ..scans.volumes import UNDRAWN, Volume
+from ..task import HEART, Task
 
 # %% ../../nbs/09_viewers/01_canvas.ipynb #cell-026
 @lru_cache
@@ -81,8 +82,14 @@ class PixelPicture:
     def __repr__(self): return "a picture of {1}×{0} pixels".format(*self.rgb.shape)
 
 # %% ../../nbs/09_viewers/01_canvas.ipynb #cell-033
-COLOURS = np.zeros((256, 3))  # of every region, 0 to 255
-for _region, _colour in LABEL_COLOURS.items(): COLOURS[_region] = 255 * np.array(to_rgb(_colour))
+@lru_cache
+def colour_table(
+    palette: tuple[str, ...],  # of the regions but the background
+) -> np.ndarray:  # (256, 3), 0 to 255
+    "The colour of every value in a label map."
+    table = np.zeros((256, 3))
+    for value, colour in label_colours(palette).items(): table[value] = 255 * np.array(to_rgb(colour))
+    return table
 
 def _picture_axes(cut) -> list:  # the axis along a picture's columns, the axis along its rows
     "The volume's axes that a cut shows."
@@ -105,7 +112,11 @@ def _outline(label) -> np.ndarray:
         apart = label[one] != label[other]
         rim[one] |= apart
         rim[other] |= apart
-    return rim & (label > 0)
+    return rim & _is_painted(label)
+
+def _is_painted(label) -> np.ndarray:
+    "True where a region is, or nobody annotated."
+    return (label > 0) & (label != UNDRAWN)
 
 # %% ../../nbs/09_viewers/01_canvas.ipynb #cell-035
 def paint_cut(
@@ -124,8 +135,8 @@ def paint_cut(
     rgb = np.repeat(grey[..., None], 3, 2)
     if volume.label is not None and opacity > 0:
         label = show(volume.label)
-        veil = np.where(_outline(label), max(opacity, 0.9), opacity)[..., None] * (label > 0)[..., None]
-        rgb = rgb * (1 - veil) + COLOURS[label] * veil
+        veil = np.where(_outline(label), max(opacity, 0.9), opacity)[..., None] * _is_painted(label)[..., None]
+        rgb = rgb * (1 - veil) + colour_table(volume.task.palette)[label] * veil
     if truth is not None: rgb[_outline(show(truth))] = 255
     return write_sides(rgb.astype(np.uint8), cut)
 
@@ -181,9 +192,8 @@ def describe_voxel(
     "Where a voxel lies, what is measured there, and in which structure."
     world = volume.affine[:3] @ [*index, 1]
     sides = "  ".join(f"{pair[int(w < 0)]} {abs(w):.1f}" for pair, w in zip(("RL", "AP", "SI"), world))
-    unit = "" if volume.scaled or volume.modality == "MRI" else " HU"
-    name = "" if volume.label is None else f" · {LABEL_NAMES[int(volume.label[tuple(index)])]}"
-    return f"{sides} mm · {volume.voxels[tuple(index)]:.4g}{unit}{name}"
+    name = "" if volume.label is None else f" · {label_names(volume.task)[int(volume.label[tuple(index)])]}"
+    return f"{sides} mm · {volume.voxels[tuple(index)]:.4g}{volume.unit}{name}"
 
 # %% ../../nbs/09_viewers/01_canvas.ipynb #cell-046
 def side_by_side(
@@ -204,12 +214,14 @@ def side_by_side(
 def with_legend(
     rgb,  # a picture
     *labels,  # label arrays that it shows, or None
+    task: Task = HEART,  # whose regions they are
 ) -> np.ndarray:  # the picture with a line beneath
     "Name the colours of the regions."
-    regions = sorted({int(v) for l in labels if l is not None for v in np.unique(l)} & set(LABEL_COLOURS))
+    colours, names = label_colours(task.palette), label_names(task)
+    regions = sorted({int(v) for l in labels if l is not None for v in np.unique(l)} & set(colours))
     if not regions: return rgb
-    words = [np.zeros((26, _draw_word(LABEL_NAMES[r])[0].shape[1] + 24, 3), np.uint8) for r in regions]
-    for word, region in zip(words, regions): write_text(word, LABEL_NAMES[region], (0.5, 0.5), LABEL_COLOURS[region])
+    words = [np.zeros((26, _draw_word(names[r])[0].shape[1] + 24, 3), np.uint8) for r in regions]
+    for word, region in zip(words, regions): write_text(word, names[region], (0.5, 0.5), colours[region])
     line = np.concatenate(words, 1)[:, :rgb.shape[1]]
     rest = rgb.shape[1] - line.shape[1]
     return np.concatenate([rgb, np.pad(line, ((0, 0), (rest // 2, rest - rest // 2), (0, 0)))])
@@ -217,12 +229,14 @@ def with_legend(
 # %% ../../nbs/09_viewers/01_canvas.ipynb #cell-047
 def legend_html(
     labels,  # label arrays
+    task: Task = HEART,  # whose regions they are
 ) -> str:  # HTML
     "The regions' colours and names."
-    regions = sorted({int(v) for l in labels if l is not None for v in np.unique(l)} & set(LABEL_COLOURS))
+    colours, names = label_colours(task.palette), label_names(task)
+    regions = sorted({int(v) for l in labels if l is not None for v in np.unique(l)} & set(colours))
     square = ('<span style="display:inline-block;width:.9em;height:.9em;border-radius:2px;margin:0 .35em -.1em 0;'
               'background:{}"></span>{} &nbsp; ')
-    return "".join(square.format(LABEL_COLOURS[r], LABEL_NAMES[r]) for r in regions)
+    return "".join(square.format(colours[r], names[r]) for r in regions)
 
 # %% ../../nbs/09_viewers/01_canvas.ipynb #cell-053
 def in_browser() -> bool:

@@ -16,16 +16,15 @@ import numpy as np
 from ..guard import InputError
 from ..pictures import CUTS, _sizes, _slice, _upright, grey_range, middle_voxel
 from cssgan.scans.volumes import (
-    CT_WINDOW,
     IGNORE,
-    MODALITIES,
-    REGIONS,
+    UNDRAWN,
     Volume,
     back_to_scan,
     denormalise,
     format_size,
     label_to_scan,
 )
+from ..task import HEART, Task
 from cssgan.viewers.canvas import (
     LiveView,
     MouseImage,
@@ -61,14 +60,15 @@ def as_volume_like(
     modality,  # of an array
 ) -> Volume:  # in its own axes
     "A volume; an array lies where the real scan does."
-    if isinstance(thing, (Volume, str, Path)) or hasattr(thing, "dataobj"): return as_volume_unturned(thing)
+    if isinstance(thing, (Volume, str, Path)) or hasattr(thing, "dataobj"):
+        return as_volume_unturned(thing, task=real.task)
     array = to_array(thing)
     if array.shape != real.shape:
         raise InputError(f"an array of {format_size(array.shape)} voxels does not say where it lies, the real scan has "
                          f"{format_size(real.shape)}: give a Volume, or an array on the real scan's grid")
-    volume = as_volume_unturned(array, modality=modality)
+    volume = as_volume_unturned(array, modality=modality, task=real.task)
     known = real.range if real.modality == modality else None
-    known = known or (CT_WINDOW if modality == "CT" else None)
+    known = known or real.task.domain(modality).ends
     return replace(volume, affine=real.affine, range=known if volume.scaled else None)
 
 def resample_to(
@@ -101,10 +101,13 @@ def dice_by_region(
     import torch
 
     from cssgan.metrics import dice_scores
-    counts = (volume.label != IGNORE) & (truth != IGNORE) & ((volume.label > 0) | (truth > 0))
-    scores = dice_scores(*(torch.from_numpy(label[counts].astype(np.int64))[None, :, None, None]
-                           for label in (volume.label, truth)))[0]
-    return dict(zip(REGIONS[1:], scores.tolist()))
+    regions = volume.task.regions
+    absent = sum(2**k for k in range(len(regions)) if not k or k not in truth)  # may be where none was drawn
+    counts = (volume.label < UNDRAWN) & (truth != IGNORE) & ((volume.label > 0) | (truth > 0))
+    seen, true = (torch.from_numpy(label[counts].astype(np.int64))[None, :, None, None]
+                  for label in (volume.label, truth))
+    scores = dice_scores(seen, torch.where(true == UNDRAWN, -absent, true), len(regions))[0]
+    return dict(zip(regions[1:], scores.tolist()))
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-014
 PAIRS = ("reconstructed", "real"), ("synthetic", "true")  # what is compared, and with what
@@ -146,8 +149,7 @@ def subtract(
     apart = np.where(inside, a.voxels.astype(np.float32) - b.voxels.astype(np.float32), 0)
     low, high = grey_range(b)
     mean = np.abs(apart).sum(dtype=float) / inside.sum()
-    unit = " HU" if b.modality == "CT" and not b.scaled else ""
-    return replace(b, voxels=apart, label=None), (high - low) / 2, mean, unit
+    return replace(b, voxels=apart, label=None), (high - low) / 2, mean, b.unit
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-019
 class Comparison(LiveView):
@@ -248,7 +250,8 @@ def _comparison_still(self):
     "The present view."
     place = place_in_cut(self.real, self.cut, self.index)
     pictures = {name: draw_crosshair(p, place) for name, p in self.pictures().items()}
-    return PixelPicture(with_legend(side_by_side(pictures), *(v.label for v in self.volumes.values())))
+    return PixelPicture(with_legend(side_by_side(pictures), *(v.label for v in self.volumes.values()),
+                                    task=self.real.task))
 
 Comparison.pictures, Comparison.still, Comparison.title = _comparison_pictures, _comparison_still, _title
 
@@ -272,11 +275,12 @@ def compare(
     view="side by side",  # "swipe", "blend", "checkerboard", "difference"
     cut="axial",  # "coronal", "sagittal"
     share=0.5,  # of the swipe or the blend
+    task: Task = HEART,  # what modalities and labels mean; a Volume brings its own
 ) -> Comparison:
     "Look at a translation."
     if fake is None: raise InputError("fake is None: give the translation; explore shows a scan alone")
-    with errors_named("real"): given = as_volume_unturned(real, truth)
-    other = next(m for m in MODALITIES if m != given.modality)
+    with errors_named("real"): given = as_volume_unturned(real, truth, task=task)
+    other = given.task.other(given.modality).name
     with errors_named("real"): volumes, inside = {"real": as_volume(given)}, {}
     for argument, name, thing, modality in (("fake", "synthetic", fake, other),
                                             ("rec", "reconstructed", rec, given.modality),
@@ -298,7 +302,7 @@ def dice_table(
     cell = '<td style="text-align:right;padding:0 .6em">{}</td>'
     number = lambda s: "–" if s != s else f"{s:.1f}"
     lines = ["<tr><td></td>" + "".join(cell.format(name) for name in scores) + "</tr>"]
-    for region in REGIONS[1:]:
+    for region in next(iter(scores.values())):
         row = "".join(cell.format(number(s[region])) for s in scores.values())
         lines.append(f"<tr><td>{region}</td>{row}</tr>")
     means = (cell.format(f"<b>{number(np.nanmean(list(s.values())))}</b>") for s in scores.values())
@@ -320,7 +324,7 @@ def _build_comparison(self):
         widget.observe(lambda change, name=name: self.change(**{name: change["new"]}), "value")
     self.slice.observe(lambda change: self.to_slice(change["new"]), "value")
     self.change()
-    names = legend_html([v.label for v in self.volumes.values()])
+    names = legend_html([v.label for v in self.volumes.values()], self.real.task)
     pictures = VBox([self.touch.image, self.words, HTML(names + ("white: the truth" if names else ""))],
                     layout={"overflow": "hidden"})
     wrapped = {"flex_flow": "row wrap"}

@@ -12,9 +12,10 @@ import os
 import nibabel as nib
 import numpy as np
 
-from ..pictures import LABEL_COLOURS, LABEL_NAMES, grey_range
-from ..scans.volumes import REGIONS, Volume, to_grid, whole_scan_grid
-from .canvas import COLOURS, LiveView, PixelPicture, side_by_side, with_legend, write_text
+from ..pictures import grey_range
+from ..scans.volumes import Volume, is_region, to_grid, whole_scan_grid
+from ..task import HEART, Task
+from .canvas import LiveView, PixelPicture, colour_table, side_by_side, with_legend, write_text
 from .inputs import as_volume
 
 # %% ../../nbs/09_viewers/03_depth.ipynb #cell-008
@@ -51,10 +52,11 @@ def resample_along(
 def shade(
     labels,  # (depth, rows, columns)
     smooth=2.0,  # voxels: how much the surface is smoothed for its light
+    task: Task = HEART,  # whose regions they are
 ) -> tuple:  # colours (rows, columns, 3) from 0 to 255; True where there is a surface
     "The first surface on every ray, lit from the eye and a little from above."
     from scipy.ndimage import gaussian_filter
-    solid = (labels > 0) & (labels != 255)
+    solid = is_region(labels)
     first, hit = solid.argmax(0), solid.any(0)
     ys, xs = np.indices(first.shape)
     body = gaussian_filter(solid.astype(np.float32), smooth)
@@ -62,7 +64,7 @@ def shade(
     normal = -slope / np.maximum(np.linalg.norm(slope, axis=0), 1e-6)
     light = np.array([-0.85, -0.45, -0.25])[:, None, None]
     bright = 0.3 + 0.7 * np.clip((normal * light).sum(0), 0, 1)
-    return COLOURS[labels[first, ys, xs]] * bright[..., None], hit
+    return colour_table(task.palette)[labels[first, ys, xs]] * bright[..., None], hit
 
 def render_view(
     volume: Volume,  # axes RAS
@@ -75,7 +77,7 @@ def render_view(
     behind = np.clip((resample_along(volume, view, volume.voxels, 1).max(0) - black) / (white - black), 0, 1)
     rgb = np.repeat(255 * behind[..., None] ** 1.5, 3, 2) * (1 if volume.label is None else 0.5)
     if volume.label is not None:
-        colours, hit = shade(resample_along(volume, view, volume.label, 0))
+        colours, hit = shade(resample_along(volume, view, volume.label, 0), task=volume.task)
         rgb = np.where(hit[..., None], opacity * colours + (1 - opacity) * rgb, rgb)
     from scipy.ndimage import zoom
     rgb = zoom(rgb, (pixels / len(rgb), pixels / len(rgb), 1), order=1).clip(0, 255).astype(np.uint8)
@@ -86,7 +88,8 @@ def still_3d(
     volume: Volume,  # axes RAS
 ) -> PixelPicture:
     "Three views of a volume."
-    return PixelPicture(with_legend(side_by_side({f"from {v}": render_view(volume, v) for v in VIEWS}), volume.label))
+    views = side_by_side({f"from {v}": render_view(volume, v) for v in VIEWS})
+    return PixelPicture(with_legend(views, volume.label, task=volume.task))
 
 # %% ../../nbs/09_viewers/03_depth.ipynb #cell-016
 NIIVUE = dict(  # how everything looks: sides as in all our pictures, letters that can be read, a thin cross
@@ -102,11 +105,13 @@ def nifti_bytes(
     "A volume as a viewer takes it."
     return nib.Nifti1Image(array, volume.affine).to_bytes()
 
-def niivue_colours() -> dict:  # as niivue wants its tables
+def niivue_colours(
+    task: Task = HEART,  # whose regions they are
+) -> dict:  # as niivue wants its tables
     "The regions' colours."
-    table = {0: "#000000", **{r: LABEL_COLOURS[r] for r in range(1, len(REGIONS))}}
+    table = {0: "#000000", **dict(enumerate(task.palette, 1))}
     rgb = [[int(c[i:i + 2], 16) for c in table.values()] for i in (1, 3, 5)]
-    alpha, names = [0] + [255] * (len(table) - 1), [LABEL_NAMES[r] for r in table]
+    alpha, names = [0] + [255] * (len(table) - 1), [task.regions[r] for r in table]
     return {"R": rgb[0], "G": rgb[1], "B": rgb[2], "A": alpha, "I": list(table), "labels": names}
 
 def niivue(
@@ -120,10 +125,10 @@ def niivue(
     scan = nifti_bytes(volume.voxels.astype(np.float32), volume)
     volumes = [{"name": "scan.nii", "data": scan, "cal_min": low, "cal_max": high, "colormap": "gray"}]
     if volume.label is not None:
-        labels = nifti_bytes(np.where(volume.label == 255, 0, volume.label).astype(np.uint8), volume)
+        labels = nifti_bytes(np.where(is_region(volume.label), volume.label, 0).astype(np.uint8), volume)
         volumes.append({"name": "labels.nii", "data": labels, "opacity": 0.8})
     viewer.load_volumes(volumes)
-    if volume.label is not None: viewer.volumes[1].set_colormap_label(niivue_colours())
+    if volume.label is not None: viewer.volumes[1].set_colormap_label(niivue_colours(volume.task))
     viewer.set_clip_plane(0.0, 180, 0)
     viewer.set_render_azimuth_elevation(160, 15)
     return viewer
@@ -169,7 +174,7 @@ def itkwidgets(
                              scale=dict(zip("xyz", volume.spacing)), translation=dict(zip("xyz", origin.tolist())))
     look = dict(ui_collapsed=True, bg_color=(0.0, 0.0, 0.0), shadow_enabled=False)
     if volume.label is not None:
-        regions = np.where(volume.label == 255, 0, volume.label).astype(np.uint8)
+        regions = np.where(is_region(volume.label), volume.label, 0).astype(np.uint8)
         look |= {"label_image": image(regions), "label_blend": 0.7}
     return view(image=image(volume.voxels.clip(black, white).astype(np.float32)), **look)
 
@@ -334,8 +339,9 @@ def view3d(
     volume,  # Volume, path of a NIfTI file or DICOM folder, nibabel image, array or tensor
     labels=None,  # the same, on the same grid; None: the volume's own
     viewer=None,  # "itkwidgets", "niivue" or "still"; None: the best that can be shown
-    modality=None,  # "CT" or "MRI"; None: guessed
+    modality=None,  # the name of its domain, such as "CT"; None: guessed
     spacing=(1.0, 1.0, 1.0),  # mm, for an array
+    task: Task = HEART,  # what the modality and the labels mean; a Volume brings its own
 ) -> SpaceView:
     "Look at a volume in space."
-    return SpaceView(as_volume(volume, labels, modality, spacing), viewer)
+    return SpaceView(as_volume(volume, labels, modality, spacing, task), viewer)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..pictures import CUTS, _sizes, middle_voxel
 from ..scans.volumes import Volume
+from ..task import HEART, Task
 from cssgan.viewers.canvas import (
     LiveView,
     MouseImage,
@@ -66,18 +67,19 @@ class Explorer(LiveView):
     def still(self):
         "The three cuts."
         tiles = side_by_side({cut: in_tile(self.picture(cut), self.height) for cut in CUTS})
-        return PixelPicture(with_legend(tiles, self.volume.label))
+        return PixelPicture(with_legend(tiles, self.volume.label, task=self.volume.task))
 
 def explore(
     volume,  # Volume, path of a NIfTI file or DICOM folder, nibabel image, array or tensor
     labels=None,  # the same, on the same grid; None: the volume's own
     window=None,  # "heart", "lung", "bone", "2 to 98 %" …, or (black, white)
     opacity=0.25,  # of the regions
-    modality=None,  # "CT" or "MRI"; None: guessed
+    modality=None,  # the name of its domain, such as "CT"; None: guessed
     spacing=(1.0, 1.0, 1.0),  # mm, for an array
+    task: Task = HEART,  # what the modality and the labels mean; a Volume brings its own
 ) -> Explorer:
     "Look at a volume."
-    return Explorer(as_volume(volume, labels, modality, spacing), window, opacity)
+    return Explorer(as_volume(volume, labels, modality, spacing, task), window, opacity)
 
 # %% ../../nbs/09_viewers/04_explorer.ipynb #cell-015
 def cut_box(
@@ -145,7 +147,8 @@ def _build_explorer(self):
     controls = window_controls(self.volume, self.window, lambda window: self.repaint(window=window))
     if self.volume.label is not None: controls.append(opacity)
     self.move(tuple(self.index), redraw=True)
-    below = [self.words, HBox(controls, layout={"flex_flow": "row wrap"}), HTML(legend_html([self.volume.label]))]
+    legend = HTML(legend_html([self.volume.label], self.volume.task))
+    below = [self.words, HBox(controls, layout={"flex_flow": "row wrap"}), legend]
     return VBox([HBox(boxes), *below])
 
 Explorer.build = _build_explorer

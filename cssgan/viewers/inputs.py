@@ -12,18 +12,21 @@ from pathlib import Path
 import numpy as np
 
 from ..guard import InputError
-from ..pictures import GreyRange, _upright, grey_range
+from ..pictures import GreyRange, _upright, grey_range, through_window
 from ..scans.checks import SPACING_LIMITS, as_3d, check_placement
 from ..scans.files import read_label, read_volume
-from ..scans.volumes import Grid, Volume, check_modality, format_size, scale, with_label
-from ..task import HEART
+from ..scans.volumes import Grid, Volume, check_modality, format_size, with_label
+from ..task import HEART, Task
 
 # %% ../../nbs/09_viewers/00_inputs.ipynb #cell-006
 def guess_modality(
     voxels,  # (X, Y, Z)
-) -> str:  # "CT" or "MRI"
-    "Only CT, in HU, has values far below zero."
-    return "CT" if (voxels < -200).any() else "MRI"
+    task: Task = HEART,  # whose domains there are
+) -> str:  # the name of a domain
+    "Only what is in HU has values far below zero; of two domains that both may be, the first."
+    in_HU = bool((voxels < -200).any())
+    fitting = [domain.name for domain in task.domains if (domain.check == "HU") == in_HU]
+    return (fitting or task.names)[0]
 
 def to_array(
     thing,  # array, tensor of any kind, or lists
@@ -40,7 +43,7 @@ def to_array(
     return array
 
 # %% ../../nbs/09_viewers/00_inputs.ipynb #cell-010
-def _from_array(array, modality, spacing) -> Volume:
+def _from_array(array, modality, spacing, task=HEART) -> Volume:
     "A volume of plain numbers, around the world's origin."
     array = to_array(array).astype(np.float32)
     try: sizes = tuple(float(s) for s in spacing)
@@ -49,21 +52,21 @@ def _from_array(array, modality, spacing) -> Volume:
     if len(sizes) != 3 or not all(low <= s <= high for s in sizes):
         raise InputError(f"spacing={spacing!r}: give three sizes from {low} to {high} mm, as in (1.5, 1.5, 2)")
     scaled = array.size > 0 and bool(-1 <= array.min() < 0 and array.max() <= 1)
-    return Volume(array, Grid(array.shape, sizes).affine(), check_modality(modality or guess_modality(array)),
-                  scaled=scaled)
+    return Volume(array, Grid(array.shape, sizes).affine(),
+                  check_modality(modality or guess_modality(array, task), task), scaled=scaled, task=task)
 
 def _from_image(image, name) -> tuple:  # (X, Y, Z) array, its 4×4 affine or None
     "What a nibabel image in memory holds."
     array = as_3d(np.asanyarray(image.dataobj), name)
     return array, None if image.affine is None else check_placement(image.affine, name)
 
-def _from_file(path, modality) -> Volume:
-    "A file, tried as CT first if no modality is given; a DICOM series says its own."
-    if Path(path).is_dir(): return read_volume(path, modality)
-    try: return read_volume(path, modality or "CT")
+def _from_file(path, modality, task=HEART) -> Volume:
+    "A file, tried as the first domain if no modality is given, then as the second; a DICOM series says its own."
+    if Path(path).is_dir(): return read_volume(path, modality, task)
+    try: return read_volume(path, modality or task.names[0], task)
     except InputError:
         if modality or not Path(path).is_file(): raise
-        return read_volume(path, "MRI")
+        return read_volume(path, task.names[1], task)
 
 # %% ../../nbs/09_viewers/00_inputs.ipynb #cell-013
 def _checked(volume) -> Volume:
@@ -88,45 +91,45 @@ def _labelled(volume, labels) -> Volume:
     return with_label(volume, to_array(labels, "label map"), volume.affine if affine is None else affine)
 
 # %% ../../nbs/09_viewers/00_inputs.ipynb #6671767d
-def as_volume_unturned(thing, labels=None, modality=None, spacing=(1.0, 1.0, 1.0)) -> Volume:
+def as_volume_unturned(thing, labels=None, modality=None, spacing=(1.0, 1.0, 1.0), task=HEART) -> Volume:
     "Whatever holds a volume, as one, in the axes that it comes in: `as_volume` before it turns it upright."
     if isinstance(thing, Volume):
         volume = thing
         if modality not in (None, thing.modality):
             raise InputError(f"the volume says that it is {thing.modality}, not {modality}: leave modality out")
-    elif isinstance(thing, (str, Path)): volume = _from_file(thing, modality)
+    elif isinstance(thing, (str, Path)): volume = _from_file(thing, modality, task)
     elif hasattr(thing, "dataobj"):
         array, affine = _from_image(thing, "the image")
-        volume = _from_array(array, modality, spacing)
+        volume = _from_array(array, modality, spacing, task)
         if affine is not None: volume = replace(volume, affine=affine, scaled=False)
-    else: volume = _from_array(thing, modality, spacing)
+    else: volume = _from_array(thing, modality, spacing, task)
     return _checked(volume) if labels is None else _labelled(_checked(volume), labels)
 
 def as_volume(
     thing,  # Volume, path of a NIfTI file or DICOM folder, nibabel image, array or tensor
     labels=None,  # the same, on the same grid; None: the volume's own
-    modality=None,  # "CT" or "MRI"; None: guessed from the intensities
+    modality=None,  # the name of its domain, such as "CT"; None: guessed from the intensities
     spacing=(1.0, 1.0, 1.0),  # mm, for an array
+    task: Task = HEART,  # what the modality and the labels mean; a Volume brings its own
 ) -> Volume:  # axes RAS
     "Whatever holds a volume, as one, turned upright."
-    volume = as_volume_unturned(thing, labels, modality, spacing)
+    volume = as_volume_unturned(thing, labels, modality, spacing, task)
     if volume.voxels.min() == volume.voxels.max():
         raise InputError(f"the volume is constant ({volume.voxels.flat[0]:g} everywhere): it holds no picture")
     return _upright(volume)
 
 # %% ../../nbs/09_viewers/00_inputs.ipynb #cell-018
-CT_WINDOWS = HEART.domain("CT").views  # HU
-MRI_WINDOWS = {"0.5 to 99.5 %": (0.5, 99.5), "2 to 98 %": (2, 98), "all": (0, 100)}
-
 def windows(
     volume: Volume,  # a scan
 ) -> dict[str, GreyRange]:  # by name, in the volume's unit; the first is the usual one
     "The windows that a volume may be looked at through."
-    if volume.modality == "MRI":
-        return {name: GreyRange(*np.percentile(volume.voxels, ps).tolist()) for name, ps in MRI_WINDOWS.items()}
-    if not volume.scaled: return {name: GreyRange(*window) for name, window in CT_WINDOWS.items()}
-    scaled = lambda hu: float(scale(np.array(hu), *(volume.range or (-1000, 1000))))
-    return {name: GreyRange(*map(scaled, window)) for name, window in CT_WINDOWS.items()}
+    domain = volume.domain
+    if domain.ends:
+        views = domain.views or {"usual": domain.ends}
+        return {name: through_window(volume, view) for name, view in views.items()}
+    low, high = domain.percentiles
+    shares = {f"{low:g} to {high:g} %": (low, high), "2 to 98 %": (2, 98), "all": (0, 100)}
+    return {name: GreyRange(*np.percentile(volume.voxels, ps).tolist()) for name, ps in shares.items()}
 
 # %% ../../nbs/09_viewers/00_inputs.ipynb #cell-021
 def window_of(

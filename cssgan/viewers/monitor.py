@@ -14,9 +14,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from ..data.prepared import as_label_map
 from ..metrics import predict_labels
 from ..pictures import PANELS, Picture, _draw_curves, _panels, middle_voxel
 from ..scans.volumes import Grid, Volume
+from ..task import Task
 from ..training.run import Run
 from ..training.trainer import Keeper, progress_text
 from cssgan.viewers.canvas import (
@@ -44,7 +46,7 @@ def evaluation_mode(
 def translate_case(
     run: Run,  # after any step
     volume,  # [1, X, Y, Z], real
-    side,  # "A": it is CT; "B": it is MRI
+    side,  # "A" or "B": its domain
 ) -> tuple:  # fake, reconstruction [X, Y, Z]; the fake's labels [X, Y, Z]
     "A case translated and translated back, and what a segmentor sees in its translation."
     nets = run.nets
@@ -61,12 +63,12 @@ def translation_frame(
     pixels=190,  # of one picture's width
 ) -> np.ndarray:  # uint8 (rows, columns, 3)
     "How the fixed cases are translated now."
-    lines = []
-    for (side, (volume, labels)), (own, other) in zip(samples.items(), (("CT", "MRI"), ("MRI", "CT"))):
+    lines, names = [], run.task.names
+    for (side, (volume, labels)), (own, other) in zip(samples.items(), (names, names[::-1])):
         fake, rec, seen = translate_case(run, volume, side)
-        affine, truth = Grid(volume.shape[1:], run.config.grid.spacing).affine(), labels.numpy().astype(np.uint8)
+        affine, truth = Grid(volume.shape[1:], run.config.grid.spacing).affine(), as_label_map(labels)
         in_space = lambda voxels, modality, label=None: Volume(voxels, affine, modality, label, scaled=True,
-                                                               range=tuple(run.ranges[modality]))
+                                                               range=tuple(run.ranges[modality]), task=run.task)
         index = middle_voxel(in_space(volume[0].numpy(), own, truth))
         pixel = volume.shape[1] * run.config.grid.spacing[0] / pixels
         show = lambda *of, **how: paint_cut(in_space(*of), "axial", index, pixel, **how)
@@ -77,31 +79,36 @@ def translation_frame(
     return np.concatenate(lines)
 
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-013
-SCORES = {"dice_CT": "Dice CT", "dice_MRI": "Dice MRI",
-          "s_ct_to_mri": "S-score CT→MRI", "s_mri_to_ct": "S-score MRI→CT"}
+def score_titles(
+    task: Task,  # of a run
+) -> dict[str, str]:  # a score's name in the history → for people
+    "What scores are called in the monitor."
+    A, B = task.names
+    return dict(zip((*task.scores.dice, *task.scores.s),
+                    (f"Dice {A}", f"Dice {B}", f"S-score {A}→{B}", f"S-score {B}→{A}")))
 
 def run_curves(
     run: Run,  # after any step
 ) -> dict:  # name of a loss or score → one value an epoch, nan where there is none
     "What a run has to show so far."
-    history = list(run.history)
+    history, scores = list(run.history), score_titles(run.task)
     if run.losses: history.append({name: float(np.mean(values)) for name, values in run.losses.items()})
-    names = dict.fromkeys(n for h in history for n in h if n not in ("phase", "name", "epoch", *SCORES))
-    curves = {n: [math.nan if h.get(n) is None else h[n] for h in history] for n in [*names, *SCORES]}
-    return {SCORES.get(n, n): values for n, values in curves.items() if not np.all(np.isnan(values))}
+    names = dict.fromkeys(n for h in history for n in h if n not in ("phase", "name", "epoch", *scores))
+    curves = {n: [math.nan if h.get(n) is None else h[n] for h in history] for n in [*names, *scores]}
+    return {scores.get(n, n): values for n, values in curves.items() if not np.all(np.isnan(values))}
 
 def plot_run(
     run: Run,  # after any step
     width=8.1,  # inches
 ) -> Picture:
     "Losses of generators, segmentors and discriminators, and scores: two panels beside each other."
-    panels = _panels(run_curves(run))
+    panels = _panels(run_curves(run), run.task)
     rows, columns = math.ceil(len(panels) / 2), min(len(panels), 2)
     figure = Picture(figsize=(width, 2.4 * rows), dpi=96, layout="constrained")
     for place, (panel, curves) in enumerate(panels.items()):
         ax = figure.add_subplot(rows, columns, place + 1)
         _draw_curves(ax, curves, "epoch", PANELS.get(panel, "losses"), letters=int(11 * width / columns),
-                     limits=(0, 100) if panel == "scores" else None)
+                     limits=(0, 100) if panel == "scores" else None, task=run.task)
         ax.set_xlim(0.5, max((len(v) for v in curves.values()), default=1) + 0.5)
     return figure
 

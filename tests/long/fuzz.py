@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scans import LPS, voxels, write_dicom
 from tiny import SHORT, noise
 
-from cssgan.data.cases import find_cases
+from cssgan.data.finding import find_cases
 from cssgan.guard import LONGEST, InputError
 from cssgan.models import Networks
 from cssgan.scans.dicom import read_dicom

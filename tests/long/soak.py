@@ -56,8 +56,8 @@ def child_trains(folder):
 def child_caches(data, cache):
     from tiny import TINY
 
-    from cssgan.data.cases import from_folder
     from cssgan.data.datasets import unpaired
+    from cssgan.data.folders import from_folder
     from cssgan.data.splits import with_splits
     unpaired(with_splits(from_folder(data)), TINY, cache).prepare()
 
