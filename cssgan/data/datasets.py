@@ -106,10 +106,12 @@ class BothDomains:
         for folder in {samples.cache for samples, _ in jobs}: remove_orphans(folder)
         scans = [(samples, case) for samples, case in jobs if phantom_seed(case.image) is None]
         bar = tqdm(scans, "reading scans", unit="scan", leave=False, disable=not progress or not scans)
-        prepared = {}
-        run_all(bar, lambda job: prepared.update({job[1]: job[0].prepared(job[1])}))
-        warn_of_cuts({case: (p["cut"].numpy(), p["reach"].numpy()) for case, p in prepared.items()},
-                     jobs[0][0].grid if jobs else None, self.task)
+        cuts = {}
+        def read(job):
+            tensors = job[0].prepared(job[1])
+            cuts[job[1]] = tensors["cut"].numpy(), tensors["reach"].numpy()
+        run_all(bar, read)
+        if cuts: warn_of_cuts(cuts, jobs[0][0].grid, self.task)
 
     def names(self) -> DataNames:
         "Names for what is trained and validated with."

@@ -172,10 +172,11 @@ def find_cases(
     "The cases of whatever the user names."
     task = task if isinstance(task, Task) else find_task(data, task)
     phantoms = {"phantom-S1": phantom_S1, "phantom-S2": phantom_S2, "phantom-few": phantom_few}
-    if str(data) in phantoms and task == HEART: return phantoms[str(data)]()
-    if os.path.isdir(Path(data) / "ct_train") and task == HEART: return from_mmwhs(data)
+    heart = (task.names, task.regions) == (HEART.names, HEART.regions)
+    if str(data) in phantoms and heart: return phantoms[str(data)]()
+    if os.path.isdir(Path(data) / "ct_train") and heart: return from_mmwhs(data, task)
     if os.path.isdir(data): return from_folder(data, task)
     if Path(data).suffix.lower() == ".csv": return from_manifest(data, task)
-    folders = f"a folder with {'/ and '.join(task.names)}/" + ", one with ct_train/ and mr_train/" * (task == HEART)
+    folders = f"a folder with {'/ and '.join(task.names)}/" + ", one with ct_train/ and mr_train/" * heart
     raise InputError(f"{brief(data, 100) or 'an empty name'} is no data set; name {folders}, a manifest (.csv)"
-                     + f", or {' or '.join(phantoms)}" * (task == HEART))
+                     + f", or {' or '.join(phantoms)}" * heart)

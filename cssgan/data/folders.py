@@ -203,8 +203,9 @@ def from_folder(
 # %% ../../nbs/04_data/02_folders.ipynb #cell-028
 def from_mmwhs(
     folder: str|Path,  # holds ct_train/ and mr_train/
+    task: Task = HEART,  # with the table MM-WHS
 ) -> list[Case]:
     "The training scans of MM-WHS 2017, in the folders they come in."
     folder = Path(folder)
     folders = zip(("ct_train", "mr_train"), HEART.names)
-    return check_cases([c for name, m in folders for c in folder_cases(folder / name, m, HEART, "MM-WHS")], folder)
+    return check_cases([c for name, m in folders for c in folder_cases(folder / name, m, task, "MM-WHS")], folder)

@@ -17,7 +17,7 @@ from torch import nn
 from ..data.datasets import UnpairedData
 from ..fast.processes import rank
 from ..guard import brief
-from ..task import HEART, as_task
+from ..task import HEART, Task, as_task
 from cssgan.training.checkpoints import (
     CHECKPOINT,
     check_tensors,
@@ -74,13 +74,19 @@ def refuse_other_config(
                               "resume it as it was, or choose another folder")
 
 # %% ../../nbs/07_training/05_saving.ipynb #bf3404ed
+def essentials(
+    task: Task,  # of a run, or of its data
+) -> list:  # what cannot change on the way; a label table or a window to look through can
+    "What a task's networks depend on."
+    return [task.regions, *((domain.name, domain.curve, domain.percentiles) for domain in task.domains)]
+
 def refuse_other_data(
     data: UnpairedData,  # what the user gives
     about: dict,  # what the run was started with
     folder: Path,  # for the error
 ):
     "A run is resumed with the cases that it began with, or not at all."
-    if getattr(data, "task", HEART).names != tuple(domain["name"] for domain in about["task"]["domains"]):
+    if essentials(getattr(data, "task", HEART)) != essentials(as_task(about["task"], folder)):
         raise CheckpointError(f"{folder} was started for another task ({about['task']['name']}); choose another folder")
     names = data.names() if hasattr(data, "names") else (data.name(),)  # by content, and as older versions named them
     if about["data"] not in (None, *names):
