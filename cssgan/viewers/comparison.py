@@ -9,6 +9,7 @@ __all__ = ['Comparison', 'compare']
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -57,11 +58,11 @@ VIEWS = "side by side", "swipe", "blend", "checkerboard", "difference"
 def as_volume_like(
     thing,  # what `as_volume` takes
     real: Volume,  # the real scan, in its file's own axes
-    modality,  # of an array
+    modality,  # of an array, and of a file that does not say its own
 ) -> Volume:  # in its own axes
     "A volume; an array lies where the real scan does."
     if isinstance(thing, (Volume, str, Path)) or hasattr(thing, "dataobj"):
-        return as_volume_unturned(thing, task=real.task)
+        return as_volume_unturned(thing, task=real.task, likely=modality)
     array = to_array(thing)
     if array.shape != real.shape:
         raise InputError(f"an array of {format_size(array.shape)} voxels does not say where it lies, the real scan has "
@@ -305,7 +306,8 @@ def dice_table(
     for region in next(iter(scores.values())):
         row = "".join(cell.format(number(s[region])) for s in scores.values())
         lines.append(f"<tr><td>{region}</td>{row}</tr>")
-    means = (cell.format(f"<b>{number(np.nanmean(list(s.values())))}</b>") for s in scores.values())
+    known = ([score for score in s.values() if score == score] for s in scores.values())
+    means = (cell.format(f"<b>{number(np.mean(k)) if k else '–'}</b>") for k in known)
     lines.append("<tr><td><b>mean</b></td>" + "".join(means) + "</tr>")
     return '<b>Dice, %</b><table style="font-variant-numeric:tabular-nums">' + "".join(lines) + "</table>"
 
@@ -374,7 +376,7 @@ def _to_slice(self, number):
 def _describe(self, index):
     "What every volume holds there."
     place, *_ = describe_voxel(self.real, index).partition(" mm")
-    values = {name: describe_voxel(v, index).split(" mm · ")[1] for name, v in self.volumes.items()}
+    values = {name: escape(describe_voxel(v, index).split(" mm · ", 1)[1]) for name, v in self.volumes.items()}
     self.words.value = f"{place} mm" + "".join(f" · <b>{name}</b> {value}" for name, value in values.items())
 
 Comparison.build, Comparison.change, Comparison.voxel, Comparison.pressed = _build_comparison, _change, _voxel, _pressed
