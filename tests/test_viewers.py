@@ -477,7 +477,8 @@ def test_every_viewer_knows_the_task(task, side):
     assert all(name in legend_html([own.label], task) for name in np.array(task.regions)[np.unique(own.label)[1:]])
     at = tuple(np.argwhere(own.label == 1)[0])
     assert describe_voxel(own, at).endswith(f"{own.unit} · {task.regions[1]}")
-    assert niivue_colours(task)["labels"] == list(task.regions)
+    colours = depth.niivue(own).volumes[1].colormap_label
+    assert list(colours.labels or niivue_colours(task)["labels"]) == list(task.regions)
 
 
 @pytest.mark.parametrize("width", [40, 180, 700])
@@ -624,3 +625,12 @@ def test_a_monitor_of_one_domain_calls_it_by_its_name(partly, monkeypatch):
     watch = Monitor(UnpairedData(data.train_A, data.train_B, data.valid_A.__class__([], SMALL), data.valid_B))
     translation_frame(run, watch.samples)
     assert titles == ["real T1", "synthetic CT", "reconstructed T1", "synthetic, segmented"]
+
+
+def test_a_domain_that_nobody_annotated_is_watched_too(tmp_path):
+    data = noise(1, 1)
+    for volume, labels, _ in data.valid_B.made: labels.fill_(IGNORE)
+    watch = Monitor(data, share=1)
+    run = fit(data, TWICE, tmp_path, progress=False, callback=watch)
+    assert watch.frames and not watch.message and run.history[-1]["dice_MRI"] is None
+    assert plot_run(run).axes and watch.still().rgb.any()

@@ -23,6 +23,7 @@ from cssgan.scans.volumes import (
     back_to_scan,
     denormalise,
     format_size,
+    is_region,
     label_to_scan,
 )
 from ..task import HEART, Task
@@ -99,16 +100,12 @@ def dice_by_region(
 ) -> dict:  # structure → percent; nan where the truth has none
     "Dice per structure."
     if volume is None or volume.label is None or truth is None: return {}
-    import torch
-
-    from cssgan.metrics import dice_scores
-    regions = volume.task.regions
-    absent = sum(2**k for k in range(len(regions)) if not k or k not in truth)  # may be where none was drawn
-    counts = (volume.label < UNDRAWN) & (truth != IGNORE) & ((volume.label > 0) | (truth > 0))
-    seen, true = (torch.from_numpy(label[counts].astype(np.int64))[None, :, None, None]
-                  for label in (volume.label, truth))
-    scores = dice_scores(seen, torch.where(true == UNDRAWN, -absent, true), len(regions))[0]
-    return dict(zip(regions[1:], scores.tolist()))
+    regions, either = volume.task.regions, is_region(volume.label) | is_region(truth)
+    counts = either & (volume.label < UNDRAWN) & (truth != IGNORE)
+    seen, true = volume.label[counts], truth[counts]
+    both, found, there = (np.bincount(a, minlength=len(regions)).tolist() for a in (seen[seen == true], seen, true))
+    return {name: 200 * both[k] / (found[k] + there[k]) if there[k] else np.nan
+            for k, name in enumerate(regions) if k}
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-014
 PAIRS = ("reconstructed", "real"), ("synthetic", "true")  # what is compared, and with what
