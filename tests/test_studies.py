@@ -7,12 +7,16 @@ import pytest
 import torch
 from tiny import SHORT, noise, same
 
+from cssgan.data.cases import phantom_cases
 from cssgan.data.datasets import UnpairedData
 from cssgan.data.prepared import Samples, load_case
 from cssgan.experiments import studies
 from cssgan.experiments.studies import (
+    DIRECTIONS,
     Stage,
+    Study,
     count_updates,
+    direction_of,
     open_study,
     score_record,
     stage_key,
@@ -22,7 +26,10 @@ from cssgan.experiments.studies import (
 )
 from cssgan.guard import InputError
 from cssgan.metrics import dice_of_segmentor, s_score
-from cssgan.task import HEART
+from cssgan.scans.volumes import UNDRAWN, is_region
+from cssgan.task import HEART, as_task, task_json
+from cssgan.training.checkpoints import Checkpoint
+from cssgan.training.schedule import preset
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +250,8 @@ def test_a_damaged_stage_is_named(tmp_path, content):
 
 
 def test_a_stage_without_scores_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(studies, "load_checkpoint", lambda _: (None,))
+    monkeypatch.setattr(studies, "load_checkpoint",
+                        lambda _: Checkpoint(None, {"task": json.loads(task_json(HEART))}, {}))
     (tmp_path / "k").mkdir()
     epoch = '{"name": "joint", "epoch": 0, "dice_CT": NaN, "dice_MRI": null, "loss": 0.5}'
     (tmp_path / "k/stage.json").write_text(f'{{"history": [{epoch}], "updates": {{"S": 3, "G": 0}}}}')
@@ -254,3 +262,70 @@ def test_a_stage_without_scores_is_read(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_locked_says_so(tmp_path):
     (tmp_path / "k.lock").mkdir()
     with pytest.raises(InputError, match="cannot be locked"): train_once(tmp_path, "k", None, None)
+
+
+# ---- another task
+
+GRID = {"shape": [24, 24, 16], "spacing": [10, 10, 12]}
+ABDOMEN = as_task({
+    "name": "abdomen", "grid": GRID, "regions": ["background", "liver", "spleen"],
+    "domains": [{"name": "CT", "unit": "HU", "window": [-200, 400], "check": "HU"},
+                {"name": "T1", "percentiles": [0.5, 99.5]}],
+    "tables": {"liver": {"1": "liver"}}, "table_of": {"T1": "liver"}})
+
+
+@pytest.fixture(scope="module")
+def other_task(tmp_path_factory):
+    "A study of it, whose T1 have only their livers drawn, and what it trained."
+    cases = phantom_cases({"train": (2, 2), "valid": (1, 1), "test": (1, 1)}, task=ABDOMEN)
+    study = Study(cases, preset("smoke", ABDOMEN), tmp_path_factory.mktemp("abdomen"))
+    data = study.training_data(T1=.5)
+    segmentors = study.train_segmentors(data)
+    return study, segmentors, study.train_jointly(data, study.train_generators(data, segmentors))
+
+
+def test_a_study_is_of_any_task(other_task):
+    study, segmentors, ours = other_task
+    assert study.task == ours.task == ABDOMEN and ours.nets.sizes["classes"] == 3
+    dice = study.segmentation_record(ours, "CT", method="ours")
+    assert list(dice) == ["score", "modality", "method", "mean", "liver", "spleen", "updates_S", "updates_G"]
+    shape = study.shape_record(ours, segmentors, "T1")
+    assert shape["direction"] == "T1→CT" and shape["spleen"] != shape["spleen"]  # nobody drew it
+    assert study.segmentation_record(ours, "T1")["liver"] >= 0
+
+
+def test_networks_of_another_task_are_found_by_its_domains(other_task):
+    study, _, ours = other_task
+    assert ours.segmentor("T1") is ours.nets.S_B and ours.generator("T1") is ours.nets.G_A
+    with pytest.raises(InputError, match="use CT or T1"): ours.segmentor("MRI")
+    with pytest.raises(InputError, match="no MRI case"): study.training_data(MRI=.5)
+
+
+def test_the_truth_of_another_task_is_its_own(other_task):
+    study, _, ours = other_task
+    case, grid = study.test_data("T1").cases[0], study.config.grid
+    twin = load_case(replace(case, modality="CT"), grid)
+    assert torch.equal(true_translation(case, grid)[0, 0], torch.from_numpy(twin.voxels)) and twin.task == ABDOMEN
+    seen = load_case(case, grid)
+    assert UNDRAWN in seen.label and (seen.label == 1).sum() == (twin.label == 1).sum()
+    record = study.truth_record(ours, "T1", n=1)
+    assert record["direction"] == "T1→CT" and record["error"] > 0 and record["distortion_mm"] > 0
+
+
+def test_only_drawn_regions_say_how_far_the_anatomy_moved(other_task, monkeypatch):
+    study, _, ours = other_task
+    asked = []
+    monkeypatch.setattr(studies, "distortion", lambda fake, true, where, spacing: asked.append(where) or 0.)
+    study.truth_record(ours, "T1", n=1)
+    label = load_case(study.test_data("T1").cases[0], study.config.grid).label
+    assert torch.equal(asked[0][0], torch.from_numpy(is_region(label)))
+
+
+def test_a_translated_volume_of_another_task(other_task):
+    study, _, ours = other_task
+    fake = ours.translate_volume(load_case(study.test_data("T1").cases[0], study.config.grid))
+    assert fake.modality == "CT" and fake.range == (-200, 400) and fake.task == ABDOMEN
+
+
+def test_directions_are_called_by_their_domains():
+    assert DIRECTIONS == {"CT": "CT→MRI", "MRI": "MRI→CT"} and direction_of("T1", ABDOMEN) == "T1→CT"

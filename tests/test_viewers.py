@@ -10,20 +10,33 @@ import torch
 from scans import AFFINES, refused, turned
 from tiny import SHORT, Random, noise
 
+from cssgan.data.cases import phantom_cases
+from cssgan.data.datasets import UnpairedData, unpaired
 from cssgan.metrics import dice_scores
 from cssgan.phantoms.scanners import phantom
-from cssgan.pictures import grey_range
-from cssgan.scans.volumes import IGNORE, Grid, Volume, normalise
-from cssgan.task import HEART, REGIONS
-from cssgan.training.schedule import Phase
+from cssgan.phantoms.shapes import shapes
+from cssgan.pictures import CUTS, grey_range
+from cssgan.scans.files import write_volume
+from cssgan.scans.volumes import IGNORE, UNDRAWN, Grid, Volume, normalise
+from cssgan.task import HEART, REGIONS, as_task
+from cssgan.training.schedule import Phase, preset
 from cssgan.training.trainer import Stopped, fit
 from cssgan.viewers import depth, monitor
-from cssgan.viewers.canvas import LiveView, PixelPicture
-from cssgan.viewers.comparison import VIEWS, compare, dice_by_region
-from cssgan.viewers.depth import resample_along, view3d
+from cssgan.viewers.canvas import (
+    LiveView,
+    PixelPicture,
+    colour_table,
+    describe_voxel,
+    in_lines,
+    legend_html,
+    paint_cut,
+    with_legend,
+)
+from cssgan.viewers.comparison import VIEWS, compare, dice_by_region, dice_table
+from cssgan.viewers.depth import niivue_colours, render_view, resample_along, view3d
 from cssgan.viewers.explorer import explore, window_controls
 from cssgan.viewers.inputs import as_volume, guess_modality, windows
-from cssgan.viewers.monitor import Monitor
+from cssgan.viewers.monitor import Monitor, plot_run, score_titles, translation_frame
 
 SMALL = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 CT, MRI = (phantom(3, modality, SMALL) for modality in ("CT", "MRI"))
@@ -427,3 +440,197 @@ def test_the_stored_picture_follows_the_epochs(tmp_path, seen):
 def test_the_stored_picture_waits_for_the_budget(tmp_path, seen):
     fit(noise(), TWICE, tmp_path, progress=False, callback=Monitor(noise(), share=0))
     assert [kind for kind, _ in seen].count("update") == 1
+
+
+# ---- other tasks
+
+def of(name, domains, regions, **more):
+    "A task on the small grid."
+    grid = {"shape": list(SMALL.shape), "spacing": list(SMALL.spacing)}
+    return as_task({"name": name, "domains": domains, "regions": ["background", *regions], "grid": grid} | more)
+
+
+T1, T2 = ({"name": name, "percentiles": [1, 99]} for name in ("T1", "T2 FLAIR"))
+HU = {"name": "CT", "unit": "HU", "window": [-1000, 1000], "nothing": -1024, "check": "HU"}
+BRAIN = of("brain", [T1, T2], [f"area no.{k}" for k in range(1, 9)])
+PELVIS = of("pelvis", [HU, {"name": "CBCT", "window": [0, 2000], "unit": "a.u."}], ["bladder"])
+LIVER = of("abdomen", [HU, T1], ["liver", "right kidney", "left kidney"],
+           tables={"liver": {"1": "liver"}}, table_of={"CT": "liver"})
+MANY = of("all", [T1, T2], [f"structure with a name no.{k}" for k in range(1, 62)])
+
+
+def as_partly_drawn(volume, *drawn):
+    "Its labels as one who draws only these regions would have left them."
+    return replace(volume, label=np.where(np.isin(volume.label, drawn), volume.label, UNDRAWN).astype(np.uint8))
+
+
+@pytest.mark.parametrize("task", [LIVER, BRAIN, PELVIS, MANY], ids=lambda task: task.name)
+@pytest.mark.parametrize("side", [0, 1])
+def test_every_viewer_knows_the_task(task, side):
+    own, other = (shapes(1, name, task) for name in (task.names[side], task.names[1 - side]))
+    comparison = compare(own, other, own, segmentation=own.label)
+    for live in (explore(own), view3d(own, viewer="niivue"), comparison):
+        live.build()
+        assert live.still().rgb.any()
+    assert comparison.title("synthetic") == f"synthetic {other.modality}, Dice 100"
+    assert list(comparison.scores["synthetic"]) == list(task.regions[1:])
+    assert all(name in legend_html([own.label], task) for name in np.array(task.regions)[np.unique(own.label)[1:]])
+    at = tuple(np.argwhere(own.label == 1)[0])
+    assert describe_voxel(own, at).endswith(f"{own.unit} · {task.regions[1]}")
+    colours = depth.niivue(own).volumes[1].colormap_label
+    assert list(colours.labels or niivue_colours(task)["labels"]) == list(task.regions)
+
+
+@pytest.mark.parametrize("width", [40, 180, 700])
+def test_a_legend_has_as_many_lines_as_it_needs(width):
+    labels = np.arange(len(MANY.regions), dtype=np.uint8)
+    picture = with_legend(np.zeros((10, width, 3), np.uint8), labels, task=MANY)
+    lines = (len(picture) - 10) // 26
+    assert picture.shape[1] == width and (lines == 61 if width < 200 else 15 < lines < 35)
+    assert all(picture[10 + 26 * k:36 + 26 * k].any() for k in range(lines))
+    assert legend_html([labels], MANY).count("nowrap") == 61
+    few = with_legend(np.zeros((10, 700, 3), np.uint8), CT.label)
+    assert len(few) == 36  # one line, as ever
+
+
+def test_words_are_broken_in_their_order():
+    assert in_lines([3, 3, 3, 9, 1], 6) == [[0, 1], [2], [3], [4]] and in_lines([], 6) == []
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_what_was_not_drawn_is_not_painted(cut):
+    bare = replace(CT, label=None)
+    unknown = replace(CT, label=np.full(CT.shape, UNDRAWN, np.uint8))
+    assert np.array_equal(paint_cut(unknown, cut, (12, 12, 8), 2.0), paint_cut(bare, cut, (12, 12, 8), 2.0))
+    assert np.array_equal(paint_cut(bare, cut, (12, 12, 8), 2.0, truth=unknown.label),
+                          paint_cut(bare, cut, (12, 12, 8), 2.0))
+    partly = as_partly_drawn(CT, 1)
+    only = replace(CT, label=np.where(CT.label == 1, 1, 0).astype(np.uint8))
+    assert np.array_equal(paint_cut(partly, cut, (12, 12, 8), 2.0), paint_cut(only, cut, (12, 12, 8), 2.0))
+
+
+def test_what_was_not_drawn_is_called_so_and_is_no_body():
+    partly, hidden = as_partly_drawn(CT, 1), tuple(np.argwhere(CT.label == 2)[0])
+    assert describe_voxel(partly, hidden).endswith("HU · background, or not drawn")
+    only = replace(CT, label=np.where(CT.label == 1, 1, 0).astype(np.uint8))
+    assert np.array_equal(render_view(partly, "the front"), render_view(only, "the front"))
+    assert explore(partly).index.tolist() == explore(only).index.tolist()
+    assert legend_html([partly.label]).count("background:") == 1 and "drawn" not in legend_html([partly.label])
+
+
+def test_dice_leaves_out_what_was_not_drawn():
+    partly = as_partly_drawn(CT, 1, 2)
+    assert partly.label.max() == UNDRAWN
+    scores = compare(partly, MRI).scores["synthetic"]
+    assert scores["LV"] == scores["RV"] == 100 and all(np.isnan(scores[name]) for name in REGIONS[3:])
+    worse = np.where(MRI.label == 3, 1, MRI.label).astype(np.uint8)  # an atrium that is called LV
+    assert compare(partly, replace(MRI, label=worse)).scores["synthetic"]["LV"] < 95
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_scan_that_nobody_annotated_has_no_dice():
+    unlabelled = replace(CT, label=np.full(CT.shape, IGNORE, np.uint8))
+    comparison = compare(unlabelled, MRI)
+    comparison.build()
+    assert comparison.title("synthetic") == "synthetic MRI" and "<b>–</b>" in dice_table(comparison.scores)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_files_of_one_physics_are_what_their_place_says(side, tmp_path):
+    own, other = (BRAIN.names[side], BRAIN.names[1 - side])
+    real, fake = shapes(1, own, BRAIN), shapes(1, other, BRAIN)
+    write_volume(fake, tmp_path / "fake.nii")
+    for thing in (tmp_path / "fake.nii", nib.load(tmp_path / "fake.nii"), fake.voxels):
+        assert compare(real, thing, real.voxels).fake.modality == other
+    assert explore(tmp_path / "fake.nii", modality=other, task=BRAIN).volume.modality == other
+    assert explore(tmp_path / "fake.nii", task=BRAIN).volume.modality == "T1"
+
+
+def test_a_file_that_cannot_be_what_its_place_says_is_what_it_can_be(tmp_path):
+    write_volume(MRI, tmp_path / "mri.nii"), write_volume(CT, tmp_path / "ct.nii")
+    assert compare(MRI, tmp_path / "mri.nii").fake.modality == "MRI"
+    assert compare(CT, tmp_path / "ct.nii").fake.modality == "CT"
+    assert compare(MRI, tmp_path / "ct.nii").fake.modality == "CT"
+
+
+def test_modalities_are_guessed_among_the_tasks_own():
+    assert guess_modality(np.array([-900.0, 30]), PELVIS) == "CT"
+    assert guess_modality(np.array([0.0, 1500]), PELVIS) == "CBCT"
+    assert guess_modality(np.array([-900.0, 30]), PELVIS, likely="CBCT") == "CT"
+    assert guess_modality(np.array([0.0, 1500]), BRAIN, likely="T2 FLAIR") == "T2 FLAIR"
+    refused(lambda: explore(MRI.voxels, modality="T1"), says="use CT or MRI")
+    refused(lambda: explore(MRI.voxels, modality="CT", task=BRAIN), says="use T1 or T2 FLAIR")
+
+
+def test_windows_of_a_domain_have_its_own_names():
+    assert list(windows(shapes(1, "CBCT", PELVIS))) == ["usual"]
+    assert list(windows(shapes(1, "T1", BRAIN)))[0] == "1 to 99 %"
+    seen = of("brain", [T1 | {"views": {"grey matter": [300, 700]}}, T2], ["tumour"])
+    scan = shapes(1, "T1", seen)
+    assert list(windows(scan))[:2] == ["grey matter", "1 to 99 %"]
+    assert explore(scan).window == explore(scan, window="grey matter").window == (300, 700)
+    scaled = normalise(scan)
+    low, high = windows(scaled)["grey matter"]
+    assert -1 < low < high <= 1
+    assert "grey matter" not in windows(replace(scaled, range=None))
+    bent = of("pelvis", [{"name": "CT", "unit": "HU", "check": "HU", "knots": [[-1000, -1], [0, 0.5], [1000, 1]]}, T1],
+              ["bladder"])
+    assert windows(shapes(1, "CT", bent))["usual"] == (-1000, 1000)
+    assert windows(normalise(shapes(1, "CT", bent)))["usual"] == (-1, 1)
+
+
+def test_a_units_name_runs_nothing():
+    evil = of("x", [T1 | {"unit": "<img src=x onerror=alert(1)>"}, T2], ["liver"])
+    scan = shapes(1, "T1", evil)
+    explorer, comparison = explore(scan), compare(scan, shapes(1, "T2 FLAIR", evil))
+    explorer.build(), comparison.build()
+    for words in (explorer.words.value, comparison.words.value): assert "<img" not in words and "&lt;img" in words
+
+
+# ---- the monitor of another task
+
+@pytest.fixture(scope="module")
+def partly(tmp_path_factory):
+    "A run of a task whose CT labels draw the liver alone, and its data."
+    folder = tmp_path_factory.mktemp("partly")
+    data = unpaired(phantom_cases({"train": (2, 2), "valid": (1, 1)}, task=LIVER), SMALL, folder / "cache")
+    watch = Monitor(data, share=1)
+    run = fit(data, replace(preset("smoke", LIVER), phases=(Phase("joint", 1),)), folder / "run", progress=False,
+              callback=watch)
+    return run, data, watch
+
+
+def test_a_monitor_speaks_of_the_runs_own_domains_and_regions(partly):
+    run, data, watch = partly
+    assert (data.valid_A[0][1] < 0).any() and not watch.message and watch.frames
+    assert list(score_titles(LIVER).values()) == ["Dice CT", "Dice T1", "S-score CT→T1", "S-score T1→CT"]
+    words = [text.get_text() for ax in plot_run(run).axes for text in ax.get_legend().get_texts()]
+    assert {"Dice CT", "Dice T1"} <= set(words) and not any("MRI" in word for word in words)
+    assert watch.still().rgb.shape[0] > 300
+
+
+def test_a_frame_names_every_region_whatever_is_seen(partly):
+    run, data, _ = partly
+    samples = {"A": data.valid_A[0][:2], "B": data.valid_B[0][:2]}
+    frame = translation_frame(run, samples)
+    legend = frame[-26:]
+    for colour in colour_table(LIVER.palette)[1:4]:
+        assert (np.abs(legend - colour).max(2) < 3).any()
+
+
+def test_a_monitor_of_one_domain_calls_it_by_its_name(partly, monkeypatch):
+    run, data, _ = partly
+    titles = []
+    monkeypatch.setattr(monitor, "side_by_side", lambda pictures: titles.extend(pictures) or np.zeros((9, 400, 3)))
+    watch = Monitor(UnpairedData(data.train_A, data.train_B, data.valid_A.__class__([], SMALL), data.valid_B))
+    translation_frame(run, watch.samples)
+    assert titles == ["real T1", "synthetic CT", "reconstructed T1", "synthetic, segmented"]
+
+
+def test_a_domain_that_nobody_annotated_is_watched_too(tmp_path):
+    data = noise(1, 1)
+    for volume, labels, _ in data.valid_B.made: labels.fill_(IGNORE)
+    watch = Monitor(data, share=1)
+    run = fit(data, TWICE, tmp_path, progress=False, callback=watch)
+    assert watch.frames and not watch.message and run.history[-1]["dice_MRI"] is None
+    assert plot_run(run).axes and watch.still().rgb.any()

@@ -18,29 +18,17 @@ from typing import Annotated
 import msgspec
 import torch
 
-import cssgan.fast.layers
-import cssgan.fast.networks
-import cssgan.fast.step
-import cssgan.joint
-import cssgan.losses
-import cssgan.models
-import cssgan.pretraining
-import cssgan.training.baselines
-import cssgan.training.run
-import cssgan.training.saving
-import cssgan.training.schedule
-import cssgan.training.trainer
-from ..data.cases import Case, task_of
+import cssgan
+from ..data.cases import Case, phantom_seed, task_of
 from ..data.datasets import UnpairedData, unpaired
 from ..data.finding import find_cases
-from ..data.prepared import Samples, fingerprint
+from ..data.prepared import Samples, fingerprint, load_case
 from ..data.splits import select, thin, with_splits
 from ..fast.networks import accelerate
 from ..guard import InputError, folder_lock, make_folder, read_json, write_whole
 from ..metrics import dice_of_segmentor, distortion, s_score, translation_error
 from ..models import Networks
-from ..phantoms.scanners import phantom
-from ..scans.volumes import Volume, normalise
+from ..scans.volumes import Volume, is_region
 from ..task import HEART, Task, as_task
 from ..training.baselines import HalfAndHalf, in_place_of_joint, translate_offline
 from ..training.checkpoints import load_checkpoint
@@ -70,14 +58,14 @@ def count_updates(
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-011
 TRAINING_MODULES = (  # that decide what a stage becomes
-    cssgan.models, cssgan.losses, cssgan.joint, cssgan.pretraining, cssgan.fast.layers, cssgan.fast.networks,
-    cssgan.fast.step, cssgan.training.schedule, cssgan.training.run, cssgan.training.saving, cssgan.training.trainer,
-    cssgan.training.baselines)
+    "models", "losses", "joint", "pretraining", "fast/layers", "fast/networks", "fast/step", "training/schedule",
+    "training/run", "training/saving", "training/trainer", "training/baselines")
 
 @lru_cache
 def code_digest() -> str:  # hexadecimal digits
     "A name for the code that trains, read once."
-    return hashlib.sha256(b"".join(Path(m.__file__).read_bytes() for m in TRAINING_MODULES)).hexdigest()
+    files = [Path(cssgan.__file__).parent / f"{module}.py" for module in TRAINING_MODULES]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 def stage_key(
     config: Config,  # with the phases of the stage
@@ -117,8 +105,8 @@ def train_once(
             write_whole(place / "stage.json", json.dumps({"history": run.history, "updates": updates}).encode())
         for leftover in ("last", "synthetic"): shutil.rmtree(place / leftover, ignore_errors=True)
     trained = read_json(place / "stage.json", Trained, f"delete the folder {place}, and train again")
-    nets, about, _ = load_checkpoint(place / "best")
-    return Stage(key, nets, trained.history, trained.updates, as_task(about["task"]))
+    best = load_checkpoint(place / "best")
+    return Stage(key, best.nets, trained.history, trained.updates, as_task(best.about["task"]))
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-016
 @dataclass
@@ -366,10 +354,10 @@ def true_translation(
     grid,  # the training grid
 ) -> torch.Tensor:  # [1, 1, X, Y, Z] in [-1, 1]
     "The same anatomy in the other modality."
-    if not case.image.startswith("phantom:"):
+    if phantom_seed(case.image) is None:
         raise InputError(f"{case.image} is a real scan, its true translation is unknown; name phantom-S1")
-    scan = phantom(int(case.image[8:]), case.task.other(case.modality).name, grid)
-    return torch.from_numpy(normalise(scan).voxels)[None, None]
+    twin = replace(case, modality=case.task.other(case.modality).name, table="")
+    return torch.from_numpy(load_case(twin, grid).voxels)[None, None]
 
 @patch_to(Study)
 def has_twins(self) -> bool:  # are all its test cases phantoms?
@@ -390,7 +378,7 @@ def truth_record(
     for case, (volume, labels, _) in zip(samples.cases[:n], samples):
         fake, true = stage.translate(modality, volume), true_translation(case, grid)
         errors.append(translation_error(fake, true))
-        moved.append(distortion(fake, true, labels[None] > 0, grid.spacing))
+        moved.append(distortion(fake, true, is_region(labels[None]), grid.spacing))
     numbers = {"error": round(mean(errors), 4), "distortion_mm": round(mean(moved), 3), "n": len(errors)}
     return facts | {"score": "truth", "direction": direction_of(modality, self.task)} | numbers
 

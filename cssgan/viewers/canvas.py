@@ -9,6 +9,7 @@ __all__ = ['PixelPicture', 'paint_cut', 'side_by_side', 'with_legend', 'in_brows
 import copy
 import io
 from functools import lru_cache
+from html import escape
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -211,20 +212,45 @@ def side_by_side(
         columns.append(column)
     return np.concatenate(columns, 1)[:, :-gap]
 
+# %% ../../nbs/09_viewers/01_canvas.ipynb #c6ae88db
+def legend_entries(
+    labels,  # label arrays, or None
+    task: Task = HEART,  # whose regions they are
+) -> list[tuple[str, str]]:  # name, colour
+    "What has a colour in these label maps."
+    colours, names = label_colours(task.palette), label_names(task)
+    used = {int(v) for l in labels if l is not None for v in np.unique(l)}
+    return [(names[value], colours[value]) for value in sorted(used & set(colours))]
+
+def in_lines(
+    widths,  # of words, pixels
+    room,  # that a line has, pixels
+) -> list[list[int]]:  # the words of each line
+    "Break words into lines; what is too long for one has one to itself."
+    lines, free = [], -1
+    for k, width in enumerate(widths):
+        if width > free: lines, free = [*lines, []], room
+        lines[-1].append(k)
+        free -= width
+    return lines
+
+# %% ../../nbs/09_viewers/01_canvas.ipynb #419e8cae
 def with_legend(
     rgb,  # a picture
     *labels,  # label arrays that it shows, or None
     task: Task = HEART,  # whose regions they are
-) -> np.ndarray:  # the picture with a line beneath
+) -> np.ndarray:  # the picture with lines beneath
     "Name the colours of the regions."
-    colours, names = label_colours(task.palette), label_names(task)
-    regions = sorted({int(v) for l in labels if l is not None for v in np.unique(l)} & set(colours))
-    if not regions: return rgb
-    words = [np.zeros((26, _draw_word(names[r])[0].shape[1] + 24, 3), np.uint8) for r in regions]
-    for word, region in zip(words, regions): write_text(word, names[region], (0.5, 0.5), colours[region])
-    line = np.concatenate(words, 1)[:, :rgb.shape[1]]
-    rest = rgb.shape[1] - line.shape[1]
-    return np.concatenate([rgb, np.pad(line, ((0, 0), (rest // 2, rest - rest // 2), (0, 0)))])
+    words, room = [], rgb.shape[1]
+    for name, colour in legend_entries(labels, task):
+        word = np.zeros((26, min(_draw_word(name)[0].shape[1] + 24, room), 3), np.uint8)
+        write_text(word, name, (0.5, 0.5), colour)
+        words.append(word)
+    for line in in_lines([word.shape[1] for word in words], room):
+        beneath = np.concatenate([words[k] for k in line], 1)
+        rest = room - beneath.shape[1]
+        rgb = np.concatenate([rgb, np.pad(beneath, ((0, 0), (rest // 2, rest - rest // 2), (0, 0)))])
+    return rgb
 
 # %% ../../nbs/09_viewers/01_canvas.ipynb #cell-047
 def legend_html(
@@ -232,11 +258,9 @@ def legend_html(
     task: Task = HEART,  # whose regions they are
 ) -> str:  # HTML
     "The regions' colours and names."
-    colours, names = label_colours(task.palette), label_names(task)
-    regions = sorted({int(v) for l in labels if l is not None for v in np.unique(l)} & set(colours))
-    square = ('<span style="display:inline-block;width:.9em;height:.9em;border-radius:2px;margin:0 .35em -.1em 0;'
-              'background:{}"></span>{} &nbsp; ')
-    return "".join(square.format(colours[r], names[r]) for r in regions)
+    entry = ('<span style="white-space:nowrap"><span style="display:inline-block;width:.9em;height:.9em;'
+             'border-radius:2px;margin:0 .35em -.1em 0;background:{}"></span>{} &nbsp;</span> ')
+    return "".join(entry.format(colour, escape(name)) for name, colour in legend_entries(labels, task))
 
 # %% ../../nbs/09_viewers/01_canvas.ipynb #cell-053
 def in_browser() -> bool:

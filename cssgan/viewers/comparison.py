@@ -9,6 +9,7 @@ __all__ = ['Comparison', 'compare']
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from cssgan.scans.volumes import (
     back_to_scan,
     denormalise,
     format_size,
+    is_region,
     label_to_scan,
 )
 from ..task import HEART, Task
@@ -57,11 +59,11 @@ VIEWS = "side by side", "swipe", "blend", "checkerboard", "difference"
 def as_volume_like(
     thing,  # what `as_volume` takes
     real: Volume,  # the real scan, in its file's own axes
-    modality,  # of an array
+    modality,  # of an array, and of a file that does not say its own
 ) -> Volume:  # in its own axes
     "A volume; an array lies where the real scan does."
     if isinstance(thing, (Volume, str, Path)) or hasattr(thing, "dataobj"):
-        return as_volume_unturned(thing, task=real.task)
+        return as_volume_unturned(thing, task=real.task, likely=modality)
     array = to_array(thing)
     if array.shape != real.shape:
         raise InputError(f"an array of {format_size(array.shape)} voxels does not say where it lies, the real scan has "
@@ -98,16 +100,12 @@ def dice_by_region(
 ) -> dict:  # structure → percent; nan where the truth has none
     "Dice per structure."
     if volume is None or volume.label is None or truth is None: return {}
-    import torch
-
-    from cssgan.metrics import dice_scores
-    regions = volume.task.regions
-    absent = sum(2**k for k in range(len(regions)) if not k or k not in truth)  # may be where none was drawn
-    counts = (volume.label < UNDRAWN) & (truth != IGNORE) & ((volume.label > 0) | (truth > 0))
-    seen, true = (torch.from_numpy(label[counts].astype(np.int64))[None, :, None, None]
-                  for label in (volume.label, truth))
-    scores = dice_scores(seen, torch.where(true == UNDRAWN, -absent, true), len(regions))[0]
-    return dict(zip(regions[1:], scores.tolist()))
+    regions, either = volume.task.regions, is_region(volume.label) | is_region(truth)
+    counts = either & (volume.label < UNDRAWN) & (truth != IGNORE)
+    seen, true = volume.label[counts], truth[counts]
+    both, found, there = (np.bincount(a, minlength=len(regions)).tolist() for a in (seen[seen == true], seen, true))
+    return {name: 200 * both[k] / (found[k] + there[k]) if there[k] else np.nan
+            for k, name in enumerate(regions) if k}
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-014
 PAIRS = ("reconstructed", "real"), ("synthetic", "true")  # what is compared, and with what
@@ -305,7 +303,8 @@ def dice_table(
     for region in next(iter(scores.values())):
         row = "".join(cell.format(number(s[region])) for s in scores.values())
         lines.append(f"<tr><td>{region}</td>{row}</tr>")
-    means = (cell.format(f"<b>{number(np.nanmean(list(s.values())))}</b>") for s in scores.values())
+    known = ([score for score in s.values() if score == score] for s in scores.values())
+    means = (cell.format(f"<b>{number(np.mean(k)) if k else '–'}</b>") for k in known)
     lines.append("<tr><td><b>mean</b></td>" + "".join(means) + "</tr>")
     return '<b>Dice, %</b><table style="font-variant-numeric:tabular-nums">' + "".join(lines) + "</table>"
 
@@ -374,7 +373,7 @@ def _to_slice(self, number):
 def _describe(self, index):
     "What every volume holds there."
     place, *_ = describe_voxel(self.real, index).partition(" mm")
-    values = {name: describe_voxel(v, index).split(" mm · ")[1] for name, v in self.volumes.items()}
+    values = {name: escape(describe_voxel(v, index).split(" mm · ", 1)[1]) for name, v in self.volumes.items()}
     self.words.value = f"{place} mm" + "".join(f" · <b>{name}</b> {value}" for name, value in values.items())
 
 Comparison.build, Comparison.change, Comparison.voxel, Comparison.pressed = _build_comparison, _change, _voxel, _pressed

@@ -6,6 +6,8 @@
 __all__ = ['Explorer', 'explore']
 
 # %% ../../nbs/09_viewers/04_explorer.ipynb #cell-002
+from html import escape
+
 import numpy as np
 
 from ..pictures import CUTS, _sizes, middle_voxel
@@ -72,7 +74,7 @@ class Explorer(LiveView):
 def explore(
     volume,  # Volume, path of a NIfTI file or DICOM folder, nibabel image, array or tensor
     labels=None,  # the same, on the same grid; None: the volume's own
-    window=None,  # "heart", "lung", "bone", "2 to 98 %" …, or (black, white)
+    window=None,  # a name in `windows`, such as "lung" or "2 to 98 %", or (black, white)
     opacity=0.25,  # of the regions
     modality=None,  # the name of its domain, such as "CT"; None: guessed
     spacing=(1.0, 1.0, 1.0),  # mm, for an array
@@ -177,7 +179,8 @@ def _repaint(self, window=None, opacity=None):
 
 def _describe(self, index):
     "Say what is there."
-    self.words.value = f'<span style="font-variant-numeric:tabular-nums">{describe_voxel(self.volume, index)}</span>'
+    words = escape(describe_voxel(self.volume, index))
+    self.words.value = f'<span style="font-variant-numeric:tabular-nums">{words}</span>'
 
 def _voxel_in_tile(self, cut, place):
     "The voxel at a place in a cut's tile."

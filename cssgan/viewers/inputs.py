@@ -22,11 +22,12 @@ from ..task import HEART, Task
 def guess_modality(
     voxels,  # (X, Y, Z)
     task: Task = HEART,  # whose domains there are
+    likely: str = "",  # the name of a domain; empty: the first
 ) -> str:  # the name of a domain
-    "Only what is in HU has values far below zero; of two domains that both may be, the first."
+    "Only what is in HU has values far below zero; of two domains that both may be, the likely one."
     in_HU = bool((voxels < -200).any())
-    fitting = [domain.name for domain in task.domains if (domain.check == "HU") == in_HU]
-    return (fitting or task.names)[0]
+    fitting = [domain.name for domain in task.domains if (domain.check == "HU") == in_HU] or task.names
+    return likely if likely in fitting else fitting[0]
 
 def to_array(
     thing,  # array, tensor of any kind, or lists
@@ -43,7 +44,7 @@ def to_array(
     return array
 
 # %% ../../nbs/09_viewers/00_inputs.ipynb #cell-010
-def _from_array(array, modality, spacing, task=HEART) -> Volume:
+def _from_array(array, modality, spacing, task=HEART, likely="") -> Volume:
     "A volume of plain numbers, around the world's origin."
     array = to_array(array).astype(np.float32)
     try: sizes = tuple(float(s) for s in spacing)
@@ -53,20 +54,27 @@ def _from_array(array, modality, spacing, task=HEART) -> Volume:
         raise InputError(f"spacing={spacing!r}: give three sizes from {low} to {high} mm, as in (1.5, 1.5, 2)")
     scaled = array.size > 0 and bool(-1 <= array.min() < 0 and array.max() <= 1)
     return Volume(array, Grid(array.shape, sizes).affine(),
-                  check_modality(modality or guess_modality(array, task), task), scaled=scaled, task=task)
+                  check_modality(modality or guess_modality(array, task, likely), task), scaled=scaled, task=task)
 
 def _from_image(image, name) -> tuple:  # (X, Y, Z) array, its 4×4 affine or None
     "What a nibabel image in memory holds."
     array = as_3d(np.asanyarray(image.dataobj), name)
     return array, None if image.affine is None else check_placement(image.affine, name)
 
-def _from_file(path, modality, task=HEART) -> Volume:
-    "A file, tried as the first domain if no modality is given, then as the second; a DICOM series says its own."
-    if Path(path).is_dir(): return read_volume(path, modality, task)
-    try: return read_volume(path, modality or task.names[0], task)
-    except InputError:
-        if modality or not Path(path).is_file(): raise
-        return read_volume(path, task.names[1], task)
+def domains_to_try(path, modality, task, likely) -> list:  # None: what a DICOM series says
+    "What a file or folder may be, in the order in which it is tried."
+    if modality: return [modality]
+    if Path(path).is_dir(): return [None, likely] if likely else [None]
+    first = likely or task.names[0]
+    return [first, task.other(first).name]
+
+def _from_file(path, modality, task=HEART, likely="") -> Volume:
+    "A file, as the first domain that it can be."
+    *names, last = domains_to_try(path, modality, task, likely)
+    for name in names:
+        try: return read_volume(path, name, task)
+        except InputError: pass
+    return read_volume(path, last, task)
 
 # %% ../../nbs/09_viewers/00_inputs.ipynb #cell-013
 def _checked(volume) -> Volume:
@@ -91,18 +99,18 @@ def _labelled(volume, labels) -> Volume:
     return with_label(volume, to_array(labels, "label map"), volume.affine if affine is None else affine)
 
 # %% ../../nbs/09_viewers/00_inputs.ipynb #6671767d
-def as_volume_unturned(thing, labels=None, modality=None, spacing=(1.0, 1.0, 1.0), task=HEART) -> Volume:
+def as_volume_unturned(thing, labels=None, modality=None, spacing=(1.0, 1.0, 1.0), task=HEART, likely="") -> Volume:
     "Whatever holds a volume, as one, in the axes that it comes in: `as_volume` before it turns it upright."
     if isinstance(thing, Volume):
         volume = thing
         if modality not in (None, thing.modality):
             raise InputError(f"the volume says that it is {thing.modality}, not {modality}: leave modality out")
-    elif isinstance(thing, (str, Path)): volume = _from_file(thing, modality, task)
+    elif isinstance(thing, (str, Path)): volume = _from_file(thing, modality, task, likely)
     elif hasattr(thing, "dataobj"):
         array, affine = _from_image(thing, "the image")
-        volume = _from_array(array, modality, spacing, task)
+        volume = _from_array(array, modality, spacing, task, likely)
         if affine is not None: volume = replace(volume, affine=affine, scaled=False)
-    else: volume = _from_array(thing, modality, spacing, task)
+    else: volume = _from_array(thing, modality, spacing, task, likely)
     return _checked(volume) if labels is None else _labelled(_checked(volume), labels)
 
 def as_volume(
@@ -124,12 +132,13 @@ def windows(
 ) -> dict[str, GreyRange]:  # by name, in the volume's unit; the first is the usual one
     "The windows that a volume may be looked at through."
     domain = volume.domain
-    if domain.ends:
-        views = domain.views or {"usual": domain.ends}
-        return {name: through_window(volume, view) for name, view in views.items()}
+    views = domain.views or ({"usual": domain.ends} if domain.ends else {})
+    if volume.scaled and not (volume.range or domain.ends): views = {}  # nobody knows what its levels stand for
+    named = {name: through_window(volume, view) for name, view in views.items()}
+    if domain.ends: return named
     low, high = domain.percentiles
     shares = {f"{low:g} to {high:g} %": (low, high), "2 to 98 %": (2, 98), "all": (0, 100)}
-    return {name: GreyRange(*np.percentile(volume.voxels, ps).tolist()) for name, ps in shares.items()}
+    return named | {name: GreyRange(*np.percentile(volume.voxels, ps).tolist()) for name, ps in shares.items()}
 
 # %% ../../nbs/09_viewers/00_inputs.ipynb #cell-021
 def window_of(

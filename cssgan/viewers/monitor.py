@@ -30,6 +30,7 @@ from cssgan.viewers.canvas import (
     paint_cut,
     png_bytes,
     side_by_side,
+    with_legend,
 )
 
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-008
@@ -63,8 +64,9 @@ def translation_frame(
     pixels=190,  # of one picture's width
 ) -> np.ndarray:  # uint8 (rows, columns, 3)
     "How the fixed cases are translated now."
-    lines, names = [], run.task.names
-    for (side, (volume, labels)), (own, other) in zip(samples.items(), (names, names[::-1])):
+    lines = []
+    for side, (volume, labels) in samples.items():
+        own, other = run.task.names if side == "A" else run.task.names[::-1]
         fake, rec, seen = translate_case(run, volume, side)
         affine, truth = Grid(volume.shape[1:], run.config.grid.spacing).affine(), as_label_map(labels)
         in_space = lambda voxels, modality, label=None: Volume(voxels, affine, modality, label, scaled=True,
@@ -76,7 +78,7 @@ def translation_frame(
             f"real {own}": show(volume[0].numpy(), own), f"synthetic {other}": show(fake, other),
             f"reconstructed {own}": show(rec, own),
             "synthetic, segmented": show(fake, other, seen.astype(np.uint8), opacity=0.5, truth=truth)}))
-    return np.concatenate(lines)
+    return with_legend(np.concatenate(lines), np.arange(len(run.task.regions)), task=run.task)  # always as high
 
 # %% ../../nbs/09_viewers/05_monitor.ipynb #cell-013
 def score_titles(
