@@ -82,12 +82,15 @@ def as_table(
     wrong = [number for number in names if not re.fullmatch(r"0|[1-9]\d{0,9}", number, re.ASCII)]
     if wrong: raise ValueError(f"table {name}: {wrong[0]!r} is no label value")
     listed = said.get("draws", [])
-    for region in (*names.values(), *(listed if isinstance(listed, list) else [listed])):
+    listed = listed if isinstance(listed, list) else [listed]
+    for region in (*names.values(), *listed):
         if not isinstance(region, str) or region not in known:
             raise ValueError(f"table {name}: no region is called {region!r}")
     values = {0: 0} | {int(number): known[region] for number, region in names.items()}
     draws = {known[region] for region in listed or names.values()} - {0, None}
-    if not draws & set(values.values()): raise ValueError(f"table {name} reads no region out of a label file")
+    if not draws: raise ValueError(f"table {name} reads no region out of a label file")
+    if unread := sorted(draws - set(values.values())):
+        raise ValueError(f"table {name} draws {regions[unread[0]]}, and has no number for it")
     return Table(values, frozenset(range(1, len(regions))) - draws)
 
 # %% ../nbs/00_task.ipynb #091949a6

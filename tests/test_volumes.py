@@ -30,6 +30,8 @@ from cssgan.scans.volumes import (
 )
 from cssgan.task import HEART
 
+CT = HEART.domain("CT")
+
 # labels
 
 def test_label_on_another_grid():
@@ -192,7 +194,7 @@ def test_label_of_nothing_but_ignored_voxels_has_no_heart():
 
 def test_scaling_is_fixed_for_ct_and_comes_back():
     v = Volume(voxels(), LPS, "CT")
-    n = normalise(v, mri_range=(0, 1))
+    n = normalise(v, range=(0, 1))
     assert n.range == HEART.domain("CT").window and n.scaled and np.allclose(n.voxels, voxels() / 1000)
     assert np.allclose(denormalise(n).voxels, voxels(), atol=1e-3) and denormalise(n).scaled is False
 
@@ -215,10 +217,10 @@ def test_scale_serves_tensors():
 def test_a_phantom_is_in_hu_whole_and_cropped_and_in_no_other_unit(seed):
     v = phantom(seed, "CT", SMALL_GRID).voxels
     for crop in (v, v[12:36, 12:36, 8:26]):
-        check_intensities(crop, "CT")
+        check_intensities(crop, CT)
         for wrong in (crop + 1024, crop - 1024, crop / 10, crop * 10, crop / 1000, crop.clip(-160, 240)):
-            refused(check_intensities, wrong, "CT", says="not in HU")
-    for padding in (-1024, -2000, -3024): check_intensities(np.where(v < -900, padding, v), "CT")
+            refused(check_intensities, wrong, CT, says="not in HU")
+    for padding in (-1024, -2000, -3024): check_intensities(np.where(v < -900, padding, v), CT)
 
 
 def test_a_slanted_voxel_is_as_large_as_its_determinant_says():
@@ -259,7 +261,7 @@ def test_a_volume_is_checked_when_it_is_made():
 @pytest.mark.parametrize("file, modality", [("cta/ct.nii.gz", "CT"), ("lge_mr/mr.nii.gz", "MRI")])
 def test_real_scan_goes_to_the_grid_and_back(real, tmp_path, file, modality):
     scan = read_volume(real / file, modality)
-    check_intensities(to_grid(scan).voxels, modality)
+    check_intensities(to_grid(scan).voxels, HEART.domain(modality))
     write_volume(back_to_scan(to_grid(scan), scan), tmp_path / "back.nii.gz")
     here, there = nib.load(real / file), nib.load(tmp_path / "back.nii.gz")
     assert here.shape == there.shape and np.array_equal(here.affine, there.affine)
@@ -271,9 +273,9 @@ def test_a_real_scan_is_in_hu_however_close_it_is_cut_and_in_no_other_unit(real)
     v, low, high = read_volume(real / "cta/ct.nii.gz", "CT").voxels, heart.min(0), heart.max(0) + 1
     crops = [v[tuple(slice(max(a + cut, 0), b - cut) for a, b in zip(low, high))] for cut in (-30, -10, 0, 10, 20, 25)]
     for crop in (v, read_volume(real / "ct_dicom").voxels, *crops):
-        check_intensities(crop, "CT")
+        check_intensities(crop, CT)
         for wrong in (crop + 1024, crop - 1024, crop / 10, np.rint(crop / 10), crop * 10):
-            refused(check_intensities, wrong, "CT", says="not in HU")
+            refused(check_intensities, wrong, CT, says="not in HU")
 
 
 @pytest.mark.data
