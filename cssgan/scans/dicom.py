@@ -52,14 +52,14 @@ def _check_image(
     "Refuse what is no grey image of a scanner that the task knows."
     kind, modality = tag_text(header, "PhotometricInterpretation"), tag_text(header, "Modality")
     if not kind: raise InputError(f"{file} does not say its photometric interpretation: {EXPORT}")
-    if not modality or not _scanners(task) & {modality, ""}:
-        raise InputError(f"{file} holds {brief(modality, 20) or 'what it does not say'}: give a {_series_of(task)}")
     if not kind.startswith("MONOCHROME") or tag_integer(header, "SamplesPerPixel", file) != 1:
         raise InputError(f"{file} holds colours (a screenshot?): give the series that the scanner made")
     if kind != "MONOCHROME2":
         raise InputError(f"{file} is stored as {brief(kind, 20)} (black and white exchanged?): {CONVERT}")
     frames = tag_numbers(header, "NumberOfFrames", 1, file)[0] if "NumberOfFrames" in header else "1"
     if float(frames) != 1: raise InputError(f"{file} holds {brief(frames, 20)} frames in one file: {CONVERT}")
+    if not modality or not _scanners(task) & {modality, ""}:
+        raise InputError(f"{file} holds {brief(modality, 20) or 'what it does not say'}: give a {_series_of(task)}")
 
 LAYOUT = "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"
 
