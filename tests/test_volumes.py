@@ -13,6 +13,7 @@ from cssgan.scans.volumes import (
     IGNORE,
     PAPER_GRID,
     SMALL_GRID,
+    UNDRAWN,
     Grid,
     Volume,
     back_to_scan,
@@ -20,6 +21,7 @@ from cssgan.scans.volumes import (
     denormalise,
     grid_centre,
     intensity_range,
+    is_region,
     label_to_scan,
     normalise,
     scale,
@@ -28,7 +30,7 @@ from cssgan.scans.volumes import (
     whole_scan_grid,
     with_label,
 )
-from cssgan.task import HEART
+from cssgan.task import HEART, as_task
 
 CT = HEART.domain("CT")
 
@@ -253,6 +255,50 @@ def test_a_volume_is_checked_when_it_is_made():
     refused(Volume, np.zeros((3, 3, 3)), np.eye(4), "PET", says="use CT or MRI")
     refused(Volume, np.zeros((3, 3, 3)), np.eye(4), "CT", np.zeros((3, 3, 2), np.uint8), says="same grid")
     refused(Volume, np.zeros((3, 3, 3)), np.eye(4), "CT", np.full((3, 3, 3), 420), says="uint8")
+
+
+# other tasks
+
+MR = {"name": "MR", "percentiles": [0, 100], "body": 300}
+CBCT = {"name": "CBCT", "knots": [[-1000, -1], [-150, -0.6], [450, 0.6], [1000, 1]]}
+OTHER = as_task({"name": "other", "domains": [MR, CBCT], "regions": ["background", "liver", "spleen"],
+                 "grid": {"shape": [16, 16, 16], "spacing": [4, 4, 4]}, "centre": {"rule": "image"}})
+
+
+def other(modality, **more):
+    v = np.random.default_rng(0).uniform(-1200, 1200, (20, 18, 16)).astype(np.float32)
+    return Volume(v, np.diag([4, 4, 4, 1.0]), modality, task=OTHER, **more)
+
+
+def test_a_window_with_corners_comes_back():
+    scan = other("CBCT")
+    assert np.allclose(denormalise(normalise(scan)).voxels, scan.voxels.clip(-1000, 1000), atol=0.01)
+    assert normalise(scan).range == (-1000, 1000) == normalise(scan, range=(0, 1)).range
+    assert normalise(replace(scan, range=(0, 1))).range == (-1000, 1000)  # its corners decide, whatever was said
+
+
+def test_the_body_of_a_scan_whose_percentiles_decide():
+    scan = other("MR")
+    for seen in (scan, normalise(scan), replace(scan, voxels=scan.voxels / 1200, scaled=True)):
+        assert np.abs(body_centre(seen) - nib.affines.apply_affine(scan.affine, np.array(scan.shape) / 2)).max() < 8
+
+
+def test_a_task_says_where_its_grid_lies_and_what_its_names_are():
+    scan = other("MR")
+    assert np.allclose(grid_centre(scan), nib.affines.apply_affine(scan.affine, (np.array(scan.shape) - 1) / 2))
+    refused(other, "CT", says="use MR or CBCT")
+    refused(with_label, scan, np.full(scan.shape, 3), scan.affine, says="0..2")
+    assert scan.unit == "" and scan.nothing == scan.voxels.min()
+
+
+def test_what_is_not_drawn_is_no_region_and_goes_on_outside_of_the_scan():
+    label = np.full((20, 18, 16), UNDRAWN, np.uint8)
+    label[4:8, 4:8, 4:8] = 1
+    scan = other("MR", label=label)
+    assert np.allclose(grid_centre(scan), (22, 22, 22)) and is_region(label).sum() == 64
+    there = to_grid(scan, Grid((60, 60, 60), (2, 2, 2)))
+    assert there.label[0, 0, 0] == UNDRAWN and set(np.unique(there.label)) == {1, UNDRAWN}
+    assert with_label(replace(scan, label=None), label, scan.affine).label.max() == UNDRAWN
 
 
 # real scans
