@@ -62,11 +62,10 @@ def mean_levels(
     domain: Domain,  # that is scanned
 ) -> np.ndarray:  # of the body and of each region, 0 to 1
     "How bright regions are in a domain."
-    words = f"{task.name}, {domain.name}".encode()
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(words).digest()[:8], "little"))
-    n = len(task.regions) - 1
-    dark = (n + task.names.index(domain.name)) // 2  # of a single region: none in A, one in B
-    return np.array([0.45, *np.r_[np.linspace(0.05, 0.3, dark), np.linspace(0.6, 1, n - dark)][rng.permutation(n)]])
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(task.name.encode()).digest()[:8], "little"))
+    n, side = len(task.regions) - 1, task.names.index(domain.name)
+    dark, order = (n + side) // 2, np.roll(rng.permutation(n), side)  # of a single region: none in A, one in B
+    return np.array([0.45, *np.r_[np.linspace(0.05, 0.3, dark), np.linspace(0.6, 1, n - dark)][order]])
 
 def in_unit(
     levels: np.ndarray,  # 0 to 1 within the body
