@@ -19,15 +19,15 @@ from .models import Networks
 # %% ../nbs/05_method/03_joint.ipynb #fe363d7e
 class Passes(NamedTuple):
     "What the generators make of a batch, [N, 1, X, Y, Z] each."
-    fake_A: torch.Tensor  # G_A(real_B): a synthetic CT
-    fake_B: torch.Tensor  # G_B(real_A): a synthetic MRI
-    rec_A: torch.Tensor  # G_A(fake_B): back to CT
-    rec_B: torch.Tensor  # G_B(fake_A): back to MRI
+    fake_A: torch.Tensor  # G_A(real_B): synthetic A
+    fake_B: torch.Tensor  # G_B(real_A): synthetic B
+    rec_A: torch.Tensor  # G_A(fake_B): back to A
+    rec_B: torch.Tensor  # G_B(fake_A): back to B
 
 def round_trips(
     nets: Networks,  # the six networks
-    real_A: torch.Tensor,  # CT [N, 1, X, Y, Z]
-    real_B: torch.Tensor,  # MRI [N, 1, X, Y, Z]
+    real_A: torch.Tensor,  # volumes of A [N, 1, X, Y, Z]
+    real_B: torch.Tensor,  # volumes of B [N, 1, X, Y, Z]
 ) -> Passes:
     "Both round trips: A→B→A and B→A→B."
     fake_A, fake_B = nets.G_A(real_B), nets.G_B(real_A)

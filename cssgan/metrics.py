@@ -9,6 +9,8 @@ __all__ = ['dice_scores', 'surface_distances', 'predict_labels', 'dice_of_segmen
 # %% ../nbs/05_method/05_metrics.ipynb #cell-002
 import warnings
 from contextlib import contextmanager
+from functools import reduce
+from operator import or_
 
 import torch
 import torch.nn.functional as F
@@ -26,20 +28,27 @@ def without_monai_warnings():
         yield
 
 # %% ../nbs/05_method/05_metrics.ipynb #cell-008
+def undrawn_classes(
+    truth: torch.Tensor,  # the annotation [N, X, Y, Z]
+) -> torch.Tensor:  # int64 [N, 1, 1, 1], of each volume a set of classes as bits
+    "What may be where nothing was drawn."
+    sets = [(-own[own < 0]).unique().tolist() for own in truth.long()]
+    return torch.tensor([reduce(or_, own, 0) for own in sets], device=truth.device).view(-1, 1, 1, 1)
+
 def one_hot(
     labels: torch.Tensor,  # integers [N, X, Y, Z]
-    truth: torch.Tensor,  # the annotation [N, X, Y, Z]; decides what is ignored
+    truth: torch.Tensor,  # the annotation [N, X, Y, Z]; decides what is left out
     classes: int = len(HEART.regions),  # background and regions
 ) -> torch.Tensor:  # zeros and ones [N, classes, X, Y, Z]
-    "One channel a class; what was not annotated, or may be there (see `shape_loss`), is background on both sides."
-    may_be = (truth < 0) & ((labels < 0) | ((-truth.long() >> labels.clamp(0, classes).long()) & 1 > 0))
-    labels = torch.where((truth == IGNORE) | may_be, 0, labels)
+    "One channel a class; what nobody annotated, and regions that were not drawn, are background on both sides."
+    undrawn = undrawn_classes(truth) >> labels.long().clamp(0, classes) & 1 > 0
+    labels = torch.where((truth == IGNORE) | (labels < 0) | undrawn, 0, labels)
     return F.one_hot(labels.long(), classes).movedim(-1, 1)
 
 # %% ../nbs/05_method/05_metrics.ipynb #cell-011
 def dice_scores(
     predicted: torch.Tensor,  # integers [N, X, Y, Z]
-    truth: torch.Tensor,  # integers [N, X, Y, Z]; 255 is ignored; negative: see `shape_loss`
+    truth: torch.Tensor,  # integers [N, X, Y, Z]; 255 is ignored; negative: not drawn, see `shape_loss`
     classes: int = len(HEART.regions),  # background and regions
 ) -> torch.Tensor:  # percent [N, regions], nan where the truth has none, or where it was not drawn
     "Dice of every region but the background."
@@ -51,7 +60,7 @@ def dice_scores(
 @without_monai_warnings()
 def surface_distances(
     predicted: torch.Tensor,  # integers [N, X, Y, Z]
-    truth: torch.Tensor,  # integers [N, X, Y, Z]; 255 is ignored; negative: see `shape_loss`
+    truth: torch.Tensor,  # integers [N, X, Y, Z]; 255 is ignored; negative: not drawn, see `shape_loss`
     spacing: tuple,  # mm along x, y, z
     classes: int = len(HEART.regions),  # background and regions
 ) -> dict[str, torch.Tensor]:  # "HD95", "ASSD": mm [N, regions]; nan or inf where a region is missing
@@ -129,7 +138,7 @@ def find_displacement(
 def distortion(
     fake: torch.Tensor,  # a translation [1, 1, X, Y, Z]
     true: torch.Tensor,  # the same anatomy in the target modality [1, 1, X, Y, Z]
-    where: torch.Tensor,  # voxels to average over [1, X, Y, Z], the heart for example
+    where: torch.Tensor,  # voxels to average over [1, X, Y, Z], the regions for example
     spacing: tuple,  # mm along x, y, z
 ) -> float:  # mm
     "How far the translation moved the anatomy (section 3.2), on average over `where`."

@@ -39,8 +39,7 @@ def _upright(
 CUTS = {  # name: the axis that is cut, the letters on the picture's left, right, top and bottom
     "sagittal": (0, "APSI"),
     "coronal": (1, "RLSI"),
-    "axial": (2, "RLAP"),
-}
+    "axial": (2, "RLAP")}
 
 def _slice(
     array,  # (X, Y, Z), axes RAS
@@ -75,6 +74,7 @@ def through_window(
     "A window, as it is in a volume that may be scaled."
     if not volume.scaled: return GreyRange(*window)
     ends = volume.range or volume.domain.ends
+    if not ends: return GreyRange(-1.0, 1.0)
     return GreyRange(*(float(to_levels(np.array(v), volume.domain, *ends)) for v in window))
 
 # %% ../nbs/02_pictures.ipynb #cell-020
@@ -101,7 +101,8 @@ def _legend(
     colours, names = label_colours(task.palette), label_names(task)
     used = sorted({int(v) for l in labels if l is not None for v in np.unique(l)} & set(colours))
     handles = [Patch(color=colours[v], label=names[v]) for v in used] + list(extra)
-    columns = min(len(handles), 7)
+    lengths, letters = [5 + len(handle.get_label()) for handle in handles] or [0], 12 * figure.get_size_inches()[0]
+    columns = min(len(handles), 7 if sum(sorted(lengths)[-7:]) <= letters else max(1, int(letters // max(lengths))))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
                       handlelength=1, columnspacing=1.2)
@@ -284,8 +285,7 @@ def show_translation(
     columns = {f"real {real.modality}": real, f"synthetic {fake.modality}": _upright(fake)}
     if rec is not None: columns[f"reconstructed {rec.modality}"] = _upright(rec)
     if segmentation is not None:
-        segmented = replace(fake, label=np.asarray(segmentation).astype(np.uint8))
-        columns["synthetic, segmented"] = _upright(segmented)
+        columns["synthetic, segmented"] = _upright(replace(fake, label=np.asarray(segmentation).astype(np.uint8)))
     index, (widths, heights) = middle_voxel(real, centre), _sizes(real)
     each = min(3.2, max(2.2, 8 / len(columns)))  # the width of a column, inches
     size = each * len(columns), each * sum(heights) / max(widths) + 0.8
@@ -294,7 +294,7 @@ def show_translation(
     for column, (name, volume) in zip(axes.T, columns.items()):
         column[0].set_title(literal_text(name), fontsize=10)
         for ax, cut in zip(column, CUTS):
-            if name.endswith("segmented"): _segmented(ax, volume, real.label, cut, index)
+            if name == "synthetic, segmented": _segmented(ax, volume, real.label, cut, index)
             else: _tile(ax, volume, cut, index, grey_range(volume))
     halo = [withStroke(linewidth=3, foreground="black")]
     outline = [Line2D([], [], color="white", label="truth", path_effects=halo)] if real.label is not None else []
@@ -306,8 +306,7 @@ def show_translation(
 CURVES = {  # name in a run's history: its colour, its panel, other names that it goes by
     "gan": ("#555555", "generators"), "cyc": ("#009e73", "generators"), "shape": ("#cc79a7", "generators"),
     "S_A": ("#0072b2", "segmentors"), "S_B": ("#d55e00", "segmentors"), "valid_loss": ("#332288", "segmentors"),
-    "D_A": ("#56b4e9", "discriminators"), "D_B": ("#e69f00", "discriminators"),
-}
+    "D_A": ("#56b4e9", "discriminators"), "D_B": ("#e69f00", "discriminators")}
 PANELS = {"generators": "generators' losses", "segmentors": "segmentors' losses",
           "discriminators": "discriminators' losses", "scores": "Dice, S-score, %"}
 SCORE_COLOURS = "#0072b2", "#d55e00", "#117733", "#882255"  # Dice on A, on B; S-score A→B, B→A
@@ -317,8 +316,7 @@ def score_curves(
 ) -> dict[str, tuple]:  # like CURVES
     "The scores of a run, as they are called in its history and for people."
     (A, B), names = task.names, task.scores
-    words = [(f"Dice on {A}", f"Dice {A}", A), (f"Dice on {B}", f"Dice {B}", B), (f"S-score {A}→{B}",),
-             (f"S-score {B}→{A}",)]
+    words = [(f"Dice on {X}", f"Dice {X}", X) for X in (A, B)] + [(f"S-score {A}→{B}",), (f"S-score {B}→{A}",)]
     return {name: (colour, "scores", *own) for name, colour, own in zip((*names.dice, *names.s), SCORE_COLOURS, words)}
 
 LOSSES = [label for panel, label in PANELS.items() if panel != "scores"]
@@ -329,10 +327,12 @@ def _known(
     curves,  # like CURVES, with the scores
 ) -> str:  # a name in `curves`, or None
     "Which loss or score a curve is."
+    found, words = None, ""
     for key, (_, _, *others) in curves.items():
-        words = map(re.escape, [key, *others[:2]])
-        if name in others or any(re.search(rf"(?<!\w){word}(?!\w)", str(name)) for word in words):
-            return key
+        if name in (key, *others): return key
+        for own in (key, *others[:2]):  # the longer of two: "Dice on T1 contrast" is not "Dice on T1"
+            if words in own and re.search(rf"(?<!\w){re.escape(own)}(?!\w)", str(name)): found, words = key, own
+    return found
 
 # %% ../nbs/02_pictures.ipynb #5b175773
 def _begin_at_zero(ax, values, always):
@@ -395,7 +395,6 @@ def plot_curves(
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (panel, own) in zip(axes, panels.items()):
         label = ylabel if ylabel and len(panels) == 1 else PANELS.get(panel, ylabel)
-        _draw_curves(ax, own, xlabel, label, int(11 * figure.get_size_inches()[0] / len(panels)),
-                     task=task)
+        _draw_curves(ax, own, xlabel, label, int(11 * figure.get_size_inches()[0] / len(panels)), task=task)
     if title: figure.suptitle(literal_text(title), fontsize=11)
     return figure

@@ -82,12 +82,15 @@ def as_table(
     wrong = [number for number in names if not re.fullmatch(r"0|[1-9]\d{0,9}", number, re.ASCII)]
     if wrong: raise ValueError(f"table {name}: {wrong[0]!r} is no label value")
     listed = said.get("draws", [])
-    for region in (*names.values(), *(listed if isinstance(listed, list) else [listed])):
+    listed = listed if isinstance(listed, list) else [listed]
+    for region in (*names.values(), *listed):
         if not isinstance(region, str) or region not in known:
             raise ValueError(f"table {name}: no region is called {region!r}")
     values = {0: 0} | {int(number): known[region] for number, region in names.items()}
     draws = {known[region] for region in listed or names.values()} - {0, None}
-    if not draws & set(values.values()): raise ValueError(f"table {name} reads no region out of a label file")
+    if not draws: raise ValueError(f"table {name} reads no region out of a label file")
+    if unread := sorted(draws - set(values.values())):
+        raise ValueError(f"table {name} draws {regions[unread[0]]}, and has no number for it")
     return Table(values, frozenset(range(1, len(regions))) - draws)
 
 # %% ../nbs/00_task.ipynb #091949a6
@@ -134,36 +137,16 @@ class ScoreNames(NamedTuple):
 
 MOST_REGIONS = 62  # with the background; a set of them is kept in the bits of one number
 
-# %% ../nbs/00_task.ipynb #7b655b4f
-class Task(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    "What is translated into what, and what is segmented in both."
+# %% ../nbs/00_task.ipynb #7b655b4e
+class Pair(Struct, frozen=True):
+    "Two domains, under one name."
     name: Word
     domains: tuple[Domain, Domain]  # A and B
-    regions: Annotated[tuple[Word, ...], Meta(min_length=2, max_length=MOST_REGIONS)]  # the first is "background"
-    grid: Box
-    tables: dict[Text, dict[Text, str | list[str]]] = {}  # name → number in a label file → region
-    table_of: dict[Word, Text] = {}  # domain → table; without one, numbers are indices of `regions`
-    centre: Centre = Centre()
-    pieces: Literal["together", "each", "all"] = "all"
-    colours: tuple[Annotated[str, Meta(pattern="^#[0-9a-fA-F]{6}\\Z")], ...] = ()  # of all regions but the background
-
-    def __post_init__(self): check_task(self)
 
     @property
     def names(self) -> tuple[str, str]:
         "What the two domains are called."
         return self.domains[0].name, self.domains[1].name
-
-    @property
-    def scores(self) -> ScoreNames:
-        "What its scores are called."
-        A, B = self.names
-        return ScoreNames((f"dice_{A}", f"dice_{B}"), (f"s_{A}_to_{B}".lower(), f"s_{B}_to_{A}".lower()))
-
-    @property
-    def palette(self) -> tuple[str, ...]:  # "#rrggbb"
-        "A colour for every region but the background."
-        return self.colours or tuple(PALETTE[k % len(PALETTE)] for k in range(len(self.regions) - 1))
 
     def domain(
         self,
@@ -187,6 +170,30 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     ) -> Domain:
         "The domain that the named one is translated into."
         return self.domains[1 - self.names.index(self.domain(name).name)]
+
+# %% ../nbs/00_task.ipynb #7b655b4f
+class Task(Pair, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    "What is translated into what (see `Pair`), and what is segmented in both."
+    regions: Annotated[tuple[Word, ...], Meta(min_length=2, max_length=MOST_REGIONS)]  # the first is "background"
+    grid: Box
+    tables: dict[Text, dict[Text, str | list[str]]] = {}  # name → number in a label file → region
+    table_of: dict[Word, Text] = {}  # domain → table; without one, numbers are indices of `regions`
+    centre: Centre = Centre()
+    pieces: Literal["together", "each", "all"] = "all"
+    colours: tuple[Annotated[str, Meta(pattern="^#[0-9a-fA-F]{6}\\Z")], ...] = ()  # of all regions but the background
+
+    def __post_init__(self): check_task(self)
+
+    @property
+    def scores(self) -> ScoreNames:
+        "What its scores are called."
+        A, B = self.names
+        return ScoreNames((f"dice_{A}", f"dice_{B}"), (f"s_{A}_to_{B}".lower(), f"s_{B}_to_{A}".lower()))
+
+    @property
+    def palette(self) -> tuple[str, ...]:  # "#rrggbb"
+        "A colour for every region but the background."
+        return self.colours or tuple(PALETTE[k % len(PALETTE)] for k in range(len(self.regions) - 1))
 
     def table(
         self,

@@ -10,12 +10,13 @@ import numpy as np
 import pydicom
 import pytest
 from dicoms import SHAPE, STEP, as_bytes, hu, jpeg_series, series, slice_of
-from scans import refused, turned
+from scans import LPS, refused, turned, voxels, write_dicom
 
 import cssgan.scans.dicom
 import cssgan.scans.dicom_files
 from cssgan.guard import InputWarning
 from cssgan.scans.files import read_volume
+from cssgan.task import as_task
 
 AFFINE = np.array([[-2, 0, 0, 15], [0, -2.5, 0, 17.5], [0, 0, 3, 0], [0, 0, 0, 1]])
 
@@ -261,3 +262,32 @@ def test_escapes_of_a_description_do_not_reach_the_terminal(tmp_path):
                     SeriesDescription="\x1b]0;owned\x07\x1b[31mHeart")
     message = refused(read_volume, folder, "CT", says="(Heart: 4 CT slices; \\x1b]0;owned\\x07\\x1b[31mHeart: 2 CT")
     assert message.isprintable()
+
+
+# other tasks
+
+def two_domains(*words):
+    domains = [{"name": name, "percentiles": [1, 99], "dicom": word} for name, word in zip("AB", words)]
+    return as_task({"name": "other", "domains": domains, "regions": ["background", "liver"],
+                    "grid": {"shape": [16, 16, 16], "spacing": [4, 4, 4]}})
+
+
+@pytest.mark.parametrize("words, kind, own", [
+    (("MR", "CT"), "MR", "A"), (("MR", "CT"), "CT", "B"), (("MR", ""), "PT", "B"), (("CT", "PT"), "PT", "B")])
+def test_a_series_is_of_the_domain_that_its_tag_names(tmp_path, words, kind, own):
+    series = write_dicom(tmp_path / "a", voxels(modality="MRI"), LPS, t0008_0060=kind)
+    assert read_volume(series, None, two_domains(*words)).modality == own
+    assert read_volume(series, own, two_domains(*words)).modality == own
+
+
+@pytest.mark.parametrize("words", [("MR", "MR"), ("MR", ""), ("", "")])
+def test_of_two_domains_that_are_one_to_dicom_the_user_must_name_one(tmp_path, words):
+    series, task = write_dicom(tmp_path / "a", voxels(modality="MRI"), LPS, t0008_0060="MR"), two_domains(*words)
+    refused(read_volume, series, None, task, says="which A and B are")
+    assert [read_volume(series, name, task).modality for name in "AB"] == ["A", "B"]
+
+
+def test_a_series_that_the_task_does_not_know(tmp_path):
+    series = write_dicom(tmp_path / "a", voxels(), LPS, t0008_0060="CT")
+    refused(read_volume, series, None, two_domains("MR", "MR"), says="holds CT: give a series of MR")
+    refused(read_volume, series, "A", two_domains("MR", "CT"), says="not A: use modality B")

@@ -11,8 +11,19 @@ import pytest
 from scans import AFFINES, LPS, lopsided, refused, voxels, write_dicom, write_slice
 
 from cssgan.guard import InputWarning
-from cssgan.scans.files import check_output, made_here, read_label, read_volume, write_label, write_volume
+from cssgan.scans.files import (
+    check_output,
+    made_here,
+    name_paths,
+    names_made_here,
+    read_label,
+    read_volume,
+    write_label,
+    write_names,
+    write_volume,
+)
 from cssgan.scans.volumes import SMALL_GRID, Volume, back_to_scan, normalise, to_grid
+from cssgan.task import as_task
 
 
 @pytest.fixture
@@ -249,6 +260,29 @@ def test_ct_given_as_mri(save): refused(read_volume, save(voxels()), "MRI", says
 
 @pytest.mark.parametrize("modality", ["ct", "PET", "", None])
 def test_unknown_modality(save, modality): refused(read_volume, save(voxels()), modality, says="use CT or MRI")
+
+
+def test_ct_given_as_a_domain_of_a_task_that_knows_no_ct(save):
+    domains = [{"name": name, "percentiles": [1, 99], "check": "not HU"} for name in ("T1", "T2")]
+    brain = as_task({"name": "brain", "domains": domains, "regions": ["background", "liver"],
+                     "grid": {"shape": [16, 16, 16], "spacing": [4, 4, 4]}})
+    refused(read_volume, save(voxels()), "T1", brain, says="not like T1: name its own modality")
+    refused(read_volume, save(voxels()), "CT", brain, says="use T1 or T2")
+
+
+def test_names_and_colours_stand_beside_a_label_map(tmp_path):
+    task = as_task({"name": "two", "domains": [{"name": name, "percentiles": [1, 99]} for name in "AB"],
+                    "regions": ["background", "right kidney", "Leber"], "colours": ["#010203", "#ff0a00"],
+                    "grid": {"shape": [16, 16, 16], "spacing": [4, 4, 4]}})
+    write_names(task, tmp_path / "a.b.NII.gz")
+    slicer, snap = name_paths(tmp_path / "a.b.NII.gz")
+    assert (slicer.name, snap.name) == ("a.b.ctbl", "a.b_itksnap.txt") and all(map(names_made_here, (slicer, snap)))
+    assert slicer.read_text().splitlines()[3:] == ["0 background 0 0 0 0", "1 right_kidney 1 2 3 255",
+                                                   "2 Leber 255 10 0 255"]
+    rows = [line.split(maxsplit=7) for line in snap.read_text().splitlines() if line[0] != "#"]
+    assert [row[7] for row in rows] == ['"background"', '"right kidney"', '"Leber"'] and rows[1][:4] == list("1123")
+    (tmp_path / "own.ctbl").write_text("# my own table")
+    assert not names_made_here(tmp_path / "own.ctbl") and not names_made_here(tmp_path / "none.ctbl")
 
 
 # labels

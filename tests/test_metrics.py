@@ -58,6 +58,51 @@ def test_dice_ignores_what_nobody_annotated():
     assert dice_scores(predicted, truth)[0, 0].item() == 100
 
 
+NOT_A_VENTRICLE = -(2**0 + 2**3 + 2**4)  # ACDC's 0: background, LA or RA
+
+
+def partly_drawn():
+    torch.manual_seed(0)
+    whole = torch.randint(0, 6, (1, 8, 8, 8))
+    return whole, torch.where((whole == 0) | (whole == 3) | (whole == 4), NOT_A_VENTRICLE, whole)
+
+
+def test_what_was_not_drawn_has_no_dice_and_spoils_none():
+    whole, drawn = partly_drawn()
+    for predicted in (whole, torch.where(whole == 0, 3, whole), torch.where(whole == 4, 0, whole)):
+        scores = dice_scores(predicted, drawn)[0]
+        assert scores[[2, 3]].isnan().all() and (scores[[0, 1, 4]] == 100).all()
+
+
+def test_what_was_drawn_is_judged_also_where_nothing_was():
+    whole, drawn = partly_drawn()
+    for predicted in (torch.where(whole == 0, 1, whole), torch.where(whole == 1, 3, whole)):
+        scores, expected = dice_scores(predicted, drawn)[0], dice_scores(predicted, whole)[0]
+        assert torch.equal(scores[[0, 1, 4]], expected[[0, 1, 4]]) and scores[0] < 100 and scores[[2, 3]].isnan().all()
+
+
+def test_volumes_of_one_batch_may_be_drawn_in_different_parts():
+    whole, drawn = partly_drawn()
+    scores = dice_scores(whole.repeat(2, 1, 1, 1), torch.cat([drawn, whole]))
+    assert scores[0].isnan().tolist() == [False, False, True, True, False] and (scores[1] == 100).all()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 9, 62])
+def test_dice_of_as_many_regions_as_a_task_may_have(classes):
+    torch.manual_seed(0)
+    truth = torch.randint(0, classes, (1, 12, 12, 12))
+    last = torch.where(truth == classes - 1, truth, -(2 ** (classes - 1) - 1))  # only the last region is drawn
+    assert (dice_scores(truth, truth, classes) == 100).all()
+    scores = dice_scores(truth, last, classes)[0]
+    assert scores[-1] == 100 and scores[:-1].isnan().all()
+
+
+def test_to_what_was_not_drawn_there_is_no_distance():
+    whole, drawn = partly_drawn()
+    spoiled = torch.where(whole == 1, 3, whole)  # an atrium in the place of the LV
+    for mm in surface_distances(spoiled, drawn, (1.0, 1.0, 1.0)).values(): assert mm[0, [2, 3]].isnan().all()
+
+
 def test_every_case_has_its_own_dice():
     truth, wrong = box(1, (0, 0, 0), (4, 4, 4)), box(1, (4, 4, 4), (8, 8, 8))
     assert dice_scores(torch.cat([truth, wrong]), torch.cat([truth, truth]))[:, 0].tolist() == [100, 0]

@@ -11,7 +11,10 @@ from cssgan.guard import InputError
 from cssgan.phantoms.anatomy import TISSUES
 from cssgan.phantoms.heart import anatomy_from_labels, draw_anatomy
 from cssgan.phantoms.scanners import phantom, render
+from cssgan.phantoms.shapes import draw_shapes, shapes
+from cssgan.scans.checks import check_intensities
 from cssgan.scans.volumes import SMALL_GRID, Grid
+from cssgan.task import as_task
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 SHA = {
@@ -154,3 +157,30 @@ def test_a_real_heart_is_an_anatomy():
 def test_bad_input_gets_one_clear_line(wrong):
     with pytest.raises(InputError) as error: wrong()
     assert "\n" not in str(error.value) and ":" in str(error.value)
+
+
+# phantoms of other tasks
+
+@pytest.mark.parametrize("n", [1, 3, 9, 20, 61])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_region_lies_whole_in_the_body(seed, n):
+    label, body = draw_shapes(seed, n, Grid((48, 44, 40), (4, 4, 5)))
+    sizes = np.bincount(label.ravel(), minlength=n + 1)[1:]
+    assert sizes.min() >= 20 and (body[label > 0] == body.max()).all()
+    for faces in (label[0], label[-1], label[:, 0], label[:, -1]): assert not faces.any()
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5])
+def test_domains_show_the_same_anatomy_in_other_intensities(n):
+    task = as_task({"name": "any", "domains": [{"name": "CT", "window": [-1000, 1000], "check": "HU", "unit": "HU"},
+                                               {"name": "MR", "percentiles": [0, 100], "check": "not HU"}],
+                    "regions": ["background", *(f"region {k}" for k in range(n))],
+                    "grid": {"shape": [40, 40, 32], "spacing": [5, 5, 5]}})
+    ct, mr = (shapes(7, name, task) for name in task.names)
+    assert np.array_equal(ct.label, mr.label) and np.array_equal(ct.voxels, shapes(7, "CT", task).voxels)
+    for scan in (ct, mr): check_intensities(scan.voxels, scan.domain)
+    order = [np.argsort([scan.voxels[scan.label == k].mean() for k in range(1, n + 1)]).tolist() for scan in (ct, mr)]
+    assert n == 1 or order[0] != order[1]
+    if n == 1:  # brighter than the body in one, darker in the other
+        around = [scan.voxels[18:22, 18:22][scan.label[18:22, 18:22] == 0].mean() for scan in (ct, mr)]
+        assert ct.voxels[ct.label == 1].mean() > around[0] and mr.voxels[mr.label == 1].mean() < around[1]

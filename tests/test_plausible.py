@@ -5,6 +5,7 @@ from functools import cache
 import nibabel as nib
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from cssgan.data.cases import apply_table, label_codes
 from cssgan.phantoms.heart import draw_anatomy
@@ -16,10 +17,11 @@ from cssgan.scans.plausible import (
     largest_piece_share,
     myocardial_rim,
     neighbour_shares,
+    plausibility,
     regions_cut_off,
     volumes_ml,
 )
-from cssgan.scans.volumes import IGNORE, PAPER_GRID, SMALL_GRID, Grid, Volume, to_grid
+from cssgan.scans.volumes import IGNORE, PAPER_GRID, SMALL_GRID, UNDRAWN, Grid, Volume, to_grid
 from cssgan.task import HEART, REGIONS
 
 GRIDS = {"small": SMALL_GRID, "4 mm": Grid((40, 40, 32), (4.0,) * 3), "7 mm": Grid((24, 24, 16), (7.0, 7.0, 8.0)),
@@ -96,6 +98,31 @@ def test_what_was_not_annotated_is_no_doubt():
 def test_what_was_drawn_in_part_is_not_refused(known):
     label = np.where(np.isin(drawn().label, known), drawn().label, 0)
     assert certain(drawn(), label) == [] and any("there is no" in str(d) for d in all_doubts(drawn(), label))
+
+
+@pytest.mark.parametrize("known", [(1, 2, 3, 4), (1, 2, 5), (1, 5), (1,), (2,), (3,), (5,), (1, 2)])
+@pytest.mark.parametrize("grid", ["small", "7 mm", "short axis"])
+def test_what_a_data_set_does_not_draw_is_no_doubt(known, grid):
+    "HVSMR draws no myocardium, ACDC no atria, others one chamber; their own labels are not refused."
+    for seed in range(4000, 4004):
+        label = drawn(seed, grid).label
+        assert all_doubts(drawn(seed, grid), np.where(np.isin(label, known), label, UNDRAWN)) == [], seed
+
+
+@pytest.mark.parametrize("name", ["ACDC", "M&Ms", "TotalSegmentator"])
+@pytest.mark.parametrize("grid", ["small", "7 mm"])
+def test_muscle_that_was_read_as_a_chamber_is_noticed_without_the_myocardium(name, grid):
+    read = numbered(drawn(grid=grid).label, OF_OTHERS[name]) % 5  # as HVSMR, whose 5 is a vessel
+    assert "surrounds" in certain(drawn(grid=grid), np.where(read, read, UNDRAWN))[0]
+
+
+def test_of_other_tasks_nothing_is_known_but_whether_something_is_marked():
+    label, organs = drawn().label, ("background", "liver", "spleen", "pancreas", "left kidney", "right kidney")
+    abdomen = replace(HEART, name="abdomen", regions=organs, tables={}, table_of={})
+    assert doubts(numbered(label, OF_OTHERS["ACDC"]), 1e-6, abdomen) == []
+    assert doubts(label * 0, 1., abdomen)[0].certain and "liver" in str(doubts(label * 0 + 1, 1., abdomen)[0])
+    assert describe_volumes(label * 0, 1., abdomen) == "no abdomen was found"
+    assert describe_volumes(label, 1., abdomen).startswith("liver ") and plausibility(label, abdomen) == 0
 
 
 @pytest.mark.parametrize("axis, end", list(itertools.product(range(3), (0, 1))))

@@ -62,6 +62,9 @@ WRONG = {
     "a number that is none": (dict(tables={"t": {"1.5": "liver"}}, table_of={}), "1.5"),
     "a table that draws what it does not read": (
         dict(tables={"t": {"1": "liver", "draws": ["spleen"]}}, table_of={}), "table t"),
+    "a table that draws in one word": (dict(tables={"t": {"1": "liver", "draws": "spleen"}}, table_of={}), "spleen"),
+    "a table that draws more than it reads": (
+        dict(tables={"t": {"1": "liver", "draws": ["liver", "spleen"]}}, table_of={}), "no number for it"),
     "a table that is not there": (dict(tables={}), "no table"),
     "a table of another domain": (dict(table_of={"T1": "CHAOS-MR"}), "T1"),
     "colours for other regions": (dict(colours=["#ff0000"]), "colours"),
@@ -93,6 +96,12 @@ def test_a_name_that_is_none_is_refused():
 def test_a_domain_knows_its_curve():
     assert Domain("CT", window=(-200.0, 400.0)).curve == ((-200, -1), (400, 1))
     assert Domain("MR", percentiles=(0.5, 99.5)).curve == ()
+
+
+def test_what_a_table_draws_may_be_one_word():
+    said = {"1": "liver", "2": "spleen", "draws": "liver"}
+    table = as_task(ABDOMEN | dict(tables={"t": said}, table_of={})).table("CT", "t")
+    assert table.values == {0: 0, 1: 1, 2: 4} and table.undrawn == {2, 3, 4}
 
 
 # ---- the heart's data sets

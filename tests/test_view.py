@@ -20,8 +20,8 @@ from cssgan.pictures import (
     show_volume,
     show_volumes,
 )
-from cssgan.scans.volumes import IGNORE, Volume, normalise
-from cssgan.task import REGIONS
+from cssgan.scans.volumes import IGNORE, UNDRAWN, Volume, normalise
+from cssgan.task import REGIONS, as_task
 
 WORLD = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 AFFINES = {"RAS": np.diag([2, 3, 4, 1.0]), "LPS": np.diag([-2, -3, 4, 1.0]),
@@ -203,3 +203,53 @@ def test_names_of_files_are_no_formulas(name):
                    plot_curves({name: [1, 2]}, title=name)):
         assert figure._repr_png_()
     assert replace(v, history=(name,))._repr_png_()
+
+
+# other tasks
+
+def other(domains, regions=("background", "liver"), **more):
+    return as_task({"name": "other", "domains": domains, "regions": list(regions),
+                    "grid": {"shape": [16, 16, 16], "spacing": [4, 4, 4]}} | more)
+
+
+T1, T1_CONTRAST = ({"name": name, "percentiles": [1, 99]} for name in ("T1", "T1 contrast"))
+KNOTS = {"name": "CT", "knots": [[-1000, -1], [-150, -0.6], [450, 0.6], [1000, 1]], "views": {"soft": [-150, 450]}}
+
+
+def test_a_window_with_corners_shows_a_scaled_volume_as_it_was():
+    scan = replace(volume(), task=other([KNOTS, T1]), label=None)
+    assert grey_range(scan) == (-150, 450) and np.allclose(grey_range(normalise(scan)), (-0.6, 0.6))
+
+
+def test_views_where_percentiles_decide():
+    task = other([T1 | {"views": {"bright": [0, 400]}}, T1_CONTRAST])
+    scan = replace(volume(modality="MRI"), modality="T1", task=task, label=None)
+    assert grey_range(scan) == (0, 400)
+    assert grey_range(replace(scan, scaled=True)) == (-1, 1)  # of what was scaled, nobody knows how
+    assert grey_range(replace(scan, scaled=True, range=(0, 800))) == (-1, 0)
+
+
+def test_a_domain_whose_name_begins_like_the_other_has_its_own_colour():
+    for domains in ((T1, T1_CONTRAST), (T1_CONTRAST, T1)):
+        curves = {f"few: {kind} {name}": [1, 2] for kind in ("Dice on", "Dice") for name in ("T1", "T1 contrast")}
+        seen = colours(plot_curves(curves, task=other(list(domains))))
+        assert seen["few: Dice on T1"] == seen["few: Dice T1"] != seen["few: Dice on T1 contrast"]
+        assert seen["few: Dice T1 contrast"] == seen["few: Dice on T1 contrast"]
+
+
+@pytest.mark.parametrize("n", [1, 20, 61])
+def test_a_legend_fits_the_picture_however_many_regions_and_long_names_there_are(n):
+    names = [f"region number {k} with a long name"[:40] for k in range(n)]
+    task = other([T1, T1_CONTRAST], ("background", *names))
+    label = np.resize(np.arange(n + 1), (20, 16, 12)).astype(np.uint8)
+    figure = show_volumes([replace(volume(modality="MRI"), modality="T1", task=task, label=label)])
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and len(figure.legends[0].get_texts()) == n
+
+
+def test_what_was_not_drawn_is_no_region_of_a_picture():
+    label = np.where(volume().label == 2, UNDRAWN, volume().label)
+    shown = [text.get_text() for text in show_volume(volume(), label).legends[0].get_texts()]
+    assert shown == ["LV", "LA", "RA", "myocardium"]
+    assert show_volume(volume(), np.full_like(label, UNDRAWN)).legends == []

@@ -13,6 +13,7 @@ from cssgan.scans.volumes import (
     IGNORE,
     PAPER_GRID,
     SMALL_GRID,
+    UNDRAWN,
     Grid,
     Volume,
     back_to_scan,
@@ -20,6 +21,7 @@ from cssgan.scans.volumes import (
     denormalise,
     grid_centre,
     intensity_range,
+    is_region,
     label_to_scan,
     normalise,
     scale,
@@ -28,7 +30,9 @@ from cssgan.scans.volumes import (
     whole_scan_grid,
     with_label,
 )
-from cssgan.task import HEART
+from cssgan.task import HEART, as_task
+
+CT = HEART.domain("CT")
 
 # labels
 
@@ -192,7 +196,7 @@ def test_label_of_nothing_but_ignored_voxels_has_no_heart():
 
 def test_scaling_is_fixed_for_ct_and_comes_back():
     v = Volume(voxels(), LPS, "CT")
-    n = normalise(v, mri_range=(0, 1))
+    n = normalise(v, range=(0, 1))
     assert n.range == HEART.domain("CT").window and n.scaled and np.allclose(n.voxels, voxels() / 1000)
     assert np.allclose(denormalise(n).voxels, voxels(), atol=1e-3) and denormalise(n).scaled is False
 
@@ -215,10 +219,10 @@ def test_scale_serves_tensors():
 def test_a_phantom_is_in_hu_whole_and_cropped_and_in_no_other_unit(seed):
     v = phantom(seed, "CT", SMALL_GRID).voxels
     for crop in (v, v[12:36, 12:36, 8:26]):
-        check_intensities(crop, "CT")
+        check_intensities(crop, CT)
         for wrong in (crop + 1024, crop - 1024, crop / 10, crop * 10, crop / 1000, crop.clip(-160, 240)):
-            refused(check_intensities, wrong, "CT", says="not in HU")
-    for padding in (-1024, -2000, -3024): check_intensities(np.where(v < -900, padding, v), "CT")
+            refused(check_intensities, wrong, CT, says="not in HU")
+    for padding in (-1024, -2000, -3024): check_intensities(np.where(v < -900, padding, v), CT)
 
 
 def test_a_slanted_voxel_is_as_large_as_its_determinant_says():
@@ -253,13 +257,57 @@ def test_a_volume_is_checked_when_it_is_made():
     refused(Volume, np.zeros((3, 3, 3)), np.eye(4), "CT", np.full((3, 3, 3), 420), says="uint8")
 
 
+# other tasks
+
+MR = {"name": "MR", "percentiles": [0, 100], "body": 300}
+CBCT = {"name": "CBCT", "knots": [[-1000, -1], [-150, -0.6], [450, 0.6], [1000, 1]]}
+OTHER = as_task({"name": "other", "domains": [MR, CBCT], "regions": ["background", "liver", "spleen"],
+                 "grid": {"shape": [16, 16, 16], "spacing": [4, 4, 4]}, "centre": {"rule": "image"}})
+
+
+def other(modality, **more):
+    v = np.random.default_rng(0).uniform(-1200, 1200, (20, 18, 16)).astype(np.float32)
+    return Volume(v, np.diag([4, 4, 4, 1.0]), modality, task=OTHER, **more)
+
+
+def test_a_window_with_corners_comes_back():
+    scan = other("CBCT")
+    assert np.allclose(denormalise(normalise(scan)).voxels, scan.voxels.clip(-1000, 1000), atol=0.01)
+    assert normalise(scan).range == (-1000, 1000) == normalise(scan, range=(0, 1)).range
+    assert normalise(replace(scan, range=(0, 1))).range == (-1000, 1000)  # its corners decide, whatever was said
+
+
+def test_the_body_of_a_scan_whose_percentiles_decide():
+    scan = other("MR")
+    for seen in (scan, normalise(scan), replace(scan, voxels=scan.voxels / 1200, scaled=True)):
+        assert np.abs(body_centre(seen) - nib.affines.apply_affine(scan.affine, np.array(scan.shape) / 2)).max() < 8
+
+
+def test_a_task_says_where_its_grid_lies_and_what_its_names_are():
+    scan = other("MR")
+    assert np.allclose(grid_centre(scan), nib.affines.apply_affine(scan.affine, (np.array(scan.shape) - 1) / 2))
+    refused(other, "CT", says="use MR or CBCT")
+    refused(with_label, scan, np.full(scan.shape, 3), scan.affine, says="0..2")
+    assert scan.unit == "" and scan.nothing == scan.voxels.min()
+
+
+def test_what_is_not_drawn_is_no_region_and_goes_on_outside_of_the_scan():
+    label = np.full((20, 18, 16), UNDRAWN, np.uint8)
+    label[4:8, 4:8, 4:8] = 1
+    scan = other("MR", label=label)
+    assert np.allclose(grid_centre(scan), (22, 22, 22)) and is_region(label).sum() == 64
+    there = to_grid(scan, Grid((60, 60, 60), (2, 2, 2)))
+    assert there.label[0, 0, 0] == UNDRAWN and set(np.unique(there.label)) == {1, UNDRAWN}
+    assert with_label(replace(scan, label=None), label, scan.affine).label.max() == UNDRAWN
+
+
 # real scans
 
 @pytest.mark.data
 @pytest.mark.parametrize("file, modality", [("cta/ct.nii.gz", "CT"), ("lge_mr/mr.nii.gz", "MRI")])
 def test_real_scan_goes_to_the_grid_and_back(real, tmp_path, file, modality):
     scan = read_volume(real / file, modality)
-    check_intensities(to_grid(scan).voxels, modality)
+    check_intensities(to_grid(scan).voxels, HEART.domain(modality))
     write_volume(back_to_scan(to_grid(scan), scan), tmp_path / "back.nii.gz")
     here, there = nib.load(real / file), nib.load(tmp_path / "back.nii.gz")
     assert here.shape == there.shape and np.array_equal(here.affine, there.affine)
@@ -271,9 +319,9 @@ def test_a_real_scan_is_in_hu_however_close_it_is_cut_and_in_no_other_unit(real)
     v, low, high = read_volume(real / "cta/ct.nii.gz", "CT").voxels, heart.min(0), heart.max(0) + 1
     crops = [v[tuple(slice(max(a + cut, 0), b - cut) for a, b in zip(low, high))] for cut in (-30, -10, 0, 10, 20, 25)]
     for crop in (v, read_volume(real / "ct_dicom").voxels, *crops):
-        check_intensities(crop, "CT")
+        check_intensities(crop, CT)
         for wrong in (crop + 1024, crop - 1024, crop / 10, np.rint(crop / 10), crop * 10):
-            refused(check_intensities, wrong, "CT", says="not in HU")
+            refused(check_intensities, wrong, CT, says="not in HU")
 
 
 @pytest.mark.data

@@ -52,6 +52,7 @@ def check_intensities(
     voxels,  # (X, Y, Z)
     domain: Domain,  # which says what cannot be
     name="the volume",  # for the message
+    other: Domain | None = None,  # of the same task
 ):
     "Refuse intensities that the domain cannot have."
     lowest, highest = voxels.min(), voxels.max()
@@ -63,8 +64,9 @@ def check_intensities(
         raise InputError(f"{name} is not in HU (from {lowest:g} to {highest:g}: {missing}): offset of -1024 missing "
                          "or subtracted twice, or scaled? Convert it to HU")
     if domain.check == "not HU" and -4096 < lowest and np.percentile(_subsample(voxels), 5) < -500:
-        raise InputError(f"{name} looks like CT in HU (it goes down to {lowest:g}), not like {domain.name}: name the "
-                         "right modality, or give another scan")
+        cure = f"use modality {other.name}" if other and other.check == "HU" else "name its own modality"
+        raise InputError(f"{name} looks like CT in HU (it goes down to {lowest:g}), not like {domain.name}: {cure}, or "
+                         "give another scan")
 
 # %% ../../nbs/01_scans/02_checks.ipynb #cell-015
 def as_3d(

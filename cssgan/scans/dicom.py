@@ -36,12 +36,21 @@ from ..task import HEART, Task
 # %% ../../nbs/01_scans/04_dicom.ipynb #cell-046
 NATIVE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", ""  # not compressed; "": not said
 
+def _scanners(task) -> set:
+    "What DICOM calls the modalities of a task; with an empty word among them, any modality will do."
+    return {domain.dicom for domain in task.domains}
+
+def _series_of(task) -> str:
+    "The same, for a message."
+    return f"series of {' or '.join(sorted(_scanners(task) - {''})) or 'one modality'}"
+
 def _check_image(
     header,  # pydicom's Dataset
     file,  # for the message
+    task: Task = HEART,  # whose domains there are
 ):
-    "Refuse what is no grey image of a scanner."
-    kind = tag_text(header, "PhotometricInterpretation")
+    "Refuse what is no grey image of a scanner that the task knows."
+    kind, modality = tag_text(header, "PhotometricInterpretation"), tag_text(header, "Modality")
     if not kind: raise InputError(f"{file} does not say its photometric interpretation: {EXPORT}")
     if not kind.startswith("MONOCHROME") or tag_integer(header, "SamplesPerPixel", file) != 1:
         raise InputError(f"{file} holds colours (a screenshot?): give the series that the scanner made")
@@ -49,6 +58,8 @@ def _check_image(
         raise InputError(f"{file} is stored as {brief(kind, 20)} (black and white exchanged?): {CONVERT}")
     frames = tag_numbers(header, "NumberOfFrames", 1, file)[0] if "NumberOfFrames" in header else "1"
     if float(frames) != 1: raise InputError(f"{file} holds {brief(frames, 20)} frames in one file: {CONVERT}")
+    if not modality or not _scanners(task) & {modality, ""}:
+        raise InputError(f"{file} holds {brief(modality, 20) or 'what it does not say'}: give a {_series_of(task)}")
 
 LAYOUT = "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"
 
@@ -137,9 +148,10 @@ def _stated_distance(header) -> float:
 def _read_slice(
     file: Path,  # of the slice
     header,  # pydicom's Dataset, of this file
+    task: Task = HEART,  # whose domains there are
 ) -> _Slice:
     "A slice, if all is there and makes sense."
-    _check_image(header, file)
+    _check_image(header, file, task)
     shape = _slice_shape(header, file)
     if not all(tag_text(header, k) for k in PLACE):
         raise InputError(f"{file} does not say where it lies (position, orientation or spacing is missing): {EXPORT}")
@@ -158,16 +170,11 @@ def _check_modality(
     slices: list,  # of _Slice
     modality,  # the name of a domain; None: whatever the slices say
     folder,  # for the message
-    task: Task,  # whose domains there are
+    task: Task = HEART,  # whose domains there are
 ) -> str:  # the name of the domain
-    "Refuse a series that is not of the modality, or of none that the task knows."
-    words = [domain.dicom for domain in task.domains]
-    known, kinds = " or ".join(sorted({*words} - {""})), {s.modality for s in slices}
-    for s in slices:
-        if not s.modality or s.modality not in words and "" not in words:
-            raise InputError(f"{s.file} holds {brief(s.modality, 20) or 'what it does not say'}: give a series of "
-                             f"{known or 'one modality'}")
-    if len(kinds) > 1: raise InputError(f"{folder} holds {' and '.join(sorted(kinds))}: give a series of {known}")
+    "Refuse a series that is not of the modality, or of two."
+    kinds = {s.modality for s in slices}
+    if len(kinds) > 1: raise InputError(f"{folder} holds {' and '.join(sorted(kinds))}: give a {_series_of(task)}")
     own, (kind,) = [domain.name for domain in task.domains if domain.dicom in ("", *kinds)], kinds
     if modality is None and len(own) > 1:
         raise InputError(f"{folder} is {kind} by its DICOM tag, which {' and '.join(own)} are: say which of them it is")
@@ -306,7 +313,7 @@ def read_dicom(
     task: Task = HEART,  # whose domains there are
 ) -> tuple:  # ((X, Y, Z) float32, 4×4 affine, modality, a line for the history)
     "Read the one DICOM series of a folder."
-    slices = [_read_slice(file, header) for file, header in read_series_headers(folder).items()]
+    slices = [_read_slice(file, header, task) for file, header in read_series_headers(folder).items()]
     modality = _check_modality(slices, modality, folder, task)
     _check_one_stack(slices, folder)
     slices, affine = _stack(slices, folder)

@@ -50,7 +50,7 @@ def read_volume(
         affine, forms, history = check_placement(affine, path, shape=array.shape), None, (line,)
     else: array, affine, forms, history = _read_file(Path(path))
     with np.errstate(over="ignore"): voxels = np.ascontiguousarray(array, dtype=np.float32)
-    check_intensities(voxels, task.domain(modality), path)
+    check_intensities(voxels, task.domain(modality), path, task.other(modality))
     return Volume(voxels, affine, modality, history=history, forms=forms, task=task)
 
 # %% ../../nbs/01_scans/07_files.ipynb #cell-034

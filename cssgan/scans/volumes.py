@@ -205,9 +205,9 @@ def body_centre(
     step = np.array([max(1, round(4 / s)) for s in volume.spacing])
     thin = volume.voxels[::step[0], ::step[1], ::step[2]]
     level = thin.clip(*np.percentile(thin, (1, 99))).mean()
-    known = volume.domain
-    if known.body is not None:
-        level = to_levels(np.array(known.body), known, *known.ends) if volume.scaled else known.body
+    domain, ends = volume.domain, volume.range or volume.domain.ends
+    if domain.body is not None and not volume.scaled: level = domain.body
+    elif domain.body is not None and ends: level = to_levels(np.array(domain.body), domain, *ends)
     pieces, count = ndimage.label(thin > level)
     largest = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax() if count else np.ones(thin.shape)
     return nib.affines.apply_affine(volume.affine, ndimage.center_of_mass(largest) * step)
@@ -239,28 +239,6 @@ def grid_centre(
     within = guess.clip(low + half, np.maximum(high, low + 2 * half) - half)
     return np.where(high - low > 2 * half, within, (low + high) / 2)
 
-# %% ../../nbs/01_scans/01_volumes.ipynb #cell-041
-def to_levels(
-    voxels,  # array, in the domain's unit
-    domain: Domain,  # whose curve there may be
-    low: float,  # becomes -1
-    high: float,  # becomes 1
-):  # array, [-1, 1]
-    "Intensities to [-1, 1]: along the domain's curve if it has corners, else along a straight line."
-    if not domain.knots: return scale(voxels, low, high)
-    return np.interp(voxels, *zip(*domain.knots)).astype(np.float32)
-
-def from_levels(
-    voxels,  # array, [-1, 1]
-    domain: Domain,  # whose curve there may be
-    low: float,  # what -1 stands for
-    high: float,  # what 1 stands for
-):  # array, in the domain's unit
-    "[-1, 1] back to intensities."
-    if not domain.knots: return unscale(voxels, low, high)
-    intensities, levels = zip(*domain.knots)
-    return np.interp(voxels, levels, intensities).astype(np.float32)
-
 # %% ../../nbs/01_scans/01_volumes.ipynb #727c3410
 def intensity_range(
     volume: Volume,  # a scan, not scaled
@@ -268,6 +246,7 @@ def intensity_range(
 ) -> tuple:  # (low, high)
     "The intensities that become -1 and 1."
     domain = volume.domain
+    if domain.knots: return domain.ends
     if volume.range or domain.ends: return volume.range or domain.ends
     voxels = volume.voxels if inside is None else volume.voxels[inside]
     return tuple(float(p) for p in np.percentile(voxels, domain.percentiles))
@@ -355,6 +334,28 @@ def unscale(
 ):  # same type, own unit
     "[-1, 1] back to intensities."
     return (voxels + 1) * ((high - low) / 2) + low
+
+# %% ../../nbs/01_scans/01_volumes.ipynb #cell-041
+def to_levels(
+    voxels,  # array, in the domain's unit
+    domain: Domain,  # whose curve there may be
+    low: float,  # becomes -1
+    high: float,  # becomes 1
+):  # array, [-1, 1]
+    "Intensities to [-1, 1]: along the domain's curve if it has corners, else along a straight line."
+    if not domain.knots: return scale(voxels, low, high)
+    return np.interp(voxels, *zip(*domain.knots)).astype(np.float32)
+
+def from_levels(
+    voxels,  # array, [-1, 1]
+    domain: Domain,  # whose curve there may be
+    low: float,  # what -1 stands for
+    high: float,  # what 1 stands for
+):  # array, in the domain's unit
+    "[-1, 1] back to intensities."
+    if not domain.knots: return unscale(voxels, low, high)
+    intensities, levels = zip(*domain.knots)
+    return np.interp(voxels, levels, intensities).astype(np.float32)
 
 # %% ../../nbs/01_scans/01_volumes.ipynb #cell-060
 def normalise(
