@@ -74,6 +74,12 @@ class DataNames(NamedTuple):
     content: str  # by what is in the scans
     ids: str  # by the cases' ids alone
 
+def has_labels(
+    case,  # a Case, or whatever else stands for a sample
+) -> bool:
+    "May it have labels?"
+    return not isinstance(case, Case) or bool(case.label) or phantom_seed(case.image) is not None
+
 @dataclass
 class BothDomains:
     "Training and validation samples of both domains, A and B."
@@ -125,7 +131,6 @@ class BothDomains:
 
     def unlabelled(self) -> list[tuple]:  # (modality, "train" or "valid")
         "The parts in which no case has labels: no segmentor can learn from them, or be judged by them."
-        def has_labels(case): return not isinstance(case, Case) or case.label or phantom_seed(case.image) is not None
         return [part for part, samples in self.parts().items() if not any(map(has_labels, samples.cases))]
 
 # %% ../../nbs/04_data/06_datasets.ipynb #cell-018

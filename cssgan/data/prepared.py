@@ -114,10 +114,11 @@ def as_regions(
     labels = apply_table(values, codes, name)
     if why := certain_doubt(values, affine, codes, task):
         fits = fitting_tables(values, affine, task, domain)
-        cure = f"if it is one of {', '.join(fits)}, name that table in task.json or in the manifest" if fits else \
+        cure = f"if it is {' or '.join(fits[:2])}, name that table in task.json or the manifest" if fits else \
             "correct it, renumber it, or name another table"
-        raise InputError(f"{name} cannot be {article(task.name)}: {why}; it was read as "
-                         f"{brief(describe_codes(codes, task), 100)}: {cure}")
+        place = name if len(name) <= 60 else brief("…/" + "/".join(Path(name).parts[-2:]), 80)
+        raise InputError(f"{place} cannot be {article(task.name)}: {why}; it was read as "
+                         f"{brief(describe_codes(codes, task), 80)}: {cure}")
     return labels
 
 # %% ../../nbs/04_data/05_prepared.ipynb #18638a7d

@@ -80,8 +80,9 @@ def refuse_other_data(
     folder: Path,  # for the error
 ):
     "A run is resumed with the cases that it began with, or not at all."
-    if getattr(data, "task", HEART).names != tuple(domain["name"] for domain in about["task"]["domains"]):
-        raise CheckpointError(f"{folder} was started for another task ({about['task']['name']}); choose another folder")
+    asked, stored = getattr(data, "task", HEART), as_task(about["task"], folder)
+    if (asked.names, asked.regions) != (stored.names, stored.regions):
+        raise CheckpointError(f"{folder} was started for another task ({stored.name}); choose another folder")
     names = data.names() if hasattr(data, "names") else (data.name(),)  # by content, and as older versions named them
     if about["data"] not in (None, *names):
         raise CheckpointError(f"{folder} was started with other cases, or these have changed; choose another folder")
