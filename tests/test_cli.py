@@ -17,7 +17,7 @@ import pytest
 from scans import write_dicom
 
 from cssgan.cli import commands as cli
-from cssgan.cli import parsing, sweeps, training
+from cssgan.cli import parsing, sweeps, tasks, training
 from cssgan.cli import phantoms as phantom_commands
 from cssgan.cli import scans as scan_commands
 from cssgan.data.finding import from_manifest
@@ -97,10 +97,10 @@ def test_version(run, command):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_of_the_help_can_be_parsed(command, monkeypatch):
     jobs = []
-    for module in (phantom_commands, training, scan_commands, sweeps):
+    for module in (phantom_commands, tasks, training, scan_commands, sweeps):
         monkeypatch.setattr(module, "attempt", lambda name, job, *_: jobs.append(name) or 0)
     texts = (training.TRAIN_EXAMPLES, scan_commands.TRANSLATE_EXAMPLES, scan_commands.SEGMENT_EXAMPLES,
-             phantom_commands.PHANTOM_EXAMPLES, sweeps.SWEEP_EXAMPLES)
+             phantom_commands.PHANTOM_EXAMPLES, tasks.TASK_EXAMPLES, sweeps.SWEEP_EXAMPLES)
     for example in "\n".join(texts).splitlines():
         name, *words = example.split()
         if name == command: assert COMMANDS[command](words) == 0
@@ -333,8 +333,7 @@ def test_the_wrong_modality_is_said(fails, scans, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("command, words, says", [
-    ("cssgan_translate", "ct.nii --checkpoint d --to PET --out o.nii", "'PET'"),
-    ("cssgan_segment", "ct.nii --checkpoint d --modality ct --out o.nii", "'ct'"),
+    ("cssgan_task", "", "new"), ("cssgan_task", "new", "--data"), ("cssgan_task", "old --data d", "known are new"),
     ("cssgan_translate", "", "required"), ("cssgan_translate", "ct.nii --to MRI --out o.nii", "--checkpoint"),
     ("cssgan_segment", "ct.nii --checkpoint d --modality CT", "--out"),
     ("cssgan_translate", "a.nii b.nii --checkpoint d --to MRI --out o.nii", "b.nii"),
