@@ -61,6 +61,30 @@ def plain_pairs(
         pairs.append(Pair(found[1], image, label if label.exists() else None))
     return pairs
 
+# %% ../../nbs/04_data/02_folders.ipynb #6f0d00e1
+def pair_case(
+    pair: Pair,  # what was found
+    modality: str,  # the name of its domain
+    task: Task,  # of the data set
+    table: str = "",  # of the label's values
+) -> Case:
+    "A case of what was found."
+    name = printable_name(pair.name)
+    return Case(f"{modality}_{name}", name, modality, str(pair.image), str(pair.label or ""), table=table, task=task)
+
+def check_labelled(
+    pairs: list[Pair],  # of one folder
+    folder: Path,  # where they lie
+    others=(),  # files that belong to no pair
+):
+    "Refuse a folder in which only some scans have labels, or labels of other names; say so if none has."
+    bare = [pair for pair in pairs if not pair.label]
+    if bare and (len(bare) < len(pairs) or any("_label" in file.name for file in others)):
+        raise InputError(f"{bare[0].image} has no label beside it; expected "
+                         f"{bare[0].image.name.replace('_image', '_label')}, or no labels at all in its folder")
+    if bare: warn(f"{folder}: none of its {len(bare)} scans has a label: what is learned of them comes from the other "
+                  "domain's labels alone")
+
 # %% ../../nbs/04_data/02_folders.ipynb #6f0d0007
 class NnunetDataset(msgspec.Struct):
     "What is needed of a dataset.json, of nnU-Net's two versions and of the Decathlon."
@@ -171,29 +195,6 @@ def folder_cases(
         raise InputError(f"{folder} holds no {modality} case, only {describe_files(others)}: {PAIR}")
     if others: warn(f"{folder}: left out as no part of a case: {describe_files(others)}; {PAIR}")
     return [pair_case(pair, modality, task, table) for pair in pairs]
-
-def pair_case(
-    pair: Pair,  # what was found
-    modality: str,  # the name of its domain
-    task: Task,  # of the data set
-    table: str = "",  # of the label's values
-) -> Case:
-    "A case of what was found."
-    name = printable_name(pair.name)
-    return Case(f"{modality}_{name}", name, modality, str(pair.image), str(pair.label or ""), table=table, task=task)
-
-def check_labelled(
-    pairs: list[Pair],  # of one folder
-    folder: Path,  # where they lie
-    others=(),  # files that belong to no pair
-):
-    "Refuse a folder in which only some scans have labels, or labels of other names; say so if none has."
-    bare = [pair for pair in pairs if not pair.label]
-    if bare and (len(bare) < len(pairs) or any("_label" in file.name for file in others)):
-        raise InputError(f"{bare[0].image} has no label beside it; expected "
-                         f"{bare[0].image.name.replace('_image', '_label')}, or no labels at all in its folder")
-    if bare: warn(f"{folder}: none of its {len(bare)} scans has a label: what is learned of them comes from the other "
-                  "domain's labels alone")
 
 # %% ../../nbs/04_data/02_folders.ipynb #929d8420
 def from_folder(
