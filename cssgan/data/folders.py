@@ -82,8 +82,9 @@ def check_labelled(
     if bare and (len(bare) < len(pairs) or any("_label" in file.name for file in others)):
         raise InputError(f"{bare[0].image} has no label beside it; expected "
                          f"{bare[0].image.name.replace('_image', '_label')}, or no labels at all in its folder")
-    if bare: warn(f"{folder}: none of its {len(bare)} scans has a label: what is learned of them comes from the other "
-                  "domain's labels alone")
+    if not bare: return
+    none = f"none of its {len(bare)} scans has a label" if len(bare) > 1 else "its scan has no label"
+    warn(f"{folder}: {none}: what is learned of such scans comes from the other domain's labels alone")
 
 # %% ../../nbs/04_data/02_folders.ipynb #6f0d0007
 class NnunetDataset(msgspec.Struct):
