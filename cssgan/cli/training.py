@@ -71,6 +71,17 @@ def train_parser() -> Parser:
     new.add_argument("--quiet", action="store_true", help="no progress bars, and only the result is printed")
     return new
 
+TRAIN_WHAT = """Train the six networks on scans of two kinds that were never paired, such as CT and
+MRI, with labels of at least one kind: two that translate (CT to MRI, MRI to CT), two
+that tell real from synthetic, two that segment. The result is a folder that cssgan_translate and cssgan_segment use.
+Ctrl-C (or SIGTERM) finishes the update, saves, and says where; a checkpoint is written
+every minute, so that a run that is killed outright can be resumed as well."""
+
+TRAIN_EXAMPLES = """  cssgan_train --data phantoms --out runs/first --preset smoke
+  cssgan_train --data phantom-S1 --out runs/few --fraction CT=0.14 MRI=0.14
+  cssgan_train --resume runs/few"""
+
+# %% ../../nbs/11_cli/04_training.ipynb #04c00005
 MIN_FRACTION = 0.0001
 
 def share_of_domain(
@@ -88,16 +99,6 @@ def as_shares(
     if len(shares := dict(typed)) < len(typed):
         raise InputError("--fraction names a domain twice: leave one of the two out")
     return shares
-
-TRAIN_WHAT = """Train the six networks on scans of two kinds that were never paired, such as CT and
-MRI, with labels of at least one kind: two that translate (CT to MRI, MRI to CT), two
-that tell real from synthetic, two that segment. The result is a folder that cssgan_translate and cssgan_segment use.
-Ctrl-C (or SIGTERM) finishes the update, saves, and says where; a checkpoint is written
-every minute, so that a run that is killed outright can be resumed as well."""
-
-TRAIN_EXAMPLES = """  cssgan_train --data phantoms --out runs/first --preset smoke
-  cssgan_train --data phantom-S1 --out runs/few --fraction CT=0.14 MRI=0.14
-  cssgan_train --resume runs/few"""
 
 # %% ../../nbs/11_cli/04_training.ipynb #cell-033
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]

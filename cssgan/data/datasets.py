@@ -69,7 +69,7 @@ def warn_of_cuts(
     warn(f"the training grid of {format_size(grid.extent)} mm cuts off {regions}{more}: a grid of "
          f"{format_size(shape)} voxels of {format_size(grid.spacing)} mm would hold all")
 
-# %% ../../nbs/04_data/06_datasets.ipynb #06e00003
+# %% ../../nbs/04_data/06_datasets.ipynb #06e00004
 class DataNames(NamedTuple):
     "Names for what is trained and validated with: 16 hexadecimal digits each."
     content: str  # by what is in the scans
@@ -81,6 +81,7 @@ def has_labels(
     "May it have labels?"
     return not isinstance(case, Case) or bool(case.label) or phantom_seed(case.image) is not None
 
+# %% ../../nbs/04_data/06_datasets.ipynb #06e00003
 @dataclass
 class BothDomains:
     "Training and validation samples of both domains, A and B."

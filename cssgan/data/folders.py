@@ -148,6 +148,22 @@ def find_channel(
                          f"{modality}: name the domain as its channel is")
     return names.index(modality.lower())
 
+# %% ../../nbs/04_data/02_folders.ipynb #6f0d00e3
+def check_nnunet_labels(
+    said: NnunetDataset,  # what dataset.json says
+    folder: Path,  # for the message
+    codes: dict[int, int],  # from `label_codes`
+    task: Task,  # whose regions they are
+):
+    "Refuse a dataset.json that gives another number to a region than the task's table does."
+    regions = {region.lower(): region for region in task.regions}
+    for name, number in said.numbers.items():
+        read_as = task.regions[codes[number]] if codes.get(number, UNDRAWN) < UNDRAWN else "nothing"
+        if number and regions.get(name.lower(), read_as) != read_as:
+            raise InputError(f"{folder / 'dataset.json'} calls {number} {name}, which {task.name} reads as {read_as}: "
+                             "write a table into task.json, and name it in table_of")
+
+# %% ../../nbs/04_data/02_folders.ipynb #6f0d00e5
 def nnunet_cases(
     folder: Path,  # in nnU-Net's layout
     modality: str,  # the name of the domain
@@ -162,20 +178,6 @@ def nnunet_cases(
     check_labelled(pairs, folder / "imagesTr")
     if (folder / "imagesTs").is_dir(): warn(f"{folder / 'imagesTs'}: left out, its scans have no labels")
     return [pair_case(pair, modality, task, table) for pair in pairs]
-
-def check_nnunet_labels(
-    said: NnunetDataset,  # what dataset.json says
-    folder: Path,  # for the message
-    codes: dict[int, int],  # from `label_codes`
-    task: Task,  # whose regions they are
-):
-    "Refuse a dataset.json that gives another number to a region than the task's table does."
-    regions = {region.lower(): region for region in task.regions}
-    for name, number in said.numbers.items():
-        read_as = task.regions[codes[number]] if codes.get(number, UNDRAWN) < UNDRAWN else "nothing"
-        if number and regions.get(name.lower(), read_as) != read_as:
-            raise InputError(f"{folder / 'dataset.json'} calls {number} {name}, which {task.name} reads as {read_as}: "
-                             "write a table into task.json, and name it in table_of")
 
 # %% ../../nbs/04_data/02_folders.ipynb #6f0d000a
 def folder_cases(

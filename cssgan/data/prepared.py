@@ -78,8 +78,8 @@ def certain_doubt(
     if not is_region(labels).any():
         other = f", only {IGNORE}" * bool((values == IGNORE).any() and codes.get(IGNORE) == IGNORE)
         return f"nothing of {article(task.name)} is marked{other}"
-    certain = [d for d in doubts(labels, abs(np.linalg.det(affine[:3, :3])) / 1000, task) if d.certain]
-    return str(certain[0]) if certain else ""
+    found = doubts(labels, abs(np.linalg.det(affine[:3, :3])) / 1000, task)
+    return next((str(doubt) for doubt in found if doubt.certain), "")
 
 def article(
     name: str,  # of a task
@@ -87,6 +87,7 @@ def article(
     "A name with its article."
     return f"a{'n' * (name[0].lower() in 'aeiou')} {name}"
 
+# %% ../../nbs/04_data/05_prepared.ipynb #05e00006
 def fitting_tables(
     values: np.ndarray,  # (X, Y, Z) integers as the data set has them
     affine: np.ndarray,  # 4×4, of the label map
@@ -94,11 +95,10 @@ def fitting_tables(
     domain: str,  # the name of the label map's domain
 ) -> list[str]:  # names of tables
     "The tables by which a label map could be what it is said to be."
-    known, found = set(np.unique(values).tolist()), []
-    for name in task.tables:
-        codes = label_codes(task, domain, name)
-        if known <= set(codes) and not certain_doubt(values, affine, codes, task): found.append(name)
-    return found
+    known = set(np.unique(values).tolist())
+    codes = {name: label_codes(task, domain, name) for name in task.tables}
+    return [name for name in codes if known <= set(codes[name]) and not
+            certain_doubt(values, affine, codes[name], task)]
 
 def as_regions(
     values: np.ndarray,  # (X, Y, Z) integers as the data set has them
@@ -158,6 +158,7 @@ def as_drawn(
     hidden = undrawn_of(case)
     return np.where(np.isin(labels, [0, *hidden]), np.uint8(UNDRAWN), labels) if hidden else labels
 
+# %% ../../nbs/04_data/05_prepared.ipynb #05e0000b
 def describe_structures(
     case: Case,  # a scan with a label, or a phantom
     grid: Grid = SMALL_GRID,  # to draw a phantom on
@@ -169,11 +170,11 @@ def describe_structures(
     labels, affine = (drawn.label, drawn.affine) if drawn else read_labels(case)
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
     odd = "; ".join(map(str, doubts(labels, voxel_ml, case.task)))
-    ml, undrawn = volumes_ml(labels, voxel_ml, case.task), undrawn_of(case)
+    ml = volumes_ml(labels, voxel_ml, case.task)
     numbers = {case.task.regions[y]: value for value, y in reversed(case.codes.items()) if 0 < y < UNDRAWN}
     read_as = {region: f"{numbers[region]} " * bool(case.label) for region in ml if region in numbers}
     volumes = ", ".join(f"{read_as.get(region, '')}{region} {size:.0f} ml" for region, size in ml.items() if size)
-    missing = ", ".join(case.task.regions[k] for k in sorted(undrawn))
+    missing = ", ".join(case.task.regions[k] for k in sorted(undrawn_of(case)))
     return volumes + f" (not drawn: {missing})" * bool(missing) + f" ({odd})" * bool(odd)
 
 # %% ../../nbs/04_data/05_prepared.ipynb #cell-007
@@ -213,8 +214,7 @@ def cut_off(
 ) -> tuple:  # share of each region that lies outside, 0 to 1; extent of all regions along x, y, z, mm
     "What a grid in the middle of the labels leaves out."
     regions = len(volume.task.regions)
-    marked = is_region(volume.label)
-    if not marked.any(): return np.zeros(regions, np.float32), np.zeros(3, np.float32)
+    if not (marked := is_region(volume.label)).any(): return np.zeros(regions, np.float32), np.zeros(3, np.float32)
     points, labels = nib.affines.apply_affine(volume.affine, np.argwhere(marked)), volume.label[marked]
     outside = (np.abs(points - grid_centre(volume)) > grid.extent / 2).any(1)
     shares = np.bincount(labels[outside], minlength=regions) / np.bincount(labels, minlength=regions).clip(1)
@@ -261,9 +261,9 @@ def fingerprint(
     def scan_facts(place): return [os.path.realpath(place), *map(file_facts, scan_files(place))]
     image = case.image if case.image.startswith("phantom:") else scan_facts(case.image)
     label = scan_facts(case.label) if case.label else ""
-    meaning = [to_builtins(part) for part in (case.task.domain(case.modality), case.task.centre, case.task.grid)]
-    facts = [cssgan.__version__, code_digest(), "checksum", case.modality, image, label, table_facts(case),
-             case.task.regions, meaning, asdict(grid)]
+    task = [case.task.regions, *map(to_builtins, (case.task.domain(case.modality), case.task.centre, case.task.grid))]
+    facts = [cssgan.__version__, code_digest(), "checksum", case.modality, image, label, table_facts(case), task,
+             asdict(grid)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 # %% ../../nbs/04_data/05_prepared.ipynb #644f5654
@@ -338,7 +338,7 @@ def read_prepared(
     if not all(tensors[name].isfinite().all() for name in ("range", "cut", "reach")): raise ValueError("infinity")
     return tensors, content
 
-# %% ../../nbs/04_data/05_prepared.ipynb #cc81365d
+# %% ../../nbs/04_data/05_prepared.ipynb #05e0000d
 def as_targets(
     labels: torch.Tensor,  # [X, Y, Z] uint8: indices of regions, IGNORE, UNDRAWN
     case: Case,  # whose labels
@@ -353,6 +353,7 @@ def as_label_map(
     "Labels to look at."
     return torch.where(targets < 0, UNDRAWN, targets).to(torch.uint8).cpu().numpy()
 
+# %% ../../nbs/04_data/05_prepared.ipynb #cc81365d
 class Samples(torch.utils.data.Dataset):
     "Cases, prepared once and read from the cache: (volume, labels, id) one by one."
     def __init__(

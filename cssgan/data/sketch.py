@@ -34,13 +34,7 @@ from ..scans.plausible import largest_piece
 from ..scans.volumes import body_centre
 from ..task import HEART, MOST_REGIONS, UNKNOWN, Box, Centre, Domain, Task, as_task, task_json
 
-# %% ../../nbs/04_data/08_sketch.ipynb #5ce70007
-class Found(NamedTuple):
-    "The scans of a domain."
-    name: str
-    pairs: list[Pair]
-    names: dict[int, str]  # number in a label file → what dataset.json calls it
-
+# %% ../../nbs/04_data/08_sketch.ipynb #5ce700fa
 def usable_name(
     text: str,  # that somebody else made
     otherwise: str,  # where nothing of it can be used
@@ -48,6 +42,23 @@ def usable_name(
     "A text, as far as a task, a domain or a region can be called by it."
     words = re.sub(r"[^\w.+-]+", " ", text)
     return re.sub(r"^[\W_]+", "", words)[:40].rstrip(" .") or otherwise
+
+def check_name(
+    name: str,  # that somebody chose
+    what: str,  # is called so
+    cure: str = "use",  # words before "at most 40 letters"
+):
+    "Refuse what `usable_name` would have to change."
+    if usable_name(name, "") != name:
+        raise InputError(f"{brief(name, 60)!r} cannot be the name of a {what}: {cure} at most 40 letters, digits and "
+                         "blanks, with . + - _ between them")
+
+# %% ../../nbs/04_data/08_sketch.ipynb #5ce70007
+class Found(NamedTuple):
+    "The scans of a domain."
+    name: str
+    pairs: list[Pair]
+    names: dict[int, str]  # number in a label file → what dataset.json calls it
 
 def names_of(
     folder: Path,  # in nnU-Net's layout
@@ -82,16 +93,6 @@ def check_names(
     "Refuse names that no domain can have."
     for domain in found: check_name(domain.name, "domain", "rename its folder, or its channel in dataset.json, to")
     return found
-
-def check_name(
-    name: str,  # that somebody chose
-    what: str,  # is called so
-    cure: str = "use",  # words before "at most 40 letters"
-):
-    "Refuse what `usable_name` would have to change."
-    if usable_name(name, "") != name:
-        raise InputError(f"{brief(name, 60)!r} cannot be the name of a {what}: {cure} at most 40 letters, digits and "
-                         "blanks, with . + - _ between them")
 
 # %% ../../nbs/04_data/08_sketch.ipynb #5ce7000a
 class LabelFacts(NamedTuple):
@@ -241,6 +242,22 @@ class Sketch(NamedTuple):
 
 FIRST_NOTE = "A draft by cssgan_task. Lines that begin with // are comments."
 
+def describe_facts(
+    found: list[Found],  # both domains
+    facts: list[LabelFacts | None],  # of their labels
+    task: Task,  # that was drafted
+) -> list[str]:
+    "What was seen, in words."
+    lines = []
+    for domain, fact in zip(found, facts):
+        own = ", ".join(f"{n} ({ml:.3g} ml)" for n, ml in sorted(fact.ml.items())) if fact else "no labels"
+        unit = "in HU" if task.domain(domain.name).check == "HU" else "not in HU"
+        lines.append(f"{domain.name}: {len(domain.pairs)} scans, {unit}; {own}.")
+    voxels = math.prod(task.grid.shape)
+    return lines + [f"The grid holds every label, with a tenth to spare; its {voxels:,} voxels take about "
+                    f"{max(0.3, 1.8 * voxels / 1e6):.1f} GB to train on at width 8."]
+
+# %% ../../nbs/04_data/08_sketch.ipynb #5ce700fe
 def sketch_task(
     folder: str | Path,  # of the data set
     name: str = "",  # of the task; empty: the folder's
@@ -269,18 +286,3 @@ def sketch_task(
                 draft_grid(reach, spacing, most), draft.tables, draft.table_of, centre, pieces)
     task = as_task(to_builtins(task), f"the draft of {folder}")  # it can be read again
     return Sketch(task, [*draft.notes, *describe_facts(found, facts, task)])
-
-def describe_facts(
-    found: list[Found],  # both domains
-    facts: list[LabelFacts | None],  # of their labels
-    task: Task,  # that was drafted
-) -> list[str]:
-    "What was seen, in words."
-    lines = []
-    for domain, fact in zip(found, facts):
-        own = ", ".join(f"{n} ({ml:.3g} ml)" for n, ml in sorted(fact.ml.items())) if fact else "no labels"
-        unit = "in HU" if task.domain(domain.name).check == "HU" else "not in HU"
-        lines.append(f"{domain.name}: {len(domain.pairs)} scans, {unit}; {own}.")
-    voxels = math.prod(task.grid.shape)
-    return lines + [f"The grid holds every label, with a tenth to spare; its {voxels:,} voxels take about "
-                    f"{max(0.3, 1.8 * voxels / 1e6):.1f} GB to train on at width 8."]
