@@ -81,6 +81,20 @@ def has_labels(
     "May it have labels?"
     return not isinstance(case, Case) or bool(case.label) or phantom_seed(case.image) is not None
 
+def read_scans(
+    jobs: list[tuple],  # (samples, one of their cases)
+    progress: bool,  # show a bar?
+) -> dict[Case, tuple]:  # as for `warn_of_cuts`
+    "Prepare every case that is no phantom."
+    from tqdm import tqdm
+    run_all(jobs, lambda job: check_files(job[1]))
+    for folder in {samples.cache for samples, _ in jobs}: remove_orphans(folder)
+    scans = [(samples, case) for samples, case in jobs if phantom_seed(case.image) is None]
+    bar = tqdm(scans, "reading scans", unit="scan", leave=False, disable=not progress or not scans)
+    prepared = {}
+    run_all(bar, lambda job: prepared.update({job[1]: job[0].prepared(job[1])}))
+    return {case: (p["cut"].numpy(), p["reach"].numpy()) for case, p in prepared.items()}
+
 # %% ../../nbs/04_data/06_datasets.ipynb #06e00003
 @dataclass
 class BothDomains:
@@ -107,17 +121,9 @@ class BothDomains:
         progress: bool = False,  # show a bar
     ):
         "Read every scan now, so that whatever cannot be used is refused before the first update."
-        from tqdm import tqdm
         parts = self.parts().values()
         jobs = [(samples, case) for samples in parts for case in samples.cases if isinstance(case, Case)]
-        run_all(jobs, lambda job: check_files(job[1]))
-        for folder in {samples.cache for samples, _ in jobs}: remove_orphans(folder)
-        scans = [(samples, case) for samples, case in jobs if phantom_seed(case.image) is None]
-        bar = tqdm(scans, "reading scans", unit="scan", leave=False, disable=not progress or not scans)
-        prepared = {}
-        run_all(bar, lambda job: prepared.update({job[1]: job[0].prepared(job[1])}))
-        warn_of_cuts({case: (p["cut"].numpy(), p["reach"].numpy()) for case, p in prepared.items()},
-                     jobs[0][0].grid if jobs else None, self.task)
+        warn_of_cuts(read_scans(jobs, progress), jobs[0][0].grid if jobs else None, self.task)
 
     def names(self) -> DataNames:
         "Names for what is trained and validated with."

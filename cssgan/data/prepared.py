@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import zlib
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -23,20 +24,7 @@ from msgspec import to_builtins
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-import cssgan.phantoms.anatomy
-import cssgan.phantoms.chest
-import cssgan.phantoms.heart
-import cssgan.phantoms.scanners
-import cssgan.phantoms.shapes
-import cssgan.scans.checks
-import cssgan.scans.dicom
-import cssgan.scans.dicom_files
-import cssgan.scans.files
-import cssgan.scans.itk
-import cssgan.scans.nifti
-import cssgan.scans.plausible
-import cssgan.scans.volumes
-import cssgan.task
+import cssgan
 from .cases import Case, apply_table, label_codes, phantom_seed
 from ..guard import InputError, brief, make_folder, read_bytes, regular_file, warn, write_whole
 from ..phantoms.scanners import phantom
@@ -221,17 +209,29 @@ def cut_off(
     reach = 2 * np.abs(points - grid_centre(volume)).max(0)
     return shares.astype(np.float32), reach.astype(np.float32)
 
+# %% ../../nbs/04_data/05_prepared.ipynb #05e0000f
+def prepare_case(
+    case: Case,  # whose scan
+    grid: Grid,  # the training grid
+) -> dict[str, torch.Tensor]:  # see `Samples.prepared`
+    "All that is kept of a case."
+    scan = read_case(case, grid)
+    volume, (cut, reach) = bring_to_grid(scan, case, grid), cut_off(scan, grid)
+    return {"volume": torch.from_numpy(volume.voxels).half()[None], "labels": torch.from_numpy(volume.label),
+            "range": torch.tensor(volume.range, dtype=torch.float32), "cut": torch.from_numpy(cut),
+            "reach": torch.from_numpy(reach)}
+
 # %% ../../nbs/04_data/05_prepared.ipynb #cell-011
 # the modules that read, resample and judge scans, and those that draw phantoms
-SOURCES = (cssgan.task, cssgan.scans.volumes, cssgan.scans.checks, cssgan.scans.dicom_files, cssgan.scans.dicom,
-           cssgan.scans.nifti, cssgan.scans.itk, cssgan.scans.files, cssgan.scans.plausible,
-           cssgan.phantoms.anatomy, cssgan.phantoms.chest, cssgan.phantoms.heart, cssgan.phantoms.scanners,
-           cssgan.phantoms.shapes)
+SOURCES = ("task", *(f"scans.{name}" for name in ("volumes", "checks", "dicom_files", "dicom", "nifti", "itk", "files",
+                                                 "plausible")),
+           *(f"phantoms.{name}" for name in ("anatomy", "chest", "heart", "scanners", "shapes")))
 
 @lru_cache
 def code_digest() -> str:  # hexadecimal digits
     "A name for the code of these modules, read once."
-    return hashlib.sha256(b"".join(Path(m.__file__).read_bytes() for m in SOURCES)).hexdigest()
+    files = [sys.modules[f"cssgan.{name}"].__file__ for name in SOURCES]
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 def scan_files(
     place: str,  # an image or a label; empty: none
@@ -386,11 +386,7 @@ class Samples(torch.utils.data.Dataset):
             except (SafetensorError, OSError, ValueError) as e:
                 warn(f"{brief(case.id)} is prepared again: its file {file.name} in the cache is damaged ({brief(e)})")
             else: return tensors
-        scan, self.contents[case] = read_case(case, self.grid), content_digest(case)
-        volume, (cut, reach) = bring_to_grid(scan, case, self.grid), cut_off(scan, self.grid)
-        tensors = {"volume": torch.from_numpy(volume.voxels).half()[None], "labels": torch.from_numpy(volume.label),
-                   "range": torch.tensor(volume.range, dtype=torch.float32), "cut": torch.from_numpy(cut),
-                   "reach": torch.from_numpy(reach)}
+        tensors, self.contents[case] = prepare_case(case, self.grid), content_digest(case)
         write_prepared(tensors, self.contents[case], file)
         return tensors
 
