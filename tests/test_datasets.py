@@ -705,7 +705,7 @@ def test_structures_are_said_with_their_volumes(folder):
         ["1", "LV"], ["2", "RV"], ["3", "LA"], ["4", "RA"], ["5", "myocardium"]]
     assert said.count(" ml") == 5
     label, affine = read_label(ct_case(folder).label)
-    assert said.startswith(f"LV {np.count_nonzero(label == 1) * 7 * 7 * 8 / 1000:.0f} ml")
+    assert said.startswith(f"1 LV {np.count_nonzero(label == 1) * 7 * 7 * 8 / 1000:.0f} ml")
     assert describe_structures(replace(ct_case(folder), label="")) == "no labels"
     assert describe_structures(phantom_cases({"train": (1, 1)})[0]).startswith("LV ")
 
