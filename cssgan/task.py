@@ -221,14 +221,34 @@ def read_task(
     path: str | Path,  # of a JSON file
 ) -> Task:
     "A task from a file."
-    content = read_bytes(path, 1_000_000)
+    content = read_bytes(path, 1_000_000).removeprefix(b"\xef\xbb\xbf")  # editors of Windows begin with a mark
     return parse_json(re.sub(rb"(?m)^[ \t]*//.*$", b"", content), Task, path, "correct it")
 
 def task_json(
     task: Task,  # to be kept
 ) -> str:
     "What `read_task` reads; what stands at its default is left out."
-    return json.dumps(to_builtins(task), indent=1, ensure_ascii=False)
+    return _laid_out(to_builtins(task))
+
+_LINE, _ROW = 90, 5  # characters of a line; names and numbers in a row, where there are more than fit into a line
+
+def _laid_out(
+    value,  # dictionaries, lists, names and numbers
+    depth: int = 0,  # in how many brackets
+) -> str:
+    "JSON as people write it: what is short stands on one line."
+    if isinstance(value, float) and value.is_integer(): value = int(value)
+    if not isinstance(value, (dict, list, tuple)): return json.dumps(value, ensure_ascii=False)
+    named = isinstance(value, dict)
+    keys = [f"{json.dumps(key, ensure_ascii=False)}: " for key in value] if named else [""] * len(value)
+    values = list(value.values() if named else value)
+    parts, margin = [key + _laid_out(part, depth + 1) for key, part in zip(keys, values)], "\n" + " " * (depth + 1)
+    inside = ", ".join(parts)
+    if not depth or "\n" in inside or len(inside) > _LINE:
+        row = 1 if any(isinstance(part, (dict, list, tuple)) for part in values) else _ROW
+        rows = [", ".join(parts[k:k + row]) for k in range(0, len(parts), row)]
+        inside = margin + f",{margin}".join(rows) + margin[:-1]
+    return f"{{{inside}}}" if named else f"[{inside}]"
 
 # %% ../nbs/00_task.ipynb #3de3a9e2
 HEART = as_task({

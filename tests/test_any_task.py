@@ -157,6 +157,106 @@ def test_a_task_trains_on_its_own_grid():
     assert np.allclose(small.extent, (320, 256, 240)) and np.prod(small.shape) < 20_000
 
 
+def test_names_with_blanks_and_dots(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CSSGAN_CACHE", str(tmp_path / "cache"))
+    names = "T1 post", "Älter v1.5"
+    task = of("my brain", list(map(scanner, names)), ["stem 1.2"])
+    folder, run = write_data(tmp_path / "data", task), tmp_path / "run"
+    words = ["--data", str(folder), "--out", str(run), "--preset", "smoke", "--fraction", f"{names[0]}=0.9"]
+    assert train_main(words) == 0
+    assert json.loads((run / "train.json").read_text())["fraction"] == {names[0]: 0.9}
+    write_volume(shapes(100, names[0], task), tmp_path / "scan.nii")
+    which = [str(tmp_path / "scan.nii"), "--checkpoint", str(run)]
+    assert translate_main([*which, "--to", names[1], "--out", str(tmp_path / "fake.nii")]) == 0
+    assert segment_main([*which, "--modality", names[0], "--out", str(tmp_path / "label.nii")]) == 0
+    assert f"a synthetic {names[1]}: made" in capsys.readouterr().out
+    assert "stem_1.2" in (tmp_path / "label.ctbl").read_text()
+
+
+@pytest.mark.parametrize("n", [1, 61])
+def test_the_fewest_and_the_most_regions(n, tmp_path):
+    from cssgan.training.run import start, step, validate
+    task = of("atlas", [scanner("A"), scanner("B")], [f"area {k}" for k in range(n)])
+    data = unpaired(phantom_cases({"train": (1, 1), "valid": (1, 1)}, task=task), Grid((24, 24, 16), (10, 10, 12)),
+                    tmp_path)
+    run = start(replace(preset("smoke", task), width=2), ranges=data.ranges(), task=task)
+    losses = step(run, "joint", next(iter(data.epoch(0, 0))))
+    assert all(loss.isfinite() for loss in losses.values()) and run.nets.sizes["classes"] == n + 1
+    assert set(validate(run, data)) == {"dice_A", "dice_B", "valid_loss", "s_a_to_b", "s_b_to_a"}
+
+
+def test_patients_of_the_same_names_stay_together_and_that_is_said(tmp_path):
+    folder = write_data(tmp_path, BRAIN)
+    for file in (folder / "T2").iterdir(): file.rename(file.with_name(file.name.replace("T2", "T1")))
+    with pytest.warns(InputWarning, match=r"names that are in T1 and in T2 \(T10, T11, T12\) are taken for the same"):
+        cases = with_splits(find_cases(folder))
+    splits = {c.patient: c.split for c in cases}
+    assert len(splits) == 3 and all(c.split == splits[c.patient] for c in cases)
+
+
+# ---- runs of older versions
+
+def as_once(folder):
+    "Make a run, or its checkpoints, look as if the version before tasks had written it."
+    from cssgan.training.schema import checksum_of
+    for file in folder.rglob("*.json"):
+        said = json.loads(file.read_text())
+        if file.name == "train.json":
+            said |= {f"fraction_{m.lower()}": said["fraction"].get(m, 1.) for m in HEART.names}
+            del said["fraction"]
+        elif "networks" in said:
+            del said["task"], said["checksum"]
+            said["checksum"] = checksum_of(said)
+        file.write_text(json.dumps(said))
+    for file in folder.rglob("task.json"): file.unlink()
+    for file in folder.rglob("cases.csv"): file.write_text(file.read_text().replace(",\n", ",cssgan\n"))
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path, monkeypatch, capsys):
+    from cssgan.data.finding import from_manifest
+    from cssgan.training import trainer
+    monkeypatch.setenv("CSSGAN_CACHE", str(tmp_path / "cache"))
+    for seed in range(8):
+        scan = phantom(seed, HEART.names[seed % 2], Grid((24, 24, 16), (7., 7., 8.)))
+        write_scan(scan, tmp_path / "data", f"p{seed}", ".nii")
+    words = ["--data", str(tmp_path / "data"), "--preset", "smoke", "--quiet", "--fraction", "MRI=0.5", "--out"]
+    assert train_main([*words, str(tmp_path / "whole")]) == 0
+    stop = trainer.Keeper.__call__
+    def stops(self, run):
+        self.button.pressed = len(run.history) == 2
+        return stop(self, run)
+    with monkeypatch.context() as m:
+        m.setattr(trainer.Keeper, "__call__", stops)
+        assert train_main([*words, str(tmp_path / "run")]) == 130
+    as_once(tmp_path / "run")
+    assert {c.table for c in from_manifest(tmp_path / "run/cases.csv")} == {"cssgan"}
+    assert train_main(["--resume", str(tmp_path / "run"), "--quiet", "--fraction", "MRI=0.5", "CT=1"]) == 0
+    names = [json.loads((tmp_path / run / "best/checkpoint.json").read_text())["files"] for run in ("run", "whole")]
+    assert names[0] == names[1]
+    as_once(tmp_path / "run/best")
+    write_volume(phantom(9, "CT", Grid((24, 24, 16), (7., 7., 8.))), tmp_path / "scan.nii")
+    which = [str(tmp_path / "scan.nii"), "--checkpoint", str(tmp_path / "run")]
+    assert translate_main([*which, "--to", "MRI", "--out", str(tmp_path / "fake.nii")]) == 0
+    assert segment_main([*which, "--modality", "CT", "--out", str(tmp_path / "label.nii")]) == 0
+    assert "myocardium" in (tmp_path / "label.ctbl").read_text()
+
+
+def test_a_run_is_not_resumed_with_other_regions(tmp_path):
+    from cssgan.training.checkpoints import read_about
+    from cssgan.training.run import start
+    from cssgan.training.saving import refuse_other_data, save_run
+    def data_of(task): return unpaired(phantom_cases({"train": (1, 1), "valid": (1, 1)}, task=task),
+                                       Grid((24, 24, 16), (10., 10., 12.)), tmp_path / "cache")
+    data = data_of(ABDOMEN)
+    save_run(start(preset("smoke", ABDOMEN), ranges=data.ranges(), task=ABDOMEN), tmp_path / "last", True, data)
+    about = read_about(tmp_path / "last")
+    refuse_other_data(data, about, "the folder")
+    fewer = of("abdomen", [CT, scanner("MR")], ["liver"], pieces="each")
+    for other in (fewer, BRAIN):
+        with pytest.raises(InputError, match="was started for another task"):
+            refuse_other_data(data_of(other), about, "the folder")
+
+
 # ---- labels that others drew
 
 def heart_in(numbers, folder, modality="CT", seed=0):
@@ -182,7 +282,7 @@ def test_labels_of_others_are_not_read_as_ours(table, tmp_path):
     if table == "M&Ms":  # LV and RV as ours, and the myocardium where our LA is
         with pytest.raises(InputError, match="cannot be a heart"): load_case(case, Grid((24, 24, 16), (7., 7., 8.)))
         return
-    with pytest.raises(InputError, match=f"cannot be a heart.*if it is one of .*{table}, name that table"):
+    with pytest.raises(InputError, match=f"cannot be a heart.*if it is .*{table}, name that table"):
         load_case(case, Grid((24, 24, 16), (7., 7., 8.)))
     right = load_case(replace(case, table=table), Grid((24, 24, 16), (7., 7., 8.)))
     assert {HEART.regions[k] for k in np.unique(right.label) if 0 < k < UNDRAWN} == set(FOREIGN[table].values())
@@ -293,6 +393,20 @@ def test_a_partial_domain_trains(tmp_path):
         assert all(loss.isfinite() for loss in step(run, phase, batch).values())
 
 
+def test_no_score_where_the_judge_never_learned(tmp_path, monkeypatch):
+    from cssgan.training import run as training
+    cases = [replace(c, table="ACDC" if c.modality == "MRI" else "")
+             for c in phantom_cases({"train": (1, 1), "valid": (1, 1)})]
+    config = preset("smoke")
+    data = unpaired(cases, config.grid, tmp_path)
+    run = training.start(config, ranges=data.ranges(), task=data.task)
+    monkeypatch.setattr(training, "s_score", lambda *_: torch.tensor([80., 70., 0., 0., 60.]))
+    scores = training.translation_scores(run, data)
+    assert scores == pytest.approx({"s_ct_to_mri": 70, "s_mri_to_ct": 42})  # whoever judges MRI saw no atrium drawn
+    run.evaluators_given = True  # these may have learned elsewhere
+    assert training.translation_scores(run, data)["s_ct_to_mri"] == pytest.approx(42)
+
+
 def test_a_domain_without_labels_trains_and_no_score_is_made_up(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CSSGAN_CACHE", str(tmp_path / "cache"))
     folder = write_data(tmp_path / "data", ABDOMEN, labels=(True, False))
@@ -379,6 +493,22 @@ def test_two_channels_of_nnunet_are_two_domains(tmp_path):
     with pytest.raises(InputError, match="none is called CBCT"): find_cases(tmp_path)
 
 
+def test_cases_of_the_decathlon_may_end_in_four_digits(tmp_path):
+    nnunet(tmp_path / "CT", ABDOMEN, "CT")
+    nnunet(tmp_path / "MR", ABDOMEN, "MR", decathlon=True)
+    for file in (tmp_path / "MR").rglob("case*.nii.gz"):
+        file.rename(file.with_name(file.name.replace("case", "mr_000")))
+    (tmp_path / "task.json").write_text(task_json(ABDOMEN))
+    assert [(c.patient, Path(c.label).name) for c in find_cases(tmp_path) if c.modality == "MR"] == [
+        ("mr_0000", "mr_0000.nii.gz"), ("mr_0001", "mr_0001.nii.gz")]
+
+
+def test_a_label_of_another_ending_is_no_missing_label(tmp_path):
+    folder = write_data(tmp_path, ABDOMEN)
+    for file in (folder / "MR").glob("*_label.nii"): file.rename(file.with_suffix(".nii.gz"))
+    with pytest.raises(InputError, match="MR0_image.nii has no label beside it"): find_cases(folder)
+
+
 def test_a_dataset_that_numbers_regions_otherwise_is_refused(tmp_path):
     nnunet(tmp_path / "CT", ABDOMEN, "CT", ["background", "right kidney", "liver", "left kidney"])
     nnunet(tmp_path / "MR", ABDOMEN, "MR")
@@ -406,6 +536,69 @@ def test_a_draft_takes_the_names_of_dataset_json(tmp_path):
     nnunet(tmp_path / "MR", ABDOMEN, "MR", decathlon=True)
     assert task_main(["new", "--data", str(tmp_path), "--name", "abdomen"]) == 0
     assert read_task(tmp_path / "task.json").regions == ABDOMEN.regions
+
+
+def test_a_draft_reads_two_numberings_of_the_same_names(tmp_path):
+    turned = ["background", "left kidney", "Liver", "right kidney"]
+    nnunet(tmp_path / "CT", ABDOMEN, "CT")
+    nnunet(tmp_path / "MR", ABDOMEN, "MR", turned)
+    assert task_main(["new", "--data", str(tmp_path)]) == 0
+    task = read_task(tmp_path / "task.json")
+    assert task.regions == ABDOMEN.regions
+    assert {n: task.regions[k] for n, k in task.table("MR").values.items()} == {
+        0: "background", 1: "left kidney", 2: "liver", 3: "right kidney"}
+    assert len(find_cases(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("names, regions", [
+    (["background", "tumour (core)", "a/b", "ignore"], ["tumour core", "a b"]),
+    (["background", "a/b", "a:b", "background "], ["a b", "a b 2"]),
+    (["background", "n" * 50, "../x", "???"], ["n" * 40, "x", "region 3"])])
+def test_a_draft_can_be_read_again_whatever_dataset_json_calls_a_region(names, regions, tmp_path):
+    for modality in ABDOMEN.names: nnunet(tmp_path / modality, ABDOMEN, modality, names)
+    assert task_main(["new", "--data", str(tmp_path)]) == 0
+    task = read_task(tmp_path / "task.json")
+    assert task.regions == ("background", *regions)
+    if "ignore" in names: assert task.table("CT").values[3] is None and find_cases(tmp_path)[0].codes[3] == IGNORE
+
+
+@pytest.mark.parametrize("folder, says", [
+    ("T1 (post)", "'T1 .post.' cannot be the name of a domain"), ("_T1", "'_T1' cannot be"), ("T" * 41, "at most 40")])
+def test_a_domain_cannot_have_any_name(folder, says, tmp_path, capsys):
+    write_data(tmp_path, BRAIN, n=1)
+    (tmp_path / "T1").rename(tmp_path / folder)
+    (tmp_path / "task.json").unlink()
+    assert task_main(["new", "--data", str(tmp_path)]) == 1
+    import re
+    assert re.search(says, capsys.readouterr().err)
+
+
+def test_a_draft_of_more_structures_than_a_task_can_have(tmp_path, capsys):
+    write_data(tmp_path, BRAIN, n=1)
+    (tmp_path / "task.json").unlink()
+    for file in tmp_path.rglob("*_label.nii"):
+        label = read_label(file)
+        write_label(np.arange(label.values.size).reshape(label.values.shape) % 70, label.affine, file)
+    assert task_main(["new", "--data", str(tmp_path)]) == 1
+    assert "69 structures are labelled, a task has at most 61" in capsys.readouterr().err
+
+
+def test_a_draft_of_empty_labels_where_it_looks_first(tmp_path):
+    folder = write_data(tmp_path, BRAIN, n=4)
+    for file in folder.rglob("*[012]_label.nii"):
+        write_label(0 * read_label(file).values, read_label(file).affine, file)
+    (folder / "task.json").unlink()
+    assert task_main(["new", "--data", str(folder)]) == 0
+    assert read_task(folder / "task.json").centre.offset == (0, 0, 0)
+
+
+def test_a_task_is_written_as_people_write(tmp_path):
+    text = task_json(ABDOMEN)
+    assert '"regions": ["background", "liver", "right kidney", "left kidney"],' in text
+    assert '"grid": {"shape": [24, 24, 16], "spacing": [10, 10, 12]}' in text and '"window": [-1000, 1000]' in text
+    for task in (*TASKS.values(), HEART):
+        (tmp_path / "task.json").write_text(task_json(task))
+        assert read_task(tmp_path / "task.json") == task and max(map(len, task_json(task).splitlines())) < 120
 
 
 def test_a_draft_of_hearts_is_the_heart_with_the_tables_that_fit(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 from scans import write_dicom
 
 from cssgan.cli import commands as cli
-from cssgan.cli import parsing, sweeps, training
+from cssgan.cli import parsing, sweeps, tasks, training
 from cssgan.cli import phantoms as phantom_commands
 from cssgan.cli import scans as scan_commands
 from cssgan.data.finding import from_manifest
@@ -97,10 +97,10 @@ def test_version(run, command):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_of_the_help_can_be_parsed(command, monkeypatch):
     jobs = []
-    for module in (phantom_commands, training, scan_commands, sweeps):
+    for module in (phantom_commands, tasks, training, scan_commands, sweeps):
         monkeypatch.setattr(module, "attempt", lambda name, job, *_: jobs.append(name) or 0)
     texts = (training.TRAIN_EXAMPLES, scan_commands.TRANSLATE_EXAMPLES, scan_commands.SEGMENT_EXAMPLES,
-             phantom_commands.PHANTOM_EXAMPLES, sweeps.SWEEP_EXAMPLES)
+             phantom_commands.PHANTOM_EXAMPLES, tasks.TASK_EXAMPLES, sweeps.SWEEP_EXAMPLES)
     for example in "\n".join(texts).splitlines():
         name, *words = example.split()
         if name == command: assert COMMANDS[command](words) == 0
@@ -333,8 +333,7 @@ def test_the_wrong_modality_is_said(fails, scans, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("command, words, says", [
-    ("cssgan_translate", "ct.nii --checkpoint d --to PET --out o.nii", "'PET'"),
-    ("cssgan_segment", "ct.nii --checkpoint d --modality ct --out o.nii", "'ct'"),
+    ("cssgan_task", "", "new"), ("cssgan_task", "new", "--data"), ("cssgan_task", "old --data d", "known are new"),
     ("cssgan_translate", "", "required"), ("cssgan_translate", "ct.nii --to MRI --out o.nii", "--checkpoint"),
     ("cssgan_segment", "ct.nii --checkpoint d --modality CT", "--out"),
     ("cssgan_translate", "a.nii b.nii --checkpoint d --to MRI --out o.nii", "b.nii"),
@@ -349,7 +348,7 @@ def test_the_wrong_modality_is_said(fails, scans, checkpoint, tmp_path):
     ("cssgan_train", "--resume", "--out"), ("cssgan_train", "--resume a --out b", "one folder"),
     ("cssgan_train", "--data d --out o --preset papre", "did you mean paper?"),
     ("cssgan_train", "--data d --out o --learning-rate 3", "--learning-rate"),
-    ("cssgan_train", "--data d --out o --seed one", "one"), ("cssgan_train", "--data d --out o --fraction-ct some",
+    ("cssgan_train", "--data d --out o --seed one", "one"), ("cssgan_train", "--data d --out o --fraction some",
                                                              "some")])
 def test_a_mistyped_command(fails, tmp_path, monkeypatch, command, words, says):
     monkeypatch.chdir(tmp_path)
@@ -571,7 +570,7 @@ def weights(folder):
 def test_an_interrupted_training_goes_on_to_the_same_end(run, fails, data, tmp_path, monkeypatch, again):
     from cssgan.training import run as training
     rest = "--quiet", "--cache", tmp_path / "cache"
-    words = "--data", data, "--preset", "smoke", "--fraction-ct", 1, *rest
+    words = "--data", data, "--preset", "smoke", "--fraction", "CT=1", *rest
     assert run("cssgan_train", *words, "--out", tmp_path / "whole")[0] == 0
     step, calls = training.step, []
     def is_interrupted(*args):
@@ -609,10 +608,10 @@ def test_a_data_set_is_not_written_over(fails, run, data, tmp_path, monkeypatch)
 class Killed(BaseException): "As SIGKILL would: nothing is put away."
 
 
-@pytest.mark.parametrize("writes", range(3))
+@pytest.mark.parametrize("writes", range(4))
 def test_a_run_that_was_killed_before_its_first_checkpoint_can_begin_again(run, fails, data, tmp_path, monkeypatch,
                                                                            writes):
-    from cssgan.data import cases
+    from cssgan.data import finding
     words = "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--quiet", "--cache", tmp_path / "cache"
     left, whole = [writes], training.write_whole
     def dies(path, content):
@@ -620,12 +619,12 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_can_begin_again(run, 
         left[0] -= 1
         whole(path, content)
     monkeypatch.setattr(training, "write_whole", dies)
-    monkeypatch.setattr(cases, "write_whole", dies)
+    monkeypatch.setattr(finding, "write_whole", dies)
     monkeypatch.setattr("cssgan.training.trainer.fit", lambda *_, **__: dies(None, None) if not left[0] else None)
     with pytest.raises(Killed): run("cssgan_train", *words)
     assert len([p for p in (tmp_path / "run").glob("[!.]*")]) == writes
     monkeypatch.undo()
-    if writes == 1: fails("cssgan_train", "--resume", tmp_path / "run", says="begin again")
+    if writes in (1, 2): fails("cssgan_train", "--resume", tmp_path / "run", says="begin again")
     assert run("cssgan_train", *words, "--seed", 5)[0] == 0
     assert json.loads((tmp_path / "run/train.json").read_text())["seed"] == 5
 
@@ -656,7 +655,7 @@ def test_what_is_read_as_what_is_said_before_training(run, data, tmp_path, monke
                            "smoke")
     ct, mri = out.splitlines()
     assert status == 0 and err.split("\r")[-1].strip() == ""
-    assert f"phantom_00002_label.nii.gz: LV {ml:.0f} ml, RV" in ct and "no labels" in mri
+    assert f"phantom_00002_label.nii.gz: 1 LV {ml:.0f} ml, 2 RV" in ct and "no labels" in mri
     assert run("cssgan_train", "--data", tmp_path / "all.csv", "--out", tmp_path / "quiet", "--preset", "smoke",
                "--quiet")[1] == ""
 
@@ -664,7 +663,8 @@ def test_what_is_read_as_what_is_said_before_training(run, data, tmp_path, monke
 @pytest.mark.parametrize("nothing", [None, float("nan")])
 def test_no_score_of_a_domain_without_labels(capsys, monkeypatch, nothing):
     monkeypatch.setattr("cssgan.training.checkpoints.read_about",
-                        lambda _: {"history": [{"dice_CT": 71.25, "dice_MRI": nothing}]})
+                        lambda _: {"history": [{"dice_CT": 71.25, "dice_MRI": nothing}],
+                                   "task": {"domains": [{"name": "CT"}, {"name": "MRI"}]}})
     training.report_result(Path("run"))
     assert capsys.readouterr().out == ("trained: Dice on the validation cases is 71.2 % on CT; there are no labels to "
                                        "judge MRI by; the checkpoint is run/best\n")
@@ -674,7 +674,7 @@ def test_going_on_otherwise_is_refused(fails, run, data, tmp_path, monkeypatch):
     monkeypatch.setattr("cssgan.training.trainer.fit", lambda *_, **__: None)
     monkeypatch.setattr(training, "report_result", lambda *_: None)
     assert run("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke")[0] == 0
-    for words in (("--preset", "paper"), ("--seed", 4), ("--fraction-mri", 0.5), ("--data", "phantom-S1")):
+    for words in (("--preset", "paper"), ("--seed", 4), ("--fraction", "MRI=0.5"), ("--data", "phantom-S1")):
         fails("cssgan_train", "--resume", tmp_path / "run", *words, says="was begun with")
     assert run("cssgan_train", "--resume", tmp_path / "run", "--preset", "smoke", "--seed", 0)[0] == 0
 

@@ -1,4 +1,4 @@
-"Words of the five commands that cannot be used: one line that names the option or file, at once, and nothing written."
+"Words of the six commands that cannot be used: one line that names the option or file, at once, and nothing written."
 import json
 import os
 import shutil
@@ -13,12 +13,13 @@ from cssgan.scans.files import write_volume
 from cssgan.scans.volumes import Grid
 
 MAIN = {"train": cli.train_main, "translate": cli.translate_main, "segment": cli.segment_main,
-        "phantom": cli.phantom_main, "sweep": cli.sweep_main}
+        "phantom": cli.phantom_main, "sweep": cli.sweep_main, "task": cli.task_main}
 LONG, DIGITS, STEERING, HALF = "x" * 2000, "9" * 1000, "\x1b[2Jred\a\x85", "caf\udce9"
 GOOD = {"train": "--data phantom-few --out run --preset smoke",
         "translate": "ct.nii --checkpoint best --to MRI --out new.nii",
         "segment": "ct.nii --checkpoint best --modality CT --out new.nii",
-        "phantom": "--out new --n 1 --grid small", "sweep": "grid.yaml"}
+        "phantom": "--out new --n 1 --grid small", "sweep": "grid.yaml",
+        "task": "new --data data"}
 
 
 def typed(command, option, *values):
@@ -43,22 +44,23 @@ for command, option, values in [
         ("phantom", "--seed", ["-1", str(2**64), "one", DIGITS, "1e3"]),
         ("train", "--seed", ["-1", str(2**64), "seed", "", DIGITS, "0x10", STEERING]),
         ("train", "--devices", ["0", "-1", str(10**9), "two", DIGITS]),
-        ("train", "--fraction-ct", ["nan", "-1", "2", "1e-300", "0", "inf", "some", "14%", DIGITS]),
-        ("train", "--fraction-mri", ["nan", "-0.5", "14", "-inf", LONG]),
+        ("train", "--fraction", [f"CT={f}" for f in ("nan", "-1", "2", "1e-300", "0", "inf", "", "14%", DIGITS)]),
+        ("train", "--fraction", ["0.14", "CT", "=0.5", "CT 0.5", "", LONG, STEERING]),
         ("sweep", "--workers", ["0", "-2", str(10**9), "few", DIGITS, HALF])]:
     for value in values:
         row(command, f"{option} {value[:12]!r}", typed(command, option, value), option,
-            "(?i)whole number|number from|expected one")
+            "(?i)whole number|number from|expected one|names no share")
 for command in ("translate", "segment"):
     for values in (("nan", "0", "0"), ("0", "inf", "0"), ("0", "0", "1e300"), ("0", "here", "0"), ("0", "", "0"),
                    ("1", "2"), (DIGITS, "0", "0")):
         row(command, f"--centre {' '.join(values)[:16]}", typed(command, "--centre", *values), "--centre")
 
 # names: empty, blank, NUL, too long
-PLACES = [("train", "--data"), ("train", "--out"), ("train", "--resume"), ("train", "--cache"), ("translate", "scan"),
-          ("translate", "--checkpoint"), ("translate", "--out"),
-          ("segment", "scan"), ("segment", "--checkpoint"), ("segment", "--out"), ("phantom", "--out"),
-          ("phantom", "--labels"), ("sweep", "grid"), ("sweep", "--collect"), ("sweep", "--scheduler")]
+PLACES = [("train", "--data"), ("train", "--task"), ("train", "--out"), ("train", "--resume"), ("train", "--cache"),
+          ("translate", "scan"), ("translate", "--checkpoint"), ("translate", "--to"), ("translate", "--out"),
+          ("segment", "scan"), ("segment", "--checkpoint"), ("segment", "--modality"), ("segment", "--out"),
+          ("task", "--data"), ("task", "--out"), ("task", "--name"), ("phantom", "--out"), ("phantom", "--labels"),
+          ("sweep", "grid"), ("sweep", "--collect"), ("sweep", "--scheduler")]
 for command, option in PLACES:
     for what, value in (("empty", ""), ("NUL", "a\0b.nii"), ("too long", LONG), ("too deep", "d/" * 3000)):
         row(command, f"{option} {what}", typed(command, option, value), option.upper() if option in ("scan", "grid")
@@ -71,8 +73,7 @@ for value, says in (("papre", "did you mean paper"), ("Demo", "did you mean demo
                                                                                          "are"), (LONG, "known are"),
                     (STEERING, "known are"), (HALF, "known are")):
     row("train", f"--preset {value[:9]!r}", typed("train", "--preset", value), "--preset", says)
-for command, option in (("translate", "--to"), ("segment", "--modality"), ("phantom", "--grid"), ("phantom", "--table"),
-                        ("phantom", "--modality")):
+for command, option in (("phantom", "--grid"), ("phantom", "--table"), ("phantom", "--modality")):
     for value in ("", "PET", LONG, STEERING):
         row(command, f"{option} {value[:9]!r}", typed(command, option, value), option, "choice")
 for command in MAIN:
@@ -145,7 +146,15 @@ row("phantom", "phantoms that are there", phantoms(lambda f: scan(f / "MRI", "ph
 
 
 # folders for runs
-BEGUN = {"data": "phantom-few", "preset": "smoke", "seed": 0, "fraction_ct": 1.0, "fraction_mri": 1.0}
+BEGUN = {"data": "phantom-few", "preset": "smoke", "seed": 0, "fraction_ct": 1.0, "fraction_mri": 1.0}  # as once
+
+def begun(folder, **other):
+    "A run that was begun, by a version that knew the heart alone."
+    from cssgan.data.cases import phantom_few
+    from cssgan.data.finding import write_manifest
+    (folder / "train.json").write_text(json.dumps(BEGUN | other))
+    write_manifest(phantom_few(), folder / "cases.csv")
+
 
 def run(prepare, words="--data phantom-few --out run --preset smoke"):
     def make(folder):
@@ -182,6 +191,9 @@ for name, text in {"nothing": "", "no JSON": "{", "a list": "[]", "a number": "3
                    "NaN": json.dumps(BEGUN | {"fraction_ct": float("nan")}),
                    "a share of 0": json.dumps(BEGUN | {"fraction_mri": 0}),
                    "a share of 7": json.dumps(BEGUN | {"fraction_ct": 7}),
+                   "a share of 8": json.dumps({"data": "d", "fraction": {"CT": 8}}),
+                   "a share of NaN": json.dumps({"data": "d", "fraction": {"CT": float("nan")}}),
+                   "a share for nobody": json.dumps({"data": "d", "fraction": [0.5]}),
                    "a list for a name": json.dumps(BEGUN | {"preset": ["demo"]}), "depth": "[" * 100_000,
                    "a long name": json.dumps(BEGUN | {"preset": LONG}),
                    "a thousand digits": f'{{"data": "d", "seed": {DIGITS}}}', "binary": "\x00\x01"}.items():
@@ -198,6 +210,50 @@ row("train", "--resume of nothing", run(lambda f: None, "--resume run"), "run", 
 row("train", "--resume of an unknown preset",
     run(lambda f: ((f / "train.json").write_text(json.dumps(BEGUN | {"preset": "papre"})),
                    shutil.copy(Path(__file__), f / "cases.csv")), "--resume run"), "run/")
+
+
+# tasks
+BRAIN = {"name": "brain", "domains": [{"name": name, "percentiles": [1, 99]} for name in ("T1", "T2")],
+         "regions": ["background", "stem"], "grid": {"shape": [8, 8, 8], "spacing": [9, 9, 9]}}
+
+
+def brain(folder): (folder.parent / "brain.json").write_text(json.dumps(BRAIN))
+
+
+for name, words, names, says, prepare in [
+        ("that is not there", "--task none.json", "none.json", "does not exist", None),
+        ("that is a folder", "--task run", "run", "folder", None),
+        ("that is no JSON", "--task run/task.json", "run/task.json", "no JSON",
+         lambda f: (f / "task.json").write_text("{")),
+        ("of other domains for phantoms", "--task brain.json", "phantom-few", "T1/ and T2/", brain)]:
+    row("train", f"--task {name}", run(prepare or (lambda f: None),
+                                       f"--data phantom-few --out other --preset smoke {words}"), names, says)
+for name, words, says, more in [
+        ("another --task", "--task brain.json", "another task than brain.json", {}),
+        ("another --fraction", "--fraction CT=0.5", "begun with fraction 1, not CT=0.5", {}),
+        ("another --fraction than the old one", "--fraction CT=0.5 MRI=1", "fraction CT=0.25, not CT=0.5",
+         {"fraction_ct": 0.25}),
+        ("a --fraction of both twice", "--fraction CT=0.5 CT=0.5", "twice", {})]:
+    row("train", f"--resume with {name}", run(lambda f, more=more: (begun(f, **more), brain(f)),
+                                              f"--resume run {words}"), "", says)
+row("train", "--resume of a run whose task is damaged",
+    run(lambda f: (begun(f), (f / "task.json").write_text('{"name": 3}')), "--resume run"), "run/task.json", "name")
+row("train", "--resume of a run with the task of another",
+    run(lambda f: (begun(f), (f / "task.json").write_text(json.dumps(BRAIN))), "--resume run"), "run/cases.csv",
+    "modality is T1 or T2")
+row("train", "--fraction of no domain", run(lambda f: None, "--data phantom-few --out other --fraction PET=0.5"), "PET",
+    "use CT or MRI")
+row("train", "a task.json where the run would be",
+    run(lambda f: (f / "task.json").write_text(json.dumps(BRAIN))), "run/task.json", "did not make it")
+for name, prepare, words, names, says in [
+        ("another word", lambda f: None, "make --data new", "make", "known are new"),
+        ("no --data", lambda f: None, "new", "--data", "required"),
+        ("a name with a slash", lambda f: None, "new --data run --name a/b", "a/b", "letters, digits"),
+        ("a file for a folder", lambda f: None, "new --data grid.yaml", "grid.yaml", "no folder|make it first"),
+        ("a folder in the way", lambda f: (f / "task.json").mkdir(), "new --data run", "run/task.json", "a folder"),
+        ("somebody's file in the way", lambda f: (f / "task.json").write_text(json.dumps(BRAIN)),
+         "new --data run --force", "run/task.json", "not made by cssgan")]:
+    row("task", name, run(prepare, words), names, says)
 
 
 @pytest.mark.parametrize("command, bad", ROWS, ids=[bad.name for _, bad in ROWS])

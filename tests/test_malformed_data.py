@@ -1,4 +1,5 @@
 "Data sets that cannot be used: each is refused before the first step, in one line that names what is wrong."
+import json
 import os
 import shutil
 import sys
@@ -6,6 +7,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import nibabel as nib
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from cssgan.data.splits import with_splits
 from cssgan.data.writing import write_phantoms
 from cssgan.guard import InputError
 from cssgan.scans.volumes import IGNORE, Grid
+from cssgan.task import HEART
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 IMAGE, LABEL = "CT/phantom_00000_image.nii.gz", "CT/phantom_00000_label.nii.gz"
@@ -95,6 +98,35 @@ def spoilt(file, how, manifest=False):
         if manifest: write_manifest(with_splits(from_folder(folder / "set")), folder / "set" / "m.csv")
         how(folder / "set" / file)
         return [folder / "set" / "m.csv" if manifest else folder / "set"]
+    return make
+
+
+def with_task(content):
+    "A good data set with a task.json beside it: bytes, what JSON can hold, or fields that the heart's task gets."
+    def make(folder):
+        shutil.copytree(good(), folder / "set")
+        said = msgspec.to_builtins(HEART) | content if isinstance(content, dict) else content
+        (folder / "set/task.json").write_bytes(content if isinstance(content, bytes) else json.dumps(said).encode())
+        return [folder / "set"]
+    return make
+
+
+def other_task(how):
+    "A good data set with something that is no file in the task's place."
+    def make(folder):
+        shutil.copytree(good(), folder / "set")
+        how(folder / "set/task.json")
+        return [folder / "set"]
+    return make
+
+
+def of_nnunet(content, *files):
+    "A folder in nnU-Net's layout in the CT's place, with this dataset.json."
+    def make(folder):
+        both(*(f"CT/{file}" for file in ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", *files)))(folder)
+        (folder / "set/CT/dataset.json").write_bytes(content if isinstance(content, bytes) else
+                                                     json.dumps(content).encode())
+        return [folder / "set"]
     return make
 
 
@@ -182,7 +214,7 @@ MANIFESTS = [
     Bad("lines without end", table(HEAD + "\n" * 2_000_000), "m.csv", "no rows"),
     Bad("21 MB", table(HEAD + "a" * 21_000_000), "m.csv", "larger than"),
     Bad("no image", first(",,CT,train"), "row 1", "no image"),
-    Bad("PET", first("a.nii,,PET,train"), "row 1", "'PET' - at modality"),
+    Bad("PET", first("a.nii,,PET,train"), "row 1", "'PET': modality is CT or MRI"),
     Bad("mr", first("a.nii,,mr,train"), "row 1", "CT or MRI"),
     Bad("no modality", first("a.nii,,,train"), "row 1", "CT or MRI"),
     Bad("a space before CT", first("a.nii,, CT,train"), "row 1", "' CT'"),
@@ -233,7 +265,8 @@ FOLDERS = [
     Bad("labels alone", both("CT/a_label.nii.gz"), "a_label.nii.gz", "no CT case"),
     Bad("small letters", both("ct/a_image.nii.gz"), "ct/", "no folder CT"),
     Bad("a folder for each patient", both("CT/1/image.nii.gz"), "1/", "no CT case"),
-    Bad("an image without its label", both("CT/a_image.nii.gz"), "a_image.nii.gz", "a_label.nii.gz"),
+    Bad("an image without its label", both("CT/a_image.nii.gz", "CT/b_image.nii.gz", "CT/b_label.nii.gz"),
+        "a_image.nii.gz", "a_label.nii.gz"),
     Bad("a label of another ending",
         both("CT/a_image.nii.gz", "CT/a_label.nii"), "a_image.nii.gz", "no label beside it"),
     Bad("a file in the folder's place", both("CT"), "set", "no folder CT"),
@@ -307,11 +340,81 @@ SCANS = [
     Bad("an MRI among the CT", spoilt(IMAGE, labelled(lambda v: v + 1024, kind=np.int16)), "phantom_00000_image", "HU"),
 ]
 
-TABLE = NAMES + MANIFESTS + FOLDERS + SCANS
+A, B = ({"name": name, "percentiles": [1, 99]} for name in "AB")
+
+
+def two(**first): return {"domains": [A | first, B], "table_of": {}}
+
+
+TASKS = [
+    *(Bad(f"a task: {name}", with_task(content), "task.json", says) for name, content, says in (
+        ("nothing in it", b"", "no JSON"), ("cut", b'{"name": "x", "domains": [', "no JSON"),
+        ("a picture", b"\x89PNG\r\n\x1a\n\0\0", "no JSON"), ("Latin-1", b'{"name": "M\xfcller"}', "no JSON"),
+        ("brackets", b"[" * 100_000, "task.json"), ("a list", [], "Expected `?object"), ("a number", 5, "Expected"),
+        ("two tasks", b"{} {}", "no JSON"), ("comments alone", b"// a draft\n", "no JSON"),
+        ("2 MB", b" " * 2_000_000, "larger than"), ("no field", b"{}", "missing required field"),
+        ("a field of another task", {"organ": "liver"}, "unknown field"),
+        ("a name that leads away", {"name": "../x"}, "name"),
+        ("one domain", {"domains": [A]}, "length 2"), ("three domains", {"domains": [A, B, A]}, "length 2"),
+        ("one name for both", {"domains": [A, A | {"name": "a"}]}, "both domains are called"),
+        ("a domain's name with a slash", two(name="A/B"), "domains\\[0\\].name"),
+        ("a domain's name with a blank at its end", two(name="A "), "domains\\[0\\].name"),
+        ("a domain without a name", two(name=""), "domains\\[0\\].name"),
+        ("window and percentiles", two(window=[0, 1]), "one of window"),
+        ("no window", {"domains": [{"name": "A"}, B], "table_of": {}}, "one of window"),
+        ("a window that falls", two(window=[5, 1], percentiles=None), "does not rise"),
+        ("a window of words", two(window=["low", "high"], percentiles=None), "Expected `?float"),
+        ("NaN", two(nothing=float("nan"), window=[float("nan"), 1], percentiles=None), "Expected `?float"),
+        ("percentiles above 100", two(percentiles=[1, 101]), "<= 100"),
+        ("corners that fall", two(percentiles=None, knots=[[0, -1], [5, 0.5], [4, 1]]), "does not rise"),
+        ("no regions", {"regions": []}, "regions"), ("no background", {"regions": ["LV", "RV"]}, "'background'"),
+        ("a region twice", {"regions": ["background", "LV", "LV"]}, "same name"),
+        ("a region called ignore", {"regions": ["background", "ignore"]}, "ignore"),
+        ("63 regions", {"regions": ["background", *(f"r{k}" for k in range(62))], "tables": {}, "table_of": {}},
+         "<= 62"),
+        ("one colour", {"colours": ["#ff0000"]}, "1 colours for 5 regions"),
+        ("a colour's name", {"colours": ["red"] * 5}, "colours"), ("a grid of nothing", {"grid": {}}, "grid"),
+        ("a grid of zeros", {"grid": {"shape": [0, 8, 8], "spacing": [1, 1, 1]}}, "grid.shape"),
+        ("a grid for nobody", {"grid": {"shape": [4096, 8, 8], "spacing": [1, 1, 1]}}, "<= 1024"),
+        ("pieces of another kind", {"pieces": "one"}, "'one'"),
+        ("a centre by hand", {"centre": {"rule": "hand"}}, "'hand'"),
+        ("a table of a domain that is not there", {"table_of": {"PET": "cssgan"}}, "no domain is called PET"),
+        ("a table that is not there", {"table_of": {"CT": "BraTS"}}, "no table is called BraTS"),
+        ("a table with a region that is not there", {"tables": {"t": {"1": "liver"}}, "table_of": {}},
+         "called 'liver'"),
+        ("a table that draws what is not there", {"tables": {"t": {"1": "LV", "draws": ["liver"]}}, "table_of": {}},
+         "called 'liver'"),
+        ("a table of words", {"tables": {"t": {"one": "LV"}}, "table_of": {}}, "'one' is no label value"),
+        ("a table that reads nothing", {"tables": {"t": {"1": "background"}}, "table_of": {}}, "reads no region"))),
+    Bad("a task: a folder", other_task(os.mkdir), "task.json", "folder"),
+    Bad("a task: a pipe", other_task(os.mkfifo), "task.json", "pipe"),
+    Bad("a task: a link to nowhere", other_task(lambda p: p.symlink_to("gone")), "task.json", "leads nowhere"),
+    Bad("a task: a link to a device", other_task(lambda p: p.symlink_to("/dev/zero")), "task.json", "device"),
+    Bad("a task: of other domains", with_task(two()), "no A case", "CT/, MRI/"),
+    Bad("a task: of other regions",
+        with_task({"regions": ["background", "LV"], "tables": {}, "table_of": {}}), "label values", "task.json"),
+    Bad("a task: a table without a value",
+        with_task({"tables": {"t": {"1": "LV", "5": "myocardium"}}, "table_of": {"CT": "t", "MRI": "t"}}),
+        "[2, 3, 4]", "add them to it in task.json"),
+    *(Bad(f"dataset.json: {name}", of_nnunet(content, *files), names, says) for name, content, names, says, *files in (
+        ("no JSON", b"{", "dataset.json", "no JSON"), ("a list", [], "dataset.json", "does not fit"),
+        ("labels in a list", {"labels": ["liver"]}, "dataset.json", "labels"),
+        ("channels in a list", {"channel_names": ["CT"]}, "dataset.json", "channel_names"),
+        ("11 MB", b" " * 11_000_000, "dataset.json", "larger than"),
+        ("other numbers", {"labels": {"background": 0, "rv": 1}}, "dataset.json",
+         "calls 1 rv, which heart reads as LV"),
+        ("other channels", {"channel_names": {"0": "T1", "1": "T2"}}, "channels T1, T2", "none is called CT"),
+        ("another ending", {"file_ending": ".mha"}, "imagesTr", "no CT case"),
+        ("a label is gone", {}, "b_0000.nii.gz", "no label beside it", "imagesTr/b_0000.nii.gz"))),
+    Bad("dataset.json: one domain for both",
+        lambda f: [of_nnunet({"channel_names": {"0": "CT"}})(f)[0] / "CT"], "one domain of nnU-Net", "CT and MRI"),
+]
+
+TABLE = NAMES + MANIFESTS + FOLDERS + SCANS + TASKS
 # the command refuses these as words: test_malformed_commands.py
 NO_NAMES = "no name", "a long name", "a NUL", "many folders"
 # what is refused before a scan is looked at
-COMMAND = [bad for bad in NAMES + MANIFESTS[:60] + FOLDERS if bad.name not in NO_NAMES]
+COMMAND = [bad for bad in NAMES + MANIFESTS[:60] + FOLDERS + TASKS[:-12] if bad.name not in NO_NAMES]
 
 
 @pytest.mark.filterwarnings("ignore::cssgan.guard.InputWarning")

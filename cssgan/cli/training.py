@@ -71,6 +71,17 @@ def train_parser() -> Parser:
     new.add_argument("--quiet", action="store_true", help="no progress bars, and only the result is printed")
     return new
 
+TRAIN_WHAT = """Train the six networks on scans of two kinds that were never paired, such as CT and
+MRI, with labels of at least one kind: two that translate (CT to MRI, MRI to CT), two
+that tell real from synthetic, two that segment. The result is a folder that cssgan_translate and cssgan_segment use.
+Ctrl-C (or SIGTERM) finishes the update, saves, and says where; a checkpoint is written
+every minute, so that a run that is killed outright can be resumed as well."""
+
+TRAIN_EXAMPLES = """  cssgan_train --data phantoms --out runs/first --preset smoke
+  cssgan_train --data phantom-S1 --out runs/few --fraction CT=0.14 MRI=0.14
+  cssgan_train --resume runs/few"""
+
+# %% ../../nbs/11_cli/04_training.ipynb #04c00005
 MIN_FRACTION = 0.0001
 
 def share_of_domain(
@@ -81,15 +92,13 @@ def share_of_domain(
     if not name or not equals: raise argument_error(word, "names no share of a domain: write CT=0.5, say")
     return name, number_between(MIN_FRACTION, 1)(share)
 
-TRAIN_WHAT = """Train the six networks on scans of two kinds that were never paired, such as CT and
-MRI, with labels of at least one kind: two that translate (CT to MRI, MRI to CT), two
-that tell real from synthetic, two that segment. The result is a folder that cssgan_translate and cssgan_segment use.
-Ctrl-C (or SIGTERM) finishes the update, saves, and says where; a checkpoint is written
-every minute, so that a run that is killed outright can be resumed as well."""
-
-TRAIN_EXAMPLES = """  cssgan_train --data phantoms --out runs/first --preset smoke
-  cssgan_train --data phantom-S1 --out runs/few --fraction CT=0.14 MRI=0.14
-  cssgan_train --resume runs/few"""
+def as_shares(
+    typed: list[tuple[str, float]],  # from `share_of_domain`
+) -> dict[str, float]:  # domain → share
+    "The shares by domain; two for one domain would leave open which counts."
+    if len(shares := dict(typed)) < len(typed):
+        raise InputError("--fraction names a domain twice: leave one of the two out")
+    return shares
 
 # %% ../../nbs/11_cli/04_training.ipynb #cell-033
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -115,6 +124,13 @@ def read_options(
                         10_000)
     older = {name: share for name, share in (("CT", options.fraction_ct), ("MRI", options.fraction_mri)) if share < 1}
     return {name: getattr(options, name) for name in DEFAULTS} | {"fraction": older | options.fraction}
+
+def in_words(
+    value,  # of an option
+) -> str:
+    "An option's value as it is typed; a whole share is as good as none."
+    if not isinstance(value, dict): return str(value)
+    return " ".join(f"{name}={share}" for name, share in sorted(value.items()) if share < 1) or "1"
 
 def read_run_task(
     folder: Path,  # of the run
@@ -201,9 +217,10 @@ def reopen_run(
     try: preset(options["preset"])
     except ValueError as e: raise InputError(f"{folder / 'train.json'}: {e}") from e
     for name, value in asked.items():
-        if value not in (None, options[name]):
-            raise InputError(f"{folder} was begun with {name} {brief(options[name])}, not {brief(value)}: go on as it "
-                             "was, or choose another folder")
+        was, now = in_words(options[name]), in_words(value)
+        if value is not None and now != was:
+            raise InputError(f"{folder} was begun with {name} {brief(was)}, not {brief(now)}: go on as it was, or "
+                             "choose another folder")
     if not os.path.lexists(folder / "cases.csv"):
         raise InputError(f"{folder} has no cases.csv yet: begin again, with --data and --out {folder}")
     cases = from_manifest(folder / "cases.csv", task)
@@ -239,7 +256,7 @@ def open_run(
     from cssgan.data.datasets import unpaired
     from cssgan.training.schedule import preset
     folder, asked = run_folder(args), {name: getattr(args, name) for name in DEFAULTS}
-    if args.fraction: asked["fraction"] = dict(args.fraction)
+    if args.fraction: asked["fraction"] = as_shares(args.fraction)
     resumed = bool(args.resume) and os.path.lexists(folder / "train.json")
     if not resumed and not args.data:
         raise InputError(f"{folder} holds no run that cssgan_train began: name the right folder, or begin with --data "

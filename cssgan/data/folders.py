@@ -61,6 +61,31 @@ def plain_pairs(
         pairs.append(Pair(found[1], image, label if label.exists() else None))
     return pairs
 
+# %% ../../nbs/04_data/02_folders.ipynb #6f0d00e1
+def pair_case(
+    pair: Pair,  # what was found
+    modality: str,  # the name of its domain
+    task: Task,  # of the data set
+    table: str = "",  # of the label's values
+) -> Case:
+    "A case of what was found."
+    name = printable_name(pair.name)
+    return Case(f"{modality}_{name}", name, modality, str(pair.image), str(pair.label or ""), table=table, task=task)
+
+def check_labelled(
+    pairs: list[Pair],  # of one folder
+    folder: Path,  # where they lie
+    others=(),  # files that belong to no pair
+):
+    "Refuse a folder in which only some scans have labels, or labels of other names; say so if none has."
+    bare = [pair for pair in pairs if not pair.label]
+    if bare and (len(bare) < len(pairs) or any("_label" in file.name for file in others)):
+        raise InputError(f"{bare[0].image} has no label beside it; expected "
+                         f"{bare[0].image.name.replace('_image', '_label')}, or no labels at all in its folder")
+    if not bare: return
+    none = f"none of its {len(bare)} scans has a label" if len(bare) > 1 else "its scan has no label"
+    warn(f"{folder}: {none}: what is learned of such scans comes from the other domain's labels alone")
+
 # %% ../../nbs/04_data/02_folders.ipynb #6f0d0007
 class NnunetDataset(msgspec.Struct):
     "What is needed of a dataset.json, of nnU-Net's two versions and of the Decathlon."
@@ -78,7 +103,7 @@ class NnunetDataset(msgspec.Struct):
     def numbers(self) -> dict[str, int]:  # region's name → number in a label file
         old = {name: n for n, name in self.labels.items() if n.isdecimal() and isinstance(name, str)}
         found = old or self.labels
-        return {name: int(number) for name, number in found.items() if str(number).isdecimal()}
+        return {name: int(number) for name, number in found.items() if re.fullmatch(r"[0-9]{1,9}", str(number))}
 
 def is_nnunet(
     folder: Path,  # any
@@ -102,12 +127,43 @@ def nnunet_pairs(
     ending, pairs = read_nnunet(folder).file_ending, []
     for image in visible_files(folder / "imagesTr"):
         if not image.name.endswith(ending): continue
-        name, number = re.fullmatch(r"(.*?)(?:_(\d{4}))?", image.name.removesuffix(ending), re.DOTALL).groups()
+        whole = image.name.removesuffix(ending)
+        name, number = re.fullmatch(r"(.*?)(?:_([0-9]{4}))?", whole, re.DOTALL).groups()
+        label_of = {stem: folder / "labelsTr" / f"{stem}{ending}" for stem in (whole, name)}
+        if label_of[whole].exists(): name, number = whole, None  # of the Decathlon, which numbers no channels
         if channel is not None and number is not None and int(number) != channel: continue
-        label = folder / "labelsTr" / f"{name}{ending}"
-        pairs.append(Pair(name, image, label if label.exists() else None))
+        pairs.append(Pair(name, image, label_of[name] if label_of[name].exists() else None))
     return pairs
 
+def find_channel(
+    folder: Path,  # in nnU-Net's layout
+    modality: str,  # the name of the domain
+) -> int | None:  # None: there is only one
+    "Which channel is the domain's."
+    channels = read_nnunet(folder).channels
+    names = [name.lower() for name in channels]
+    if len(names) < 2: return None
+    if modality.lower() not in names:
+        raise InputError(f"{folder / 'dataset.json'} has the channels {brief(', '.join(channels), 80)}, none is called "
+                         f"{modality}: name the domain as its channel is")
+    return names.index(modality.lower())
+
+# %% ../../nbs/04_data/02_folders.ipynb #6f0d00e3
+def check_nnunet_labels(
+    said: NnunetDataset,  # what dataset.json says
+    folder: Path,  # for the message
+    codes: dict[int, int],  # from `label_codes`
+    task: Task,  # whose regions they are
+):
+    "Refuse a dataset.json that gives another number to a region than the task's table does."
+    regions = {region.lower(): region for region in task.regions}
+    for name, number in said.numbers.items():
+        read_as = task.regions[codes[number]] if codes.get(number, UNDRAWN) < UNDRAWN else "nothing"
+        if number and regions.get(name.lower(), read_as) != read_as:
+            raise InputError(f"{folder / 'dataset.json'} calls {number} {name}, which {task.name} reads as {read_as}: "
+                             "write a table into task.json, and name it in table_of")
+
+# %% ../../nbs/04_data/02_folders.ipynb #6f0d00e5
 def nnunet_cases(
     folder: Path,  # in nnU-Net's layout
     modality: str,  # the name of the domain
@@ -116,31 +172,12 @@ def nnunet_cases(
 ) -> list[Case]:
     "The training cases of one domain."
     said = read_nnunet(folder)
-    channels, channel = [name.lower() for name in said.channels], None
-    if len(channels) > 1:
-        if modality.lower() not in channels:
-            raise InputError(f"{folder / 'dataset.json'} has the channels {brief(', '.join(said.channels), 80)}, none "
-                             f"is called {modality}: name the task's domains as the channels are")
-        channel = channels.index(modality.lower())
     check_nnunet_labels(said, folder, label_codes(task, modality, table), task)
-    pairs = nnunet_pairs(folder, channel)
+    pairs = nnunet_pairs(folder, find_channel(folder, modality))
     if not pairs: raise InputError(f"{folder / 'imagesTr'} holds no {modality} case (*{said.file_ending})")
     check_labelled(pairs, folder / "imagesTr")
     if (folder / "imagesTs").is_dir(): warn(f"{folder / 'imagesTs'}: left out, its scans have no labels")
     return [pair_case(pair, modality, task, table) for pair in pairs]
-
-def check_nnunet_labels(
-    said: NnunetDataset,  # what dataset.json says
-    folder: Path,  # for the message
-    codes: dict[int, int],  # from `label_codes`
-    task: Task,  # whose regions they are
-):
-    "Refuse a dataset.json that gives another number to a region than the task's table does."
-    for name, number in said.numbers.items():
-        read_as = task.regions[codes[number]] if codes.get(number, UNDRAWN) < UNDRAWN else "nothing"
-        if number and name in task.regions and read_as != name:
-            raise InputError(f"{folder / 'dataset.json'} calls {number} {name}, which {task.name} reads as {read_as}: "
-                             "write a table into task.json, and name it in table_of")
 
 # %% ../../nbs/04_data/02_folders.ipynb #6f0d000a
 def folder_cases(
@@ -151,38 +188,17 @@ def folder_cases(
 ) -> list[Case]:
     "Cases of one folder, plain or of nnU-Net: all with labels or none; what belongs to no case is named."
     if not folder.is_dir():
-        raise InputError(f"{folder.parent} holds no {modality} case: it has no folder {folder.name}, but "
-                         f"{describe_files(visible_files(folder.parent)) or 'is empty'}")
+        there = describe_files(visible_files(folder.parent)) or "is empty"
+        raise InputError(f"{folder.parent} holds no {modality} case: it has no folder {folder.name}, but {there}; other "
+                         f"domains are described in a task.json (cssgan_task new --data {folder.parent})")
     if is_nnunet(folder): return nnunet_cases(folder, modality, task, table)
     pairs, files = plain_pairs(folder), visible_files(folder)
-    check_labelled(pairs, folder)
     others = [f for f in files if f not in {place for pair in pairs for place in pair[1:]}]
+    check_labelled(pairs, folder, others)
     if others and not pairs:
         raise InputError(f"{folder} holds no {modality} case, only {describe_files(others)}: {PAIR}")
     if others: warn(f"{folder}: left out as no part of a case: {describe_files(others)}; {PAIR}")
     return [pair_case(pair, modality, task, table) for pair in pairs]
-
-def pair_case(
-    pair: Pair,  # what was found
-    modality: str,  # the name of its domain
-    task: Task,  # of the data set
-    table: str = "",  # of the label's values
-) -> Case:
-    "A case of what was found."
-    name = printable_name(pair.name)
-    return Case(f"{modality}_{name}", name, modality, str(pair.image), str(pair.label or ""), table=table, task=task)
-
-def check_labelled(
-    pairs: list[Pair],  # of one folder
-    folder: Path,  # where they lie
-):
-    "Refuse a folder in which only some scans have labels; say so if none has."
-    bare = [pair for pair in pairs if not pair.label]
-    if bare and len(bare) < len(pairs):
-        raise InputError(f"{bare[0].image} has no label beside it; expected "
-                         f"{bare[0].image.name.replace('_image', '_label')}, or no labels at all in its folder")
-    if bare: warn(f"{folder}: none of its {len(bare)} scans has a label: what is learned of them comes from the other "
-                  "domain's labels alone")
 
 # %% ../../nbs/04_data/02_folders.ipynb #929d8420
 def from_folder(
@@ -192,6 +208,9 @@ def from_folder(
     "A plain folder: `CT/NAME_image.nii.gz`, `CT/NAME_label.nii.gz`, and the same for the other domain."
     folder = Path(folder)
     if is_nnunet(folder):
+        if len(channels := read_nnunet(folder).channels) < 2:
+            raise InputError(f"{folder} is one domain of nnU-Net ({brief(', '.join(channels), 40) or 'no channel'}): "
+                             f"put such a folder for each of {' and '.join(task.names)} into one, and name that")
         return check_cases([case for m in task.names for case in nnunet_cases(folder, m, task)], folder)
     cases = check_cases([case for m in task.names for case in folder_cases(folder / m, m, task)], folder)
     scans = re.compile(r".*\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|dcm|hdr|img)", re.IGNORECASE | re.DOTALL)

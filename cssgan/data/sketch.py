@@ -7,21 +7,51 @@ __all__ = []
 
 # %% ../../nbs/04_data/08_sketch.ipynb #5ce70003
 import math
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
+from msgspec import to_builtins
 from msgspec.structs import replace
 
-from .folders import Pair, describe_files, is_nnunet, nnunet_pairs, plain_pairs, read_nnunet, visible_files
+from cssgan.data.folders import (
+    Pair,
+    describe_files,
+    find_channel,
+    is_nnunet,
+    nnunet_pairs,
+    plain_pairs,
+    read_nnunet,
+    visible_files,
+)
 from .prepared import fitting_tables
-from ..guard import InputError
+from ..guard import InputError, brief
 from ..scans.checks import is_in_hu
 from ..scans.files import read_label, read_volume
 from ..scans.plausible import largest_piece
 from ..scans.volumes import body_centre
-from ..task import HEART, Box, Centre, Domain, Task, as_task, task_json
+from ..task import HEART, MOST_REGIONS, UNKNOWN, Box, Centre, Domain, Task, as_task, task_json
+
+# %% ../../nbs/04_data/08_sketch.ipynb #5ce700fa
+def usable_name(
+    text: str,  # that somebody else made
+    otherwise: str,  # where nothing of it can be used
+) -> str:
+    "A text, as far as a task, a domain or a region can be called by it."
+    words = re.sub(r"[^\w.+-]+", " ", text)
+    return re.sub(r"^[\W_]+", "", words)[:40].rstrip(" .") or otherwise
+
+def check_name(
+    name: str,  # that somebody chose
+    what: str,  # is called so
+    cure: str = "use",  # words before "at most 40 letters"
+):
+    "Refuse what `usable_name` would have to change."
+    if usable_name(name, "") != name:
+        raise InputError(f"{brief(name, 60)!r} cannot be the name of a {what}: {cure} at most 40 letters, digits and "
+                         "blanks, with . + - _ between them")
 
 # %% ../../nbs/04_data/08_sketch.ipynb #5ce70007
 class Found(NamedTuple):
@@ -34,7 +64,11 @@ def names_of(
     folder: Path,  # in nnU-Net's layout
 ) -> dict[int, str]:  # number → name
     "What dataset.json calls the numbers."
-    return {number: name for name, number in read_nnunet(folder).numbers.items() if number}
+    names = {}
+    for name, number in read_nnunet(folder).numbers.items():
+        name = usable_name(name, f"region {number}")
+        if number: names[number] = f"{name[:29]} {number}" if name in names.values() else name
+    return names
 
 def find_domains(
     folder: Path,  # of the data set
@@ -42,15 +76,22 @@ def find_domains(
     "The two domains of a folder."
     if not folder.is_dir(): raise InputError(f"{folder} is no folder: name the one that holds the two domains")
     if is_nnunet(folder) and len(channels := read_nnunet(folder).channels) == 2:
-        return [Found(name, nnunet_pairs(folder, k), names_of(folder)) for k, name in enumerate(channels)]
+        return check_names([Found(name, nnunet_pairs(folder, k), names_of(folder)) for k, name in enumerate(channels)])
     inside = [f for f in visible_files(folder) if f.is_dir()]
-    found = [Found(f.name, nnunet_pairs(f), names_of(f)) if is_nnunet(f) else Found(f.name, plain_pairs(f), {})
-             for f in inside]
-    found = [domain for domain in found if domain.pairs]
+    found = [Found(f.name, nnunet_pairs(f, find_channel(f, f.name)), names_of(f)) if is_nnunet(f) else
+             Found(f.name, plain_pairs(f), {}) for f in inside]
+    found = check_names([domain for domain in found if domain.pairs])
     if len(found) != 2:
         there = ", ".join(domain.name for domain in found) or f"none, but {describe_files(visible_files(folder))}"
         raise InputError(f"{folder} should hold two folders with scans (NAME_image.nii.gz, NAME_label.nii.gz, or "
                          f"imagesTr and labelsTr of nnU-Net), one for each domain; it holds {there}")
+    return found
+
+def check_names(
+    found: list[Found],  # domains
+) -> list[Found]:  # the same
+    "Refuse names that no domain can have."
+    for domain in found: check_name(domain.name, "domain", "rename its folder, or its channel in dataset.json, to")
     return found
 
 # %% ../../nbs/04_data/08_sketch.ipynb #5ce7000a
@@ -154,17 +195,22 @@ def draft_regions(
 ) -> Draft:
     "Names for the numbers: those of dataset.json, else numbers, to be filled in."
     numbers = [sorted(fact.ml) if fact else [] for fact in facts]
-    alike = numbers[0] == numbers[1] or not all(numbers)
-    def name(domain, number): return domain.names.get(number) or f"{'region' if alike else domain.name} {number}"
+    alike, spelled = numbers[0] == numbers[1] or not all(numbers), {}
+    def name(domain, number):
+        word = domain.names.get(number) or f"{'region' if alike else domain.name} {number}"
+        return spelled.setdefault(word.lower(), word.lower() if word.lower() in ("background", UNKNOWN) else word)
     tables = {domain.name: {str(n): name(domain, n) for n in own} for domain, own in zip(found, numbers) if own}
-    regions = ["background", *dict.fromkeys(region for table in tables.values() for region in table.values())]
+    regions = ["background", *(r for r in spelled.values() if r not in ("background", UNKNOWN))]
+    if len(regions) > MOST_REGIONS:
+        raise InputError(f"{len(regions) - 1} structures are labelled, a task has at most {MOST_REGIONS - 1}: merge "
+                         "some of them, or write background for them into a table of a task.json of your own")
     unnamed = any(n not in domain.names for domain, own in zip(found, numbers) for n in own)
     notes = ["Write the structures' names in the place of " + ", ".join(f'"{r}"' for r in regions[1:3]) + " … in "
              "regions and tables."] if unnamed else []
     if unnamed and all(numbers):
         notes += ["The numbers are taken to mean the same in both domains." if alike else
                   "A structure that both domains show must have one name: put it into both tables, once into regions."]
-    if all(list(table) == [str(k) for k in range(1, len(regions))] for table in tables.values()):
+    if all(table == {str(k): region for k, region in enumerate(regions) if k} for table in tables.values()):
         return Draft(regions, {}, {}, notes)
     return Draft(regions, tables, {domain: domain for domain in tables}, notes)
 
@@ -196,40 +242,6 @@ class Sketch(NamedTuple):
 
 FIRST_NOTE = "A draft by cssgan_task. Lines that begin with // are comments."
 
-def sketch_task(
-    folder: str | Path,  # of the data set
-    name: str = "",  # of the task; empty: the folder's
-    most: int = VOXELS["cpu"],  # voxels of the grid
-) -> Sketch:
-    "The first draft of a task, from what lies in a folder."
-    folder = Path(folder)
-    found = find_domains(folder)
-    stub = as_task({"name": "stub", "domains": [{"name": d.name, "percentiles": [0.5, 99.5]} for d in found],
-                    "regions": ["background", "any"], "grid": {"shape": [8, 8, 8], "spacing": [1, 1, 1]}}, str(folder))
-    if tables := heart_tables(found):
-        said = ", ".join(f"{domain} by the table {table}" for domain, table in tables.items())
-        return Sketch(replace(HEART, table_of=tables), [f"These labels are hearts: {said}."])
-    facts = [look_at_labels(domain) for domain in found]
-    labelled = [fact for fact in facts if fact]
-    if not labelled: raise InputError(f"{folder} holds no labels: without any, no segmentor can learn")
-    (hu_A, shift_A), (hu_B, shift_B) = (look_at_scans(domain, stub) for domain in found)
-    draft = draft_regions(found, facts)
-    shift = np.mean([s for s in (shift_A, shift_B) if s is not None], 0)
-    pieces = "together" if all(f.together for f in labelled) else "each" if all(f.each for f in labelled) else "all"
-    domains = draft_domain(found[0].name, hu_A, hu_B), draft_domain(found[1].name, hu_B, hu_A)
-    reach, spacing = (np.max([getattr(f, name) for f in labelled], 0) for name in ("reach", "spacing"))
-    centre = Centre("body", tuple(float(5 * round(mm / 5)) for mm in shift))
-    task = Task(name or usable_name(folder), domains, tuple(draft.regions), draft_grid(reach, spacing, most),
-                draft.tables, draft.table_of, centre, pieces)
-    return Sketch(task, [*draft.notes, *describe_facts(found, facts, task)])
-
-def usable_name(
-    folder: Path,  # of the data set
-) -> str:
-    "A folder's name, as far as a task can be called by it."
-    letters = "".join(c if c.isalnum() else " " for c in folder.resolve().name)
-    return " ".join(letters.split())[:40] or "task"
-
 def describe_facts(
     found: list[Found],  # both domains
     facts: list[LabelFacts | None],  # of their labels
@@ -244,3 +256,33 @@ def describe_facts(
     voxels = math.prod(task.grid.shape)
     return lines + [f"The grid holds every label, with a tenth to spare; its {voxels:,} voxels take about "
                     f"{max(0.3, 1.8 * voxels / 1e6):.1f} GB to train on at width 8."]
+
+# %% ../../nbs/04_data/08_sketch.ipynb #5ce700fe
+def sketch_task(
+    folder: str | Path,  # of the data set
+    name: str = "",  # of the task; empty: the folder's
+    most: int = VOXELS["cpu"],  # voxels of the grid
+) -> Sketch:
+    "The first draft of a task, from what lies in a folder."
+    folder = Path(folder)
+    if name: check_name(name, "task")
+    found = find_domains(folder)
+    stub = as_task({"name": "stub", "domains": [{"name": d.name, "percentiles": [0.5, 99.5]} for d in found],
+                    "regions": ["background", "any"], "grid": {"shape": [8, 8, 8], "spacing": [1, 1, 1]}}, str(folder))
+    if tables := heart_tables(found):
+        said = ", ".join(f"{domain} by the table {table}" for domain, table in tables.items())
+        return Sketch(replace(HEART, table_of=tables), [f"These labels are hearts: {said}."])
+    facts = [look_at_labels(domain) for domain in found]
+    labelled = [fact for fact in facts if fact]
+    if not labelled: raise InputError(f"{folder} holds no labels: without any, no segmentor can learn")
+    (hu_A, shift_A), (hu_B, shift_B) = (look_at_scans(domain, stub) for domain in found)
+    draft = draft_regions(found, facts)
+    shift = np.mean([s for s in (shift_A, shift_B) if s is not None] or [np.zeros(3)], 0)
+    pieces = "together" if all(f.together for f in labelled) else "each" if all(f.each for f in labelled) else "all"
+    domains = draft_domain(found[0].name, hu_A, hu_B), draft_domain(found[1].name, hu_B, hu_A)
+    reach, spacing = (np.max([getattr(f, name) for f in labelled], 0) for name in ("reach", "spacing"))
+    centre = Centre("body", tuple(float(5 * round(mm / 5)) for mm in shift))
+    task = Task(name or usable_name(folder.resolve().name, "task"), domains, tuple(draft.regions),
+                draft_grid(reach, spacing, most), draft.tables, draft.table_of, centre, pieces)
+    task = as_task(to_builtins(task), f"the draft of {folder}")  # it can be read again
+    return Sketch(task, [*draft.notes, *describe_facts(found, facts, task)])

@@ -61,7 +61,7 @@ def scan_name(
     return "the volume" if isinstance(scan, Volume) else brief(scan, 100)
 
 # %% ../../nbs/08_inference/03_apply.ipynb #296d791d
-MAX_OUTSIDE = 50.  # mm: a centre may lie this far outside the scan, which may show only a part of the heart
+MAX_OUTSIDE = 50.  # mm: a centre may lie this far outside the scan, which may show only a part of the regions
 
 def as_centre(
     centre,  # as the user gave it

@@ -18,7 +18,9 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import joint, pretraining
-from ..data.datasets import Batch, UnpairedData
+from ..data.cases import Case
+from ..data.datasets import Batch, UnpairedData, has_labels
+from ..data.prepared import undrawn_of
 from ..fast import step as fast_step
 from ..fast.networks import accelerate, decelerate, which_path
 from ..fast.processes import average, join, processes, rank
@@ -126,6 +128,13 @@ def is_labelled(
     "Is there anything to learn from?"
     return any((samples[i][1] != IGNORE).any() for i in range(len(samples)))
 
+def never_drawn(
+    samples,  # (volume, labels, id) one by one
+) -> frozenset[int]:  # indices of regions
+    "What none of the samples' data sets draws, so that nobody can learn it from them."
+    cases = [case for case in getattr(samples, "cases", ()) if isinstance(case, Case) and has_labels(case)]
+    return frozenset.intersection(*map(undrawn_of, cases)) if cases else frozenset()
+
 def segmentation_scores(
     nets: Networks,  # in evaluation mode
     data: UnpairedData,  # with validation samples
@@ -148,7 +157,9 @@ def translation_scores(
     evaluators = run.evaluators or {"S_A": nets.S_A, "S_B": nets.S_B}
     def score(translator, evaluator, sources, learned_from):
         if not run.evaluators_given and not is_labelled(learned_from): return None
-        return s_score(translator, evaluator, sources).nanmean().item()
+        scores = s_score(translator, evaluator, sources)
+        for region in () if run.evaluators_given else never_drawn(learned_from): scores[region - 1] = math.nan
+        return scores.nanmean().item()
     return dict(zip(run.task.scores.s, (score(nets.G_B, evaluators["S_B"], data.valid_A, data.train_B),
                                               score(nets.G_A, evaluators["S_A"], data.valid_B, data.train_A))))
 
