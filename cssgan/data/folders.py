@@ -189,8 +189,8 @@ def folder_cases(
     "Cases of one folder, plain or of nnU-Net: all with labels or none; what belongs to no case is named."
     if not folder.is_dir():
         there = describe_files(visible_files(folder.parent)) or "is empty"
-        raise InputError(f"{folder.parent} holds no {modality} case: it has no folder {folder.name}, but {there}; other "
-                         f"domains are described in a task.json (cssgan_task new --data {folder.parent})")
+        raise InputError(f"{folder.parent} holds no {modality} case: it has no folder {folder.name}, but {there}; "
+                         f"other domains are described in a task.json (cssgan_task new --data {folder.parent})")
     if is_nnunet(folder): return nnunet_cases(folder, modality, task, table)
     pairs, files = plain_pairs(folder), visible_files(folder)
     others = [f for f in files if f not in {place for pair in pairs for place in pair[1:]}]
