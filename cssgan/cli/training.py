@@ -39,6 +39,25 @@ from cssgan.guard import (
     write_whole,
 )
 
+# %% ../../nbs/11_cli/04_training.ipynb #04c00005
+MIN_FRACTION = 0.0001
+
+def share_of_domain(
+    word: str,  # as it was typed
+) -> tuple[str, float]:  # the domain's name, the share
+    "A type for argparse: NAME=F."
+    name, equals, share = word.partition("=")
+    if not name or not equals: raise argument_error(word, "names no share of a domain: write CT=0.5, say")
+    return name, number_between(MIN_FRACTION, 1)(share)
+
+def as_shares(
+    typed: list[tuple[str, float]],  # from `share_of_domain`
+) -> dict[str, float]:  # domain → share
+    "The shares by domain; two for one domain would leave open which counts."
+    if len(shares := dict(typed)) < len(typed):
+        raise InputError("--fraction names a domain twice: leave one of the two out")
+    return shares
+
 # %% ../../nbs/11_cli/04_training.ipynb #cell-030
 def train_parser() -> Parser:
     "The options of `cssgan_train`."
@@ -80,25 +99,6 @@ every minute, so that a run that is killed outright can be resumed as well."""
 TRAIN_EXAMPLES = """  cssgan_train --data phantoms --out runs/first --preset smoke
   cssgan_train --data phantom-S1 --out runs/few --fraction CT=0.14 MRI=0.14
   cssgan_train --resume runs/few"""
-
-# %% ../../nbs/11_cli/04_training.ipynb #04c00005
-MIN_FRACTION = 0.0001
-
-def share_of_domain(
-    word: str,  # as it was typed
-) -> tuple[str, float]:  # the domain's name, the share
-    "A type for argparse: NAME=F."
-    name, equals, share = word.partition("=")
-    if not name or not equals: raise argument_error(word, "names no share of a domain: write CT=0.5, say")
-    return name, number_between(MIN_FRACTION, 1)(share)
-
-def as_shares(
-    typed: list[tuple[str, float]],  # from `share_of_domain`
-) -> dict[str, float]:  # domain → share
-    "The shares by domain; two for one domain would leave open which counts."
-    if len(shares := dict(typed)) < len(typed):
-        raise InputError("--fraction names a domain twice: leave one of the two out")
-    return shares
 
 # %% ../../nbs/11_cli/04_training.ipynb #cell-033
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
