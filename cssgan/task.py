@@ -103,9 +103,10 @@ class Box(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     spacing: tuple[Spacing, Spacing, Spacing]  # mm
 
 class Centre(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    "Where a scan without labels is looked at."
+    "Where the grid is put."
     rule: Literal["body", "image"] = "body"  # from the body's centre of gravity, or from the image's middle
     offset: tuple[Number, Number, Number] = (0.0, 0.0, 0.0)  # to go from there, mm (to the right, front, head)
+    on: tuple[Text, ...] = ()  # regions in whose middle a labelled scan's grid lies; empty: all that are drawn
 
 # %% ../nbs/00_task.ipynb #9048f262
 def check_task(
@@ -120,6 +121,8 @@ def check_task(
     if UNKNOWN in task.regions: raise ValueError(f"no region can be called {UNKNOWN!r}")
     if task.colours and len(task.colours) != len(task.regions) - 1:
         raise ValueError(f"{len(task.colours)} colours for {len(task.regions) - 1} regions and the background")
+    if unknown := set(task.centre.on) - set(task.regions[1:]):
+        raise ValueError(f"centre: no region is called {sorted(unknown)[0]!r}")
     for domain, table in task.table_of.items():
         if domain not in task.names: raise ValueError(f"table_of: no domain is called {domain}")
         if table not in task.tables: raise ValueError(f"table_of: no table is called {table}")

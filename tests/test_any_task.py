@@ -427,6 +427,35 @@ def test_some_labels_missing_is_an_error(tmp_path):
 
 # ---- the grid, and pieces
 
+def test_partly_drawn_labels_do_not_move_the_grid(tmp_path):
+    "Files of ACDC's kind beside whole ones: all grids lie around what both draw."
+    heart_in({k: name for k, name in enumerate(HEART.regions) if k}, tmp_path, "CT")
+    heart_in(FOREIGN["ACDC"], tmp_path, "MRI")
+    both = msgspec.structs.replace(HEART, table_of={"CT": "cssgan", "MRI": "ACDC"})
+    (tmp_path / "task.json").write_text(task_json(both))
+    with pytest.warns(InputWarning, match="put around LV, RV, myocardium, which all of them draw"):
+        cases = find_cases(tmp_path)
+    assert cases[0].task.centre.on == ("LV", "RV", "myocardium")
+    grid = Grid((40, 40, 32), (4.2, 4.2, 4.))
+    for case, seed in zip(cases, (0, 1)):
+        whole = phantom(seed, case.modality, Grid((48, 48, 32), (3.5, 3.5, 4.)))
+        drawn = [np.flatnonzero(np.isin(whole.label, (1, 2, 5)).any(axis=o)) for o in ((1, 2), (0, 2), (0, 1))]
+        middle = nib.affines.apply_affine(whole.affine, [(d[0] + d[-1]) / 2 for d in drawn])
+        placed = load_case(case, grid)
+        centre = nib.affines.apply_affine(placed.affine, (np.array(placed.shape) - 1) / 2)
+        assert np.allclose(centre, middle, atol=0.01)
+
+
+def test_whole_labels_keep_the_grid_where_it_was(tmp_path):
+    heart_in({k: name for k, name in enumerate(HEART.regions) if k}, tmp_path, "CT")
+    assert find_cases(tmp_path)[0].task is HEART
+
+
+def test_a_centre_on_an_unknown_region_is_refused():
+    with pytest.raises(InputError, match="no region is called 'heart'"):
+        of("abdomen", [CT, scanner("MR")], ["liver"], centre={"on": ["heart"]})
+
+
 def test_a_grid_that_cuts_a_structure_is_named(tmp_path):
     wide = msgspec.structs.replace(ABDOMEN, grid=HEART.grid.__class__((48, 40, 32), (8., 8., 8.)))
     folder = write_data(tmp_path / "data", wide)

@@ -193,7 +193,7 @@ def begin_run(
     until.enter_context(folder_lock(make_folder(folder), name=LOCK))
     refuse_taken_folder(folder, asked["data"])  # somebody may have been quicker
     write_whole(folder / "train.json", json.dumps(options, indent=1).encode())
-    write_whole(folder / "task.json", task_json(task).encode())
+    write_whole(folder / "task.json", task_json(cases[0].task).encode())
     write_manifest(cases, folder / "cases.csv")
     return options, cases
 

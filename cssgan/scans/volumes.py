@@ -230,7 +230,9 @@ def grid_centre(
     volume: Volume,  # a scan, with or without a label
 ) -> np.ndarray:  # world point (x, y, z), mm
     "Where the grid is put: in the middle of what is labelled; without labels, where the task presumes it."
-    marked = np.zeros(volume.shape, bool) if volume.label is None else is_region(volume.label)
+    marked, on = np.zeros(volume.shape, bool), [volume.task.regions.index(name) for name in volume.task.centre.on]
+    if volume.label is not None: marked = np.isin(volume.label, on)
+    if volume.label is not None and not marked.any(): marked = is_region(volume.label)
     if marked.any():
         return nib.affines.apply_affine(volume.affine, [(f[0] + f[-1]) / 2 for f in marked_slices(marked)])
     low, high = (f(box_corners(volume.shape, volume.affine), axis=0) for f in (np.min, np.max))
