@@ -288,6 +288,24 @@ def test_labels_of_others_are_not_read_as_ours(table, tmp_path):
     assert {HEART.regions[k] for k in np.unique(right.label) if 0 < k < UNDRAWN} == set(FOREIGN[table].values())
 
 
+def test_organs_called_ct_and_mri_are_no_heart(tmp_path):
+    "Labels 1..5 of another organ, in folders called CT and MRI, without a task."
+    organs = of("abdomen", [CT, scanner("MRI")], [f"organ {k}" for k in range(1, 6)])
+    folder = write_data(tmp_path, organs)
+    (folder / "task.json").unlink()
+    for case in find_cases(folder):
+        with pytest.raises(InputError, match="cannot be a heart"): load_case(case, Grid((24, 24, 16), (10., 10., 12.)))
+
+
+def test_a_manifest_of_other_domains_is_read_with_its_task(tmp_path):
+    folder = write_data(tmp_path, BRAIN)
+    lines = [f"{m}/{m}0_image.nii,{m}/{m}0_label.nii,{m}," for m in BRAIN.names]
+    (folder / "cases.csv").write_text("\n".join(["image,label,modality,split", *lines]))
+    assert [case.modality for case in find_cases(folder / "cases.csv")] == ["T1", "T2"]
+    (folder / "task.json").unlink()
+    with pytest.raises(InputError, match="modality 'T1': modality is CT or MRI"): find_cases(folder / "cases.csv")
+
+
 def test_an_unknown_value_is_cured_in_the_task():
     with pytest.raises(InputError, match="task.json"): apply_table(np.array([0, 63]), label_codes(ABDOMEN, "MR"))
     tables = {"CHAOS-MR": {"63": "liver", "126": "right kidney", "189": "left kidney"}}
