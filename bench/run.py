@@ -1,6 +1,6 @@
 """All measurements, or some:
 
-    python bench/run.py [--quick] [step limit inference data growth memory watch gpu import_time large]
+    python bench/run.py [--quick] [step limit inference data augmentation growth memory watch gpu import_time large]
 
 Results are merged into bench/results.json, and bench/README.md is written from it; `--quick` runs toy sizes in one
 process and writes nothing."""
@@ -12,8 +12,8 @@ import common
 from common import BENCH, machine, percent
 
 TITLES = {"step": "The joint step", "limit": "How near the limit", "inference": "Inference", "data": "Data",
-          "growth": "Growth", "memory": "Memory", "watch": "The monitor", "gpu": "On a GPU", "import_time": "Importing",
-          "large": "A large scan"}
+          "augmentation": "Augmentation", "growth": "Growth", "memory": "Memory", "watch": "The monitor",
+          "gpu": "On a GPU", "import_time": "Importing", "large": "A large scan"}
 PARTS = tuple(TITLES)
 
 

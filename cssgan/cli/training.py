@@ -81,6 +81,8 @@ def train_parser() -> Parser:
     new.add_argument("--fraction", type=share_of_domain, metavar="NAME=F", nargs="+",
                      help="share of a domain's training patients to use, above 0 and at most 1, such as CT=0.14 "
                           "(default: all)")
+    new.add_argument("--augment", action="store_true", default=None,
+                     help="change training volumes from epoch to epoch, as patients and scanners differ")
     new.add_argument("--cache", type=path_name, metavar="DIR",
                      help="where prepared scans are kept, about 3 MB each on the paper's grid (default: $CSSGAN_CACHE, "
                           "or .cache/cssgan in your home)")
@@ -109,11 +111,12 @@ class RunOptions(msgspec.Struct, forbid_unknown_fields=True):
     preset: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] = "cpu"
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     fraction: dict[Annotated[str, msgspec.Meta(max_length=40)], Share] = {}  # domain → share of its training patients
+    augment: bool = False
     fraction_ct: Share = 1.  # as older versions wrote it
     fraction_mri: Share = 1.
 
 # what it is if nothing is typed
-DEFAULTS = {"data": None, "preset": "cpu", "seed": 0, "fraction": {}}
+DEFAULTS = {"data": None, "preset": "cpu", "seed": 0, "fraction": {}, "augment": False}
 RUN_FILES = "cases.csv", "task.json", "train.json", "best", "last"
 
 def read_options(
@@ -292,7 +295,7 @@ def train(
     join()
     with ExitStack() as until:
         options, cases, lines, resumed = from_first(lambda: open_run(args, until))
-        config = replace(preset(options["preset"], cases[0].task), seed=options["seed"])
+        config = replace(preset(options["preset"], cases[0].task), seed=options["seed"], augment=options["augment"])
         data = unpaired(cases, config.grid, args.cache)
         for line in lines if rank() == 0 and not args.quiet else (): print_line(line)
         fit(data, config, run_folder(args), resume=resumed, progress=not args.quiet, devices=args.devices)

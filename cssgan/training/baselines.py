@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file, save
 
-from ..data.datasets import Batch, UnpairedData
+from ..data.datasets import Batch, UnpairedData, augmented_batch
 from ..guard import make_folder, write_whole
 from ..models import Networks
 from .schedule import Config
@@ -96,16 +96,18 @@ class HalfAndHalf(UnpairedData):
         batch_size: int = 1,  # real volumes of each domain in an update; as many synthetic ones come with them
         seen: int = 0,  # pairs of this epoch to leave out
         share: tuple = (0, 1),  # (which, of how many) processes that share every update
+        augmented: str = "",  # "all": shape and intensities change, "shape": shape alone; empty: nothing
     ):  # yields Batch
         "The batches of one epoch, each half real and half synthetic."
-        real = super().epoch(seed, number, batch_size, seen, share)
-        turns = (self.synthetic(seed, number, batch_size, again, share) for again in range(self.length()))
+        real = super().epoch(seed, number, batch_size, seen, share, augmented)
+        turns = (self.synthetic(seed, number, batch_size, again, share, augmented) for again in range(self.length()))
         made = islice(chain.from_iterable(turns), seen // (batch_size * share[1]), None)
         for one, other in zip(real, made):
             both = (torch.cat(parts) for parts in zip(one[:4], other[:4]))
             yield Batch(*both, (*one.ids, *other.ids))
 
-    def synthetic(self, seed, number, batch_size, again, share):
+    def synthetic(self, seed, number, batch_size, again, share, augmented=""):
         "Batches of synthetic volumes, in an order of their own."
         made, number = UnpairedData(self.synthetic_A, self.synthetic_B, None, None), number + 100_000 * again
-        return made.epoch(seed + 1, number, batch_size, share=share)
+        batches = made.epoch(seed + 1, number, batch_size, share=share)
+        return (augmented_batch(b, self, (seed + 1, number), augmented) if augmented else b for b in batches)

@@ -201,6 +201,8 @@ def finite_losses(
     return dict(zip(losses, values.tolist()))
 
 # %% ../../nbs/07_training/04_run.ipynb #756c668e
+AUGMENTED = {"segmentors": "all", "generators": "shape", "joint": "shape"}  # what changes while these learn
+
 def train_epoch(
     run: Run,  # networks and optimizers
     data: UnpairedData,  # with training samples
@@ -212,7 +214,9 @@ def train_epoch(
     per_step = config.batch_size * processes()
     set_learning_rate(run)
     with progress_bar(run, -(-data.length() // per_step), run.seen // per_step, progress) as bar:
-        for batch in data.epoch(config.seed, len(run.history), config.batch_size, run.seen, (rank(), processes())):
+        how = (AUGMENTED[phase.name],) if config.augment else ()
+        batches = data.epoch(config.seed, len(run.history), config.batch_size, run.seen, (rank(), processes()), *how)
+        for batch in batches:
             where = f"in step {run.seen // per_step + 1} of epoch {run.epoch + 1} ({phase.name})"
             losses = finite_losses(step(run, phase.name, to_device(batch, run.device)), batch.ids, where)
             for name, loss in losses.items(): run.losses.setdefault(name, []).append(loss)

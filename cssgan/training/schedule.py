@@ -55,7 +55,8 @@ class Config:
     batch_size: int = 1  # pairs in an update of one process; the fast engine accumulates gradients pair by pair
     pool_size: int = 50  # past translations that the discriminators may see again
     activation_checkpointing: bool = False  # of the generators, and one direction at a time: less memory, more time
-    seed: int = 0  # of the initial weights, of the order of cases, of the pools
+    augment: bool = False  # change training volumes from epoch to epoch, as patients and scanners differ
+    seed: int = 0  # of the initial weights, of the order of cases, of the pools, of the augmentation
     engine: str = "fast"  # or "reference": the plain update of `cssgan.joint`, to read, change and compare with
 
     def __post_init__(self):
