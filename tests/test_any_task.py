@@ -425,6 +425,19 @@ def test_no_score_where_the_judge_never_learned(tmp_path, monkeypatch):
     assert training.translation_scores(run, data)["s_ct_to_mri"] == pytest.approx(42)
 
 
+def test_what_is_never_drawn_begins_as_background_and_nothing_else_changes(tmp_path):
+    from cssgan.training.run import UNLIKELY, begin_with_background, start
+    cases = [replace(c, table="ACDC" if c.modality == "MRI" else "")
+             for c in phantom_cases({"train": (1, 1), "valid": (1, 1)})]
+    run = start(preset("smoke"))
+    before = {name: p.clone() for name, p in run.nets.named_parameters()}
+    begin_with_background(run, unpaired(cases, preset("smoke").grid, tmp_path))
+    assert run.nets.S_B.net.last.bias[[3, 4]].tolist() == [UNLIKELY] * 2
+    changed = [name for name, p in run.nets.named_parameters() if not torch.equal(p, before[name])]
+    assert changed == ["S_B.net.last.bias"]
+    assert torch.equal(run.nets.S_B.net.last.bias[[0, 1, 2, 5]], before["S_B.net.last.bias"][[0, 1, 2, 5]])
+
+
 def test_a_domain_without_labels_trains_and_no_score_is_made_up(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CSSGAN_CACHE", str(tmp_path / "cache"))
     folder = write_data(tmp_path / "data", ABDOMEN, labels=(True, False))

@@ -65,7 +65,7 @@ def mean_levels(
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(task.name.encode()).digest()[:8], "little"))
     n, side = len(task.regions) - 1, task.names.index(domain.name)
     dark, order = (n + side) // 2, np.roll(rng.permutation(n), side)  # of a single region: none in A, one in B
-    return np.array([0.45, *np.r_[np.linspace(0.05, 0.3, dark), np.linspace(0.6, 1, n - dark)][order]])
+    return np.array([0.45, *np.r_[np.linspace(0, 0.25, dark), np.linspace(0.65, 1, n - dark)][order]])
 
 def in_unit(
     levels: np.ndarray,  # 0 to 1 within the body
@@ -100,7 +100,7 @@ def scan_shapes(
     "What a scanner sees of a patient: means, a little blur, noise."
     from scipy.ndimage import gaussian_filter
     in_hu, ends = domain.check == "HU", domain.ends or (0., 1000.)
-    levels = mean_levels(task, domain) + rng.normal(0, 0.03, len(task.regions))
+    levels = mean_levels(task, domain) + rng.normal(0, 0.02, len(task.regions))
     inside = in_unit(np.where(body == FAT, -0.1 if in_hu else 0.8, levels[label]), domain)
     picture = gaussian_filter(np.where(body == AIR, -1000. if in_hu else ends[0], inside), 0.5)
     picture += 0.04 * float(np.ptp(in_unit(np.array([0., 1.]), domain))) * rng.standard_normal(label.shape)

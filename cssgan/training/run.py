@@ -135,6 +135,17 @@ def never_drawn(
     cases = [case for case in getattr(samples, "cases", ()) if isinstance(case, Case) and has_labels(case)]
     return frozenset.intersection(*map(undrawn_of, cases)) if cases else frozenset()
 
+UNLIKELY = -4.  # the first bias of a region that was never drawn; exp(-4) is 2 %
+
+@torch.no_grad()
+def begin_with_background(
+    run: Run,  # at its beginning, with fresh networks
+    data: UnpairedData,  # to learn from
+):
+    "Let a segmentor call background what its labels leave open, until the other domain's labels tell it more."
+    for segmentor, samples in ((run.nets.S_A, data.train_A), (run.nets.S_B, data.train_B)):
+        segmentor.net.last.bias[sorted(never_drawn(samples))] = UNLIKELY
+
 def segmentation_scores(
     nets: Networks,  # in evaluation mode
     data: UnpairedData,  # with validation samples

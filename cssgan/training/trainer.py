@@ -27,7 +27,15 @@ from ..guard import InputError, folder_lock, make_folder, termination_interrupts
 from ..models import Networks
 from ..task import HEART
 from .checkpoints import CHECKPOINT, PREVIOUS, TENSOR_FILE, UNFINISHED, fall_back, load_checkpoint
-from .run import Run, describe_engine, keep_freed_memory, start, train_epoch, validate
+from cssgan.training.run import (
+    Run,
+    begin_with_background,
+    describe_engine,
+    keep_freed_memory,
+    start,
+    train_epoch,
+    validate,
+)
 from .saving import resume_run, save_run
 from .schedule import Config
 from .schema import CheckpointError
@@ -231,6 +239,7 @@ def train(data, config, folder, nets, evaluators, begun, progress, save_every, c
     keep_freed_memory()
     if begun: run = resume_run(config, folder / "last", data)
     else: run = start(config, nets, evaluators, data.ranges(), getattr(data, "task", HEART), device)
+    if not (begun or nets): begin_with_background(run, data)
     if progress and rank() == 0: tqdm.write(describe_engine(config, device), file=sys.stderr)
     with StopButton() as button:
         keep = Keeper(folder / "last", data, button, save_every, callback)
