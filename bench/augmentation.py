@@ -14,7 +14,7 @@ def measure(rounds):
     from common import batch
     from monai.transforms import Rand3DElastic
 
-    from cssgan.data.augmentation import random_points, random_stream, sample
+    from cssgan.data.augmentation import case_stream, random_points, sample
     from cssgan.data.datasets import augmented_batch
     from cssgan.task import HEART
     from cssgan.training.run import keep_freed_memory, start, step
@@ -30,7 +30,7 @@ def measure(rounds):
     elastic = Rand3DElastic((5, 7), (50, 100), 1., (.26,) * 3, translate_range=(2,) * 3, scale_range=(.15,) * 3)
     def deform():
         count[0] += 1
-        return sample(pair.real_A[0], random_points(config.grid, random_stream(0, count[0], "")), config.grid)
+        return sample(pair.real_A[0], random_points(config.grid, case_stream(0, count[0], "")), config.grid)
     return in_turn({"step": lambda: step(run, "joint", pair), "segmentors": lambda: step(run, "segmentors", pair),
                     "shape": lambda: augmented("shape"), "all": lambda: augmented("all"), "ours": deform,
                     "MONAI": lambda: elastic(torch.clone(pair.real_A[0]))}, rounds)

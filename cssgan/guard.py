@@ -98,6 +98,15 @@ def read_bytes(
         raise error(f"{path} is larger than {most / 1e6:.4g} MB, which it cannot be: name the right file")
     return content
 
+def begins_with_mark(
+    path,  # a file, or none
+    mark: str,  # what this toolkit writes into the first lines of such a file
+) -> bool:
+    "Is it a text that this toolkit wrote?"
+    try:
+        with open(regular_file(path), "rb") as f: return mark.encode() in f.read(1000)
+    except (InputError, OSError): return False
+
 # %% ../nbs/00_guard.ipynb #cell-022
 def gunzip(
     content: bytes,  # of a .gz file, one member or several

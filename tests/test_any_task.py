@@ -697,3 +697,11 @@ def test_phantoms_of_other_tasks_are_shapes(tmp_path):
     cases = phantom_cases({"train": (1, 1), "valid": (1, 1)}, task=BRAIN)
     data = unpaired(cases, Grid((24, 24, 16), (10., 10., 12.)), tmp_path)
     assert set(data.train_A[0][1].unique().tolist()) == set(range(9)) and data.task == BRAIN
+
+
+def test_shapes_are_never_named_like_a_chest_of_the_same_seed():
+    "A task may have the regions of the heart and other domains: its phantoms are shapes."
+    from cssgan.data.prepared import content_digest
+    other = of("heart", [scanner("T1"), scanner("T2")], HEART.regions[1:])
+    names = [content_digest(Case("a", "a", task.names[0], "phantom:1", task=task)) for task in (HEART, other)]
+    assert names[0] == "phantom:1" and names[1] != names[0]

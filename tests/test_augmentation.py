@@ -6,10 +6,10 @@ import torch
 
 from cssgan.data.augmentation import (
     augment,
+    case_stream,
     change_intensities,
     contrast_agent,
     random_points,
-    random_stream,
     sample,
     sample_labels,
 )
@@ -29,7 +29,7 @@ def data(tmp_path_factory):
     return unpaired(phantom_cases({"train": (2, 2), "valid": (1, 1)}), GRID, tmp_path_factory.mktemp("cache"))
 
 
-def stream(seed=0, epoch=0, name="a"): return random_stream(seed, epoch, name)
+def stream(seed=0, epoch=0, name="a"): return case_stream(seed, epoch, name)
 
 
 @pytest.mark.parametrize("other", [dict(seed=1), dict(epoch=1), dict(name="b")])

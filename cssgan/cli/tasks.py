@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from .parsing import Parser, attempt, choice, parser, path_name, print_line
-from ..guard import InputError, check_writable, regular_file, write_whole
+from ..guard import begins_with_mark, check_writable, write_whole
 
 # %% ../../nbs/11_cli/03_tasks.ipynb #7a5c0005
 def task_parser() -> Parser:
@@ -40,9 +40,7 @@ def drafted_here(
 ) -> bool:
     "Is it a draft that this command wrote?"
     from cssgan.data.sketch import FIRST_NOTE
-    try:
-        with open(regular_file(path), "rb") as f: return FIRST_NOTE.encode() in f.read(1000)
-    except (InputError, OSError): return False
+    return begins_with_mark(path, FIRST_NOTE)
 
 def new_task(
     args: argparse.Namespace,  # from `task_parser`

@@ -7,17 +7,18 @@ __all__ = ['augment']
 
 # %% ../../nbs/04_data/06_augmentation.ipynb #a0650003
 import hashlib
-import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..phantoms.anatomy import grid_axes
+from ..phantoms.heart import rotation
 from ..scans.volumes import IGNORE, Grid, from_levels, to_levels
 from ..task import Domain
 
 # %% ../../nbs/04_data/06_augmentation.ipynb #a0650006
-def random_stream(
+def case_stream(
     seed: int,  # of the run
     epoch: int,  # counted through the whole run
     name: str,  # of the case
@@ -38,27 +39,13 @@ def uniform(
 # %% ../../nbs/04_data/06_augmentation.ipynb #a065000a
 TURN, SCALE, STRETCH, SHIFT, BEND = 15., .15, .08, 10., 5.  # degrees; factors; mm; mm
 
-def rotation(
-    angles: torch.Tensor,  # about x, y, z, radians [3]
-) -> torch.Tensor:  # [3, 3]
-    "A rotation about the three axes, one after the other."
-    matrix = torch.eye(3)
-    for axis, angle in enumerate(angles.tolist()):
-        i, j = [k for k in range(3) if k != axis]
-        turn = torch.eye(3)
-        turn[i, i] = turn[j, j] = math.cos(angle)
-        turn[i, j], turn[j, i] = -math.sin(angle), math.sin(angle)
-        matrix = turn @ matrix
-    return matrix
-
 def random_points(
     grid: Grid,  # of the volumes
     rng: torch.Generator,  # random numbers
 ) -> torch.Tensor:  # mm from the middle [X, Y, Z, 3]: where each voxel's intensity comes from
     "A turned, scaled, stretched, shifted and bent grid."
-    axes = [(torch.arange(n) - (n - 1) / 2) * s for n, s in zip(grid.shape, grid.spacing)]
-    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    matrix = rotation(torch.deg2rad(uniform(rng, -TURN, TURN, 3)))
+    points = torch.from_numpy(np.stack(np.meshgrid(*grid_axes(grid), indexing="ij"), -1)).float()
+    matrix = torch.from_numpy(rotation(uniform(rng, -TURN, TURN, 3).numpy())).float()
     matrix = matrix * (1 + uniform(rng, -SCALE, SCALE)) * (1 + uniform(rng, -STRETCH, STRETCH, 3))
     knots = BEND * torch.randn((1, 3, 5, 5, 5), generator=rng)
     bend = F.interpolate(knots, grid.shape, mode="trilinear", align_corners=True)[0].movedim(0, -1)
@@ -153,7 +140,7 @@ def augment(
     labels: torch.Tensor,  # integers [X, Y, Z]
     domain: Domain,  # that they are of
     grid: Grid,  # that they are on
-    rng: torch.Generator,  # from `random_stream`
+    rng: torch.Generator,  # from `case_stream`
     intensities: bool = True,  # change them, too?
 ) -> tuple[torch.Tensor, torch.Tensor]:  # both, changed
     "Another patient in another scanner."

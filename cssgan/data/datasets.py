@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .augmentation import augment, random_stream
+from .augmentation import augment, case_stream
 from .cases import Case, phantom_seed, task_of
 from .prepared import CacheError, Samples, scan_files
 from .splits import select
@@ -177,7 +177,7 @@ def augmented_batch(
     parts, n = [], len(batch.ids) // 2
     sides = (batch.real_A, batch.y_A, batch.ids[:n]), (batch.real_B, batch.y_B, batch.ids[n:])
     for domain, (volumes, labels, ids) in zip(data.task.domains, sides):
-        changed = [augment(x, y, domain, data.train_A.grid, random_stream(*when, str(id)), augmented == "all")
+        changed = [augment(x, y, domain, data.train_A.grid, case_stream(*when, str(id)), augmented == "all")
                    for x, y, id in zip(volumes, labels, ids)]
         parts += [torch.stack(part) for part in zip(*changed)]
     return Batch(*parts, batch.ids)

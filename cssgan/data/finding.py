@@ -21,7 +21,7 @@ import msgspec
 from .cases import SPLITS, Case, check_cases, phantom_few, phantom_S1, phantom_S2, task_of
 from .folders import from_folder, from_mmwhs
 from ..guard import InputError, brief, check_schema, read_bytes, warn, write_whole
-from ..task import HEART, Task, read_task
+from ..task import HEART, Task, is_heart, read_task
 
 # %% ../../nbs/04_data/03_finding.ipynb #183eab64
 MAX_ROWS, MAX_LINE = 100_000, 100_000  # rows, characters
@@ -185,7 +185,7 @@ def find_cases(
     "The cases of whatever the user names."
     task = task if isinstance(task, Task) else find_task(data, task)
     phantoms = {"phantom-S1": phantom_S1, "phantom-S2": phantom_S2, "phantom-few": phantom_few}
-    heart = (task.names, task.regions) == (HEART.names, HEART.regions)
+    heart = is_heart(task)
     if str(data) in phantoms and heart: return phantoms[str(data)]()
     if os.path.isdir(Path(data) / "ct_train") and heart: return on_common_regions(from_mmwhs(data, task))
     if os.path.isdir(data): return on_common_regions(from_folder(data, task))

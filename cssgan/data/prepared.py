@@ -44,7 +44,7 @@ from cssgan.scans.volumes import (
     to_grid,
     with_label,
 )
-from ..task import HEART, Task
+from ..task import HEART, Task, is_heart
 
 # %% ../../nbs/04_data/05_prepared.ipynb #8a3f974e
 def describe_codes(
@@ -56,15 +56,13 @@ def describe_codes(
 
 # %% ../../nbs/04_data/05_prepared.ipynb #72d61667
 def certain_doubt(
-    values: np.ndarray,  # (X, Y, Z) integers as the data set has them
+    labels: np.ndarray,  # (X, Y, Z) uint8: indices of regions, IGNORE, UNDRAWN
     affine: np.ndarray,  # 4×4, of the label map
-    codes: dict[int, int],  # from `label_codes`
     task: Task,  # whose regions they are
 ) -> str:  # empty: none
     "Why a label map cannot be what it was read as."
-    labels = apply_table(values, codes)
     if not is_region(labels).any():
-        other = f", only {IGNORE}" * bool((values == IGNORE).any() and codes.get(IGNORE) == IGNORE)
+        other = f", only {IGNORE}, which nobody annotated" * bool((labels == IGNORE).any())
         return f"nothing of {article(task.name)} is marked{other}"
     found = doubts(labels, abs(np.linalg.det(affine[:3, :3])) / 1000, task)
     return next((str(doubt) for doubt in found if doubt.certain), "")
@@ -86,7 +84,7 @@ def fitting_tables(
     known = set(np.unique(values).tolist())
     codes = {name: label_codes(task, domain, name) for name in task.tables}
     return [name for name in codes if known <= set(codes[name]) and not
-            certain_doubt(values, affine, codes[name], task)]
+            certain_doubt(apply_table(values, codes[name]), affine, task)]
 
 def as_regions(
     values: np.ndarray,  # (X, Y, Z) integers as the data set has them
@@ -100,7 +98,7 @@ def as_regions(
     domain = domain or task.names[0]
     codes = {IGNORE: IGNORE} | label_codes(task, domain, table)
     labels = apply_table(values, codes, name)
-    if why := certain_doubt(values, affine, codes, task):
+    if why := certain_doubt(labels, affine, task):
         fits = fitting_tables(values, affine, task, domain)
         cure = f"if it is {' or '.join(fits[:2])}, name that table in task.json or the manifest" if fits else \
             "correct it, renumber it, or name another table"
@@ -134,8 +132,7 @@ def draw_case(
 ) -> Volume:  # with the labels that its data set would have
     "A chest for the heart in CT and MRI, shapes for every other task."
     seed, task = phantom_seed(case.image), case.task
-    chest = task.regions == HEART.regions and task.names == HEART.names
-    drawn = phantom(seed, case.modality, grid) if chest else shapes(seed, case.modality, task, grid)
+    drawn = phantom(seed, case.modality, grid) if is_heart(task) else shapes(seed, case.modality, task, grid)
     return replace(drawn, label=as_drawn(drawn.label, case), task=task)
 
 def as_drawn(
@@ -272,7 +269,7 @@ def content_digest(
 ) -> str:  # "phantom:SEED", or hexadecimal digits
     "A name for the bytes of a scan and its label, wherever they lie, and for how the label is read."
     if case.image.startswith("phantom:"):
-        if case.task.regions == HEART.regions and not undrawn_of(case): return case.image
+        if is_heart(case.task) and not undrawn_of(case): return case.image
         facts = json.dumps([case.task.name, case.task.regions, table_facts(case)])
         return f"{case.image}:{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     def digests(place):

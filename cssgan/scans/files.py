@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..guard import InputError, check_writable, regular_file, write_whole
+from ..guard import InputError, begins_with_mark, check_writable, regular_file, write_whole
 from .checks import check_intensities, check_placement
 from .dicom import read_dicom
 from .dicom_files import is_dicom
@@ -133,9 +133,7 @@ def names_made_here(
     path,  # a file
 ) -> bool:
     "Is it a table of names that this toolkit wrote?"
-    try:
-        with open(regular_file(path), "rb") as f: return WRITTEN_BY.encode() in f.read(1000)
-    except (InputError, OSError): return False
+    return begins_with_mark(path, WRITTEN_BY)
 
 def write_names(
     task: Task,  # whose regions they are
