@@ -241,6 +241,11 @@ def test_one_goes_on_where_two_were_asked_to_stop(tmp_path):
     assert run.phase == 1 and len(run.history) == 1
 
 
+def test_a_request_to_stop_that_comes_late_ends_no_process(tmp_path):
+    launch(2, workers.hears_late, tmp_path)
+    assert load_checkpoint(tmp_path / "last", with_training=True)[1]["seen"] == 2
+
+
 def test_two_go_on_where_one_was_asked_to_stop(tmp_path, monkeypatch):
     step, steps = training.step, []
     def asked(*args):

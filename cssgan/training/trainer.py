@@ -231,19 +231,19 @@ def fit(
     with termination_interrupts(), locked(folder):
         begun = from_first(lambda: get_ready(folder, config, data, resume, progress))
         how = data, config, folder, nets, evaluators, begun, progress, save_every
-        return fit_in(devices, *how) if devices > 1 else train(*how, callback, device)
+        if devices > 1: return fit_in(devices, *how)
+        with StopButton() as button: return train(*how, callback, device, button)
 
 # %% ../../nbs/07_training/06_trainer.ipynb #6340f081
-def train(data, config, folder, nets, evaluators, begun, progress, save_every, callback, device):  # as for `fit`
+def train(data, config, folder, nets, evaluators, begun, progress, save_every, callback, device, button):  # as for `fit`
     "Train in this process, alone or with others."
     keep_freed_memory()
     if begun: run = resume_run(config, folder / "last", data)
     else: run = start(config, nets, evaluators, data.ranges(), getattr(data, "task", HEART), device)
     if not (begun or nets): begin_with_background(run, data)
     if progress and rank() == 0: tqdm.write(describe_engine(config, device), file=sys.stderr)
-    with StopButton() as button:
-        keep = Keeper(folder / "last", data, button, save_every, callback)
-        while run.phase < len(config.phases): advance(run, data, folder, keep, progress)
+    keep = Keeper(folder / "last", data, button, save_every, callback)
+    while run.phase < len(config.phases): advance(run, data, folder, keep, progress)
     return with_best_weights(run, folder)
 
 def with_best_weights(
@@ -265,7 +265,10 @@ def fit_in(devices, data, config, folder, *how) -> Run:  # how: as for `train_wo
     return with_best_weights(run, folder)
 
 def train_worker(data, config, folder, nets, evaluators, begun, progress, save_every):  # as for `fit`
-    "What each of several processes does; who started them holds the folder."
-    try: train(data, config, Path(folder), nets, evaluators, begun, progress, save_every, None, join())
-    except Stopped: pass  # all have stopped, and the one that waits will say so
+    "What each of several processes does; who started them holds the folder, and passes a request to stop on."
+    how = data, config, Path(folder), nets, evaluators, begun, progress, save_every, None
+    with StopButton() as button:
+        try: train(*how, join(), button)
+        except Stopped: pass  # all have stopped, and the one that waits will say so
+        finally: button.before = dict.fromkeys(button.before, signal.SIG_IGN)  # a request that comes late ends nobody
     torch.distributed.destroy_process_group()
