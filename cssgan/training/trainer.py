@@ -235,7 +235,7 @@ def fit(
         with StopButton() as button: return train(*how, callback, device, button)
 
 # %% ../../nbs/07_training/06_trainer.ipynb #6340f081
-def train(data, config, folder, nets, evaluators, begun, progress, save_every, callback, device, button):  # as for `fit`
+def train(data, config, folder, nets, evaluators, begun, progress, save_every, callback, device, button):
     "Train in this process, alone or with others."
     keep_freed_memory()
     if begun: run = resume_run(config, folder / "last", data)
