@@ -17,21 +17,42 @@ from cssgan.joint import (
     generator_losses,
     minimize,
     round_trips,
-    segmentor_losses,
 )
+from .losses import shape_loss
+from .metrics import one_hot
 from .models import Networks
+from .scans.volumes import IGNORE
 
 # %% ../nbs/05_method/04_pretraining.ipynb #9e1f0a08
 def segmentor_step(
     nets: Networks,  # the six networks
     optimizers: Optimizers,  # that of S takes a step
     batch: Batch,  # real volumes and their labels
+    loss=shape_loss,  # of logits and labels; see also `cross_entropy_and_dice`
 ) -> dict[str, torch.Tensor]:  # losses by name
     "Segmentors learn from real volumes."
     freeze_all_but(nets, "S_A", "S_B")
-    losses = segmentor_losses(nets, batch)
+    losses = {"S_A": loss(nets.S_A(batch.real_A), batch.y_A), "S_B": loss(nets.S_B(batch.real_B), batch.y_B)}
     minimize(losses["S_A"] + losses["S_B"], optimizers.S)
-    return {name: loss.detach() for name, loss in losses.items()}
+    return {name: value.detach() for name, value in losses.items()}
+
+# %% ../nbs/05_method/04_pretraining.ipynb #734fd33b
+def dice_loss(
+    logits: torch.Tensor,  # a segmentor's scores [N, classes, X, Y, Z]
+    labels: torch.Tensor,  # integers [N, X, Y, Z]; 255 and negative ones are left out, see `shape_loss`
+) -> torch.Tensor:  # scalar, 0 for a perfect overlap
+    "1 - Dice of the probabilities, the mean over regions and volumes."
+    from monai.losses import DiceLoss
+    known = ((labels >= 0) & (labels != IGNORE))[:, None]
+    truth = one_hot(labels, labels, logits.shape[1])
+    return DiceLoss(include_background=False)(logits.softmax(1) * known, truth * known)
+
+def cross_entropy_and_dice(
+    logits: torch.Tensor,  # a segmentor's scores [N, classes, X, Y, Z]
+    labels: torch.Tensor,  # integers [N, X, Y, Z]; see `shape_loss`
+) -> torch.Tensor:  # scalar
+    "Both losses, added."
+    return shape_loss(logits, labels) + dice_loss(logits, labels)
 
 # %% ../nbs/05_method/04_pretraining.ipynb #9e1f0a0c
 def generator_step(

@@ -179,14 +179,15 @@ def update_segmentors(
     nets: Networks,  # the six networks
     optimizer: torch.optim.Optimizer,  # of S_A and S_B
     batch: Batch,  # real volumes and their labels
+    loss=shape_loss,  # of logits and labels
 ) -> dict[str, torch.Tensor]:  # losses by name
     "Optimize `S_A, S_B` on real volumes alone."
     freeze_all_but(nets, "S_A", "S_B")
     def learn(of_domain):
         segmentor, x, labels = of_domain
-        with mixed_precision(x.device): loss = shape_loss(upcast(segmentor(x)), labels)
-        loss.backward()
-        return loss.detach()
+        with mixed_precision(x.device): value = loss(upcast(segmentor(x)), labels)
+        value.backward()
+        return value.detach()
     pairs = zip(*(part.split(1) for part in batch[:4]), strict=True)
     pairs = [((nets.S_A, real_A, y_A), (nets.S_B, real_B, y_B)) for real_A, y_A, real_B, y_B in pairs]
     found = accumulate_and_step((optimizer,), learn, pairs, side_by_side_pays(batch))
@@ -224,9 +225,10 @@ def segmentor_step(
     nets: Networks,  # the six networks
     optimizers: Optimizers,  # that of S takes a step
     batch: Batch,  # real volumes and their labels
+    loss=shape_loss,  # of logits and labels
 ) -> dict[str, torch.Tensor]:  # losses by name
     "Segmentors learn from real volumes."
-    return update_segmentors(nets, optimizers.S, batch)
+    return update_segmentors(nets, optimizers.S, batch, loss)
 
 @one_core_between()
 def generator_step(

@@ -92,7 +92,8 @@ def step(
     engine, before, more = joint, pretraining, {}
     if config.engine == "fast":
         engine, before, more = fast_step, fast_step, {"activation_checkpointing": config.activation_checkpointing}
-    if phase == "segmentors": return before.segmentor_step(*what)
+    loss = pretraining.cross_entropy_and_dice if config.dice_loss else shape_loss
+    if phase == "segmentors": return before.segmentor_step(*what, loss)
     if phase == "generators": return before.generator_step(*what, run.pools, run.rng, config.lambda_cyc, **more)
     return engine.joint_step(*what, run.pools, run.rng, config.lambda_cyc, config.gamma_shape, **more)
 

@@ -55,6 +55,7 @@ class Config:
     batch_size: int = 1  # pairs in an update of one process; the fast engine accumulates gradients pair by pair
     pool_size: int = 50  # past translations that the discriminators may see again
     activation_checkpointing: bool = False  # of the generators, and one direction at a time: less memory, more time
+    dice_loss: bool = False  # of the segmentors while they learn alone, beside the paper's cross-entropy
     augment: bool = False  # change training volumes from epoch to epoch, as patients and scanners differ
     seed: int = 0  # of the initial weights, of the order of cases, of the pools, of the augmentation
     engine: str = "fast"  # or "reference": the plain update of `cssgan.joint`, to read, change and compare with

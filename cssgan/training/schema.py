@@ -89,6 +89,7 @@ class ConfigRecord(Struct, forbid_unknown_fields=True):
     pool_size: Annotated[int, Meta(ge=0, le=100_000)]
     seed: Annotated[int, Meta(ge=0, lt=2**32)]
     activation_checkpointing: bool = False
+    dice_loss: bool = False
     augment: bool = False
     engine: Literal["fast", "reference"] = "fast"
 
