@@ -12,6 +12,7 @@ from cssgan.losses import (
     marginal_cross_entropy,
     shape_loss,
 )
+from cssgan.pretraining import cross_entropy_and_dice, dice_loss
 from cssgan.scans.volumes import IGNORE
 
 
@@ -124,3 +125,29 @@ def test_gradients_of_partial_labels():
     labels[:, :3] = as_set(0, 2)
     labels[0, 4] = IGNORE
     assert torch.autograd.gradcheck(lambda x: shape_loss(x, labels), segmented())
+
+
+# ---- the Dice loss
+
+def soft_dice(p, y): return 2 * (p * y).sum() / (p.sum() + y.sum())
+
+
+def test_dice_loss_is_one_minus_the_mean_dice_of_the_probabilities():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 4, 4, 4, 4), torch.randint(0, 4, (2, 4, 4, 4))
+    p = logits.softmax(1)
+    dice = [soft_dice(p[i, k], (labels[i] == k).float()) for i in range(2) for k in range(1, 4)]
+    assert dice_loss(logits, labels).item() == pytest.approx(1 - sum(dice).item() / 6, abs=1e-5)
+    assert cross_entropy_and_dice(logits, labels) == shape_loss(logits, labels) + dice_loss(logits, labels)
+
+
+@pytest.mark.parametrize("unknown", [IGNORE, -0b0101], ids=["nobody annotated it", "a set of classes"])
+def test_dice_loss_leaves_out_what_is_not_known_for_certain(unknown):
+    torch.manual_seed(0)
+    logits, labels = torch.randn(1, 4, 4, 4, 4, requires_grad=True), torch.randint(0, 4, (1, 4, 4, 4))
+    half = labels.clone()
+    half[:, 2:] = unknown
+    loss = dice_loss(logits, half)
+    assert loss.item() == pytest.approx(dice_loss(logits[:, :, :2], labels[:, :2]).item(), abs=1e-5)
+    loss.backward()
+    assert logits.grad[:, :, 2:].abs().max() == 0 < logits.grad[:, :, :2].abs().max()
