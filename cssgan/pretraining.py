@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/05_method/04_pretraining.ipynb #9e1f0a02
 import torch
+import torch.nn.functional as F
 
 from .data.datasets import Batch
 from cssgan.joint import (
@@ -19,7 +20,6 @@ from cssgan.joint import (
     round_trips,
 )
 from .losses import shape_loss
-from .metrics import one_hot
 from .models import Networks
 from .scans.volumes import IGNORE
 
@@ -43,9 +43,9 @@ def dice_loss(
 ) -> torch.Tensor:  # scalar, 0 for a perfect overlap
     "1 - Dice of the probabilities, the mean over regions and volumes."
     from monai.losses import DiceLoss
-    known = ((labels >= 0) & (labels != IGNORE))[:, None]
-    truth = one_hot(labels, labels, logits.shape[1])
-    return DiceLoss(include_background=False)(logits.softmax(1) * known, truth * known)
+    known = (labels >= 0) & (labels != IGNORE)
+    truth = F.one_hot(labels.where(known, 0), logits.shape[1]).movedim(-1, 1)
+    return DiceLoss(include_background=False)(logits.softmax(1) * known[:, None], truth * known[:, None])
 
 def cross_entropy_and_dice(
     logits: torch.Tensor,  # a segmentor's scores [N, classes, X, Y, Z]

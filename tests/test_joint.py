@@ -25,7 +25,7 @@ from cssgan.joint import (
 )
 from cssgan.losses import shape_loss
 from cssgan.models import Networks
-from cssgan.pretraining import generator_step, segmentor_step
+from cssgan.pretraining import cross_entropy_and_dice, generator_step, segmentor_step
 from cssgan.scans.volumes import IGNORE
 from cssgan.training.run import start, step
 from cssgan.training.schedule import preset
@@ -234,13 +234,14 @@ def test_the_fast_step_is_the_plain_step_in_losses_and_in_weights(cores, batch_s
         ), name
 
 
-@pytest.mark.parametrize("phase", ["segmentor", "generator"])
+@pytest.mark.parametrize("phase", ["segmentor", "segmentor, Dice", "generator"])
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_the_steps_before_the_joint_phase_are_equal_too(phase, batch_size):
-    ends = []
+    ends, (phase, *dice) = [], phase.split(", ")
     for engine, make in ((REFERENCE, Networks), (fast, quick)):
         nets = make(4, 1, seed=3).double()
-        optimizers, more = make_optimizers(nets, 1e-3), () if phase == "segmentor" else (pools(), rng())
+        of_segmentors = [cross_entropy_and_dice] if dice else []
+        optimizers, more = make_optimizers(nets, 1e-3), of_segmentors if phase == "segmentor" else (pools(), rng())
         batches = [doubled(b) for b in noise(3 * batch_size, 2 * batch_size, 0.5).epoch(0, 0, batch_size)]
         losses = [getattr(engine, f"{phase}_step")(nets, optimizers, b, *more) for b in batches]
         ends.append((losses, frozen(nets)))
