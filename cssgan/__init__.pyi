@@ -4,6 +4,7 @@ from .data.prepared import load_case as load_case
 from .data.datasets import unpaired as unpaired
 from .inference.apply import segment as segment
 from .inference.apply import translate as translate
+from .inference.pretrained import load_pretrained as load_pretrained
 from .metrics import dice_scores as dice_scores
 from .metrics import s_score as s_score
 from .models import Networks as Networks

@@ -334,7 +334,7 @@ def test_the_wrong_modality_is_said(fails, scans, checkpoint, tmp_path):
 
 @pytest.mark.parametrize("command, words, says", [
     ("cssgan_task", "", "new"), ("cssgan_task", "new", "--data"), ("cssgan_task", "old --data d", "known are new"),
-    ("cssgan_translate", "", "required"), ("cssgan_translate", "ct.nii --to MRI --out o.nii", "--checkpoint"),
+    ("cssgan_translate", "", "required"), ("cssgan_translate", "ct.nii --out o.nii", "--to"),
     ("cssgan_segment", "ct.nii --checkpoint d --modality CT", "--out"),
     ("cssgan_translate", "a.nii b.nii --checkpoint d --to MRI --out o.nii", "b.nii"),
     ("cssgan_translate", "a.nii --checkpoint d --to MRI --out o.nii --center 1 2 3", "--center"),

@@ -57,13 +57,15 @@ def test_quickstart_leaves_pictures_volumes_and_a_checkpoint(made):
 # ---- the paper's tables and figures
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, checkpoint):
     "Runs a notebook once; all share what they train."
     shared, done = tmp_path_factory.mktemp("shared"), {}
     def run(name, *words):
         if (name, words) not in done:
             out = tmp_path_factory.mktemp(name)
-            tiny = ["-r", "data", "phantom-few", "-r", "preset", "smoke", "-r", "shared", shared, *FEW.get(name, [])]
+            how = ["-r", "preset", "smoke", "-r", "shared", shared]
+            if name == "real_scans": how = ["-r", "checkpoint", checkpoint]  # it trains nothing
+            tiny = ["-r", "data", "phantom-few", *how, *FEW.get(name, [])]
             papermill(name, out, *tiny, *words)
             done[name, words] = [json.loads((out / f"{what}.json").read_text()) for what in ("metrics", "params")]
         return done[name, words]
@@ -75,7 +77,7 @@ def test_experiment_runs_and_leaves_flat_records(name, runs):
     records, params = runs(name)
     values = [value for record in records for value in record.values()]
     assert values and all(isinstance(value, (str, int, float, type(None))) for value in values)
-    assert params["data"] == "phantom-few" and params["preset"] == "smoke"
+    assert params["data"] == "phantom-few" and params.get("preset", "smoke") == "smoke"
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,49 @@ def test_every_parameter_is_explained(name):
     for line in "".join(cell["source"]).splitlines():
         (parameter, _, _), (_, _, comment) = line.partition(":"), line.partition(" # ")
         assert parameter in listed and comment and comment[:30] in " ".join(listed.split()), parameter
+
+
+# ---- real scans
+
+def real_scans(folder, checkpoint, **more):
+    "The records of the experiment, run in a folder."
+    given = {"checkpoint": checkpoint, "out_dir": folder / "out", **more}
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--cwd", folder]
+    for name, value in given.items(): command += ["-r", name, value]
+    command += [FOLDER / "real_scans.ipynb", folder / "done.ipynb"]
+    done = subprocess.run(command, capture_output=True, text=True,
+                          env=os.environ | {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads((folder / "out/metrics.json").read_text())
+
+
+def test_scans_that_are_not_there_are_left_out_and_counted(tmp_path, checkpoint):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    assert {row["group"]: row["n"] for row in real_scans(folder, checkpoint) if row["score"] == "left out"} == {
+        "CTA": 1, "LGE": 1, "abdomen": 1, "short axis": 25}
+
+
+def test_a_scan_is_scored_by_what_is_drawn_and_where_somebody_drew(tmp_path, checkpoint):
+    "Two slices of a phantom are all that is known: volumes are those of these slices."
+    import numpy as np
+
+    from cssgan.phantoms.scanners import phantom
+    from cssgan.scans.files import write_label, write_volume
+    from cssgan.scans.volumes import IGNORE, SMALL_GRID
+    lines, expected = ["image,label,modality,split"], {}
+    for seed, modality in (2, "CT"), (3, "MRI"):
+        scan = phantom(seed, modality, SMALL_GRID)
+        slices = np.flatnonzero((scan.label == 1).any((0, 1)))[4:6]
+        known = np.full(scan.shape, IGNORE, np.uint8)
+        known[:, :, slices] = scan.label[:, :, slices]
+        write_volume(scan, tmp_path / f"{modality}.nii.gz")
+        write_label(known, scan.affine, tmp_path / f"{modality}_label.nii.gz")
+        lines.append(f"{modality}.nii.gz,{modality}_label.nii.gz,{modality},")
+        expected[modality] = round(scan.voxel_ml * float((known == 1).sum()), 1)
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    rows = [row for row in real_scans(tmp_path, checkpoint, data=tmp_path / "mine.csv") if row["score"] == "case"]
+    assert {row["modality"]: row["true_ml"] for row in rows if row["region"] == "LV"} == expected
 
 
 # ---- the results

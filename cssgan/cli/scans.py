@@ -25,8 +25,8 @@ def scan_parser(
     new = parser(name, what, examples)
     new.add_argument("scan", type=path_name, metavar="SCAN",
                      help="a .nii or .nii.gz file, or a folder with the slices of one DICOM series; a CT in HU")
-    new.add_argument("--checkpoint", type=path_name, metavar="DIR", required=True,
-                     help="folder of a trained checkpoint (a run's best/)")
+    new.add_argument("--checkpoint", type=path_name, metavar="DIR",
+                     help="folder of a trained checkpoint (a run's best/) (default: the model that comes with cssgan)")
     new.add_argument(option, type=path_name, metavar="MODALITY", required=True, help=meaning)
     new.add_argument("--out", type=path_name, metavar="FILE", required=True, help="the .nii or .nii.gz file to write")
     new.add_argument("--centre", nargs=3, type=number_between(-MAX_COORDINATE, MAX_COORDINATE), metavar=("X", "Y", "Z"),
@@ -79,7 +79,7 @@ TRANSLATE_WHAT = """Translate a scan into the other modality of a checkpoint's t
 MRI, say, or an MRI into a synthetic CT in HU. The result has exactly the scan's shape and affine. It is
 what a network makes of the scan, no measurement, and not for diagnosis."""
 
-TRANSLATE_EXAMPLES = """  cssgan_translate ct.nii.gz --checkpoint runs/first/best --to MRI --out mri.nii.gz
+TRANSLATE_EXAMPLES = """  cssgan_translate ct.nii.gz --to MRI --out mri.nii.gz
   cssgan_translate dicom/series2 --checkpoint runs/first/best --to MRI --out mri.nii.gz
   cssgan_translate mr.nii.gz --checkpoint runs/first/best --to CT --out ct.nii.gz"""
 
@@ -113,5 +113,5 @@ background, 1 left ventricle, 2 right ventricle, 3 left atrium, 4 right atrium,
 5 myocardium of the left ventricle. The label map has exactly the scan's shape and
 affine. It is not for diagnosis."""
 
-SEGMENT_EXAMPLES = """  cssgan_segment ct.nii.gz --checkpoint runs/first/best --modality CT --out label.nii.gz
+SEGMENT_EXAMPLES = """  cssgan_segment ct.nii.gz --modality CT --out label.nii.gz
   cssgan_segment mr.nii.gz --checkpoint runs/first/best --modality MRI --out label.nii.gz --centre -12 30 5"""

@@ -83,6 +83,10 @@ def train_parser() -> Parser:
                           "(default: all)")
     new.add_argument("--augment", action="store_true", default=None,
                      help="change training volumes from epoch to epoch, as patients and scanners differ")
+    new.add_argument("--init", type=path_name, metavar="DIR",
+                     help="train on from a checkpoint's weights, in its grid and its networks' sizes: its folder, or "
+                          "the word pretrained for the model that comes with cssgan; of the preset, the joint phase "
+                          "is left, as the rest is pre-training (default: fresh weights)")
     new.add_argument("--cache", type=path_name, metavar="DIR",
                      help="where prepared scans are kept, about 3 MB each on the paper's grid (default: $CSSGAN_CACHE, "
                           "or .cache/cssgan in your home)")
@@ -100,6 +104,7 @@ every minute, so that a run that is killed outright can be resumed as well."""
 
 TRAIN_EXAMPLES = """  cssgan_train --data phantoms --out runs/first --preset smoke
   cssgan_train --data phantom-S1 --out runs/few --fraction CT=0.14 MRI=0.14
+  cssgan_train --data mine --out runs/mine --init pretrained
   cssgan_train --resume runs/few"""
 
 # %% ../../nbs/11_cli/04_training.ipynb #cell-033
@@ -112,12 +117,14 @@ class RunOptions(msgspec.Struct, forbid_unknown_fields=True):
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     fraction: dict[Annotated[str, msgspec.Meta(max_length=40)], Share] = {}  # domain → share of its training patients
     augment: bool = False
+    init: Annotated[str, msgspec.Meta(max_length=4096)] = ""  # a checkpoint's folder, or "pretrained"; empty: none
     fraction_ct: Share = 1.  # as older versions wrote it
     fraction_mri: Share = 1.
 
 # what it is if nothing is typed
-DEFAULTS = {"data": None, "preset": "cpu", "seed": 0, "fraction": {}, "augment": False}
-RUN_FILES = "cases.csv", "task.json", "train.json", "best", "last"
+DEFAULTS = {"data": None, "preset": "cpu", "seed": 0, "fraction": {}, "augment": False, "init": ""}
+INIT = "init"  # in a run's folder, a copy of the weights that it started from
+RUN_FILES = "cases.csv", "task.json", "train.json", "best", "last", INIT
 
 def read_options(
     folder: Path,  # of the run
@@ -132,7 +139,7 @@ def in_words(
     value,  # of an option
 ) -> str:
     "An option's value as it is typed; a whole share is as good as none."
-    if not isinstance(value, dict): return str(value)
+    if not isinstance(value, dict): return str(value) or "none"
     return " ".join(f"{name}={share}" for name, share in sorted(value.items()) if share < 1) or "1"
 
 def read_run_task(
@@ -159,10 +166,59 @@ def refuse_taken_folder(
     for path in (folder / "cases.csv", folder / "task.json", folder / "train.json"):
         check_writable(path, lambda path: not os.path.islink(path), True, [data])
 
+# %% ../../nbs/11_cli/04_training.ipynb #a7b8c8f0
+SHIPPED = "pretrained"  # the word for the model that comes with the package
+
+def weights_to_begin_with(
+    init: str,  # a checkpoint's folder, or "pretrained"; empty: none
+    task,  # of the data
+):  # a Checkpoint, or None
+    "The networks that a new run starts from."
+    from cssgan.inference.apply import shipped_model
+    from cssgan.task import as_task
+    from cssgan.training.checkpoints import load_checkpoint
+    from cssgan.training.saving import essentials
+    if not init: return None
+    loaded = load_checkpoint(shipped_model("--init DIR") if init == SHIPPED else init)
+    if essentials(known := as_task(loaded.about["task"], init)) != essentials(task):
+        raise InputError(f"{brief(init, 100)} was trained for the task {in_short(known)}, and the data are of the task "
+                         f"{in_short(task)}: start from a checkpoint of the same task, or leave --init out")
+    return loaded
+
+def in_short(
+    task,  # a Task
+) -> str:
+    "What a task is about, in a few words."
+    return brief(f"{task.name} ({', '.join(task.names)}: {', '.join(task.regions[1:])})", 120)
+
+def kept_weights(
+    folder: Path,  # of a run
+    options: dict,  # by the names in `DEFAULTS`
+):  # a Checkpoint, or None
+    "The networks that a run was begun with; it keeps a copy, because what they were copied from may change."
+    from cssgan.training.checkpoints import load_checkpoint
+    return load_checkpoint(folder / INIT) if options["init"] else None
+
+def run_config(
+    options: dict,  # by the names in `DEFAULTS`
+    task,  # a Task
+    begun_with=None,  # the Checkpoint that the run starts from; None: fresh weights
+):  # a Config
+    "The configuration of a run."
+    from cssgan.scans.volumes import Grid
+    from cssgan.training.schedule import preset
+    config = replace(preset(options["preset"], task), seed=options["seed"], augment=options["augment"])
+    if begun_with is None: return config
+    sizes, grid = begun_with.nets.sizes, begun_with.about["grid"]
+    return replace(config, grid=Grid(tuple(grid["shape"]), tuple(grid["spacing"])),
+                   phases=tuple(phase for phase in config.phases if phase.name == "joint"),
+                   **{name: sizes[name] for name in ("width", "patch_layers", "resnet")})
+
 # %% ../../nbs/11_cli/04_training.ipynb #8e808d61
 def choose_cases(
     options: dict,  # by the names in `DEFAULTS`
     task,  # a Task
+    grid,  # the training grid
     cache: str|None = None,  # where prepared scans are kept
     progress: bool = False,  # show a bar while they are read
 ) -> list:  # of Case
@@ -170,11 +226,10 @@ def choose_cases(
     from cssgan.data.datasets import unpaired
     from cssgan.data.finding import find_cases
     from cssgan.data.splits import thin, with_splits
-    from cssgan.training.schedule import preset
     for name in options["fraction"]: task.domain(name)
     cases = with_splits(find_cases(options["data"], task), options["seed"])
     cases = thin(cases, options["fraction"], options["seed"])
-    unpaired(cases, preset(options["preset"], task).grid, cache).prepare(progress)
+    unpaired(cases, grid, cache).prepare(progress)
     return cases
 
 # %% ../../nbs/11_cli/04_training.ipynb #0b8bf033
@@ -189,14 +244,17 @@ def begin_run(
     "Choose the cases of a new run, and write down what it is begun with."
     from cssgan.data.finding import find_task, write_manifest
     from cssgan.task import task_json
+    from cssgan.training.checkpoints import save_checkpoint
     refuse_taken_folder(check_folder(folder), asked["data"])
     options = DEFAULTS | {name: value for name, value in asked.items() if value is not None}
     task = find_task(options["data"], task_file)
-    cases = choose_cases(options, task, cache, progress)
+    begun_with = weights_to_begin_with(options["init"], task)
+    cases = choose_cases(options, task, run_config(options, task, begun_with).grid, cache, progress)
     until.enter_context(folder_lock(make_folder(folder), name=LOCK))
     refuse_taken_folder(folder, asked["data"])  # somebody may have been quicker
     write_whole(folder / "train.json", json.dumps(options, indent=1).encode())
     write_whole(folder / "task.json", task_json(cases[0].task).encode())
+    if begun_with: save_checkpoint(folder / INIT, begun_with.nets, begun_with.about)
     write_manifest(cases, folder / "cases.csv")
     return options, cases
 
@@ -257,8 +315,8 @@ def open_run(
 ) -> tuple:  # what the run is begun with; its cases; lines about them; is it resumed?
     "The run that was asked for, for this process alone."
     from cssgan.data.datasets import unpaired
-    from cssgan.training.schedule import preset
     folder, asked = run_folder(args), {name: getattr(args, name) for name in DEFAULTS}
+    if args.init: asked["init"] = args.init if args.init == SHIPPED else os.path.abspath(args.init)
     if args.fraction: asked["fraction"] = as_shares(args.fraction)
     resumed = bool(args.resume) and os.path.lexists(folder / "train.json")
     if not resumed and not args.data:
@@ -266,7 +324,8 @@ def open_run(
                          "and --out")
     if resumed: options, cases = reopen_run(folder, asked, until, args.task)
     else: options, cases = begin_run(folder, asked, until, args.task, args.cache, not args.quiet)
-    data = unpaired(cases, preset(options["preset"], cases[0].task).grid, args.cache)
+    grid = run_config(options, cases[0].task, kept_weights(folder, options)).grid
+    data = unpaired(cases, grid, args.cache)
     return options, cases, [describe_domain(data, modality) for modality in data.task.names], resumed
 
 # %% ../../nbs/11_cli/04_training.ipynb #0bd6fd46
@@ -290,15 +349,16 @@ def train(
     "Train, or resume a training."
     from cssgan.data.datasets import unpaired
     from cssgan.fast.processes import from_first, join, rank
-    from cssgan.training.schedule import preset
     from cssgan.training.trainer import fit
     join()
     with ExitStack() as until:
         options, cases, lines, resumed = from_first(lambda: open_run(args, until))
-        config = replace(preset(options["preset"], cases[0].task), seed=options["seed"], augment=options["augment"])
+        begun_with = kept_weights(run_folder(args), options)
+        config = run_config(options, cases[0].task, begun_with)
         data = unpaired(cases, config.grid, args.cache)
         for line in lines if rank() == 0 and not args.quiet else (): print_line(line)
-        fit(data, config, run_folder(args), resume=resumed, progress=not args.quiet, devices=args.devices)
+        fit(data, config, run_folder(args), begun_with and begun_with.nets, resume=resumed, progress=not args.quiet,
+            devices=args.devices)
     if rank() == 0: report_result(run_folder(args))
 
 # %% ../../nbs/11_cli/04_training.ipynb #cell-040

@@ -32,7 +32,7 @@ from cssgan.scans.volumes import (
     with_label,
 )
 from ..task import Task, as_task
-from ..training.checkpoints import load_checkpoint
+from ..training.checkpoints import CHECKPOINT, load_checkpoint
 
 # %% ../../nbs/08_inference/03_apply.ipynb #cell-018
 def as_scan(
@@ -47,6 +47,14 @@ def as_scan(
     if scan.modality != modality:
         raise InputError(f"the volume is {scan.modality}, and {modality} is needed; name the other direction")
     return replace(scan, task=task)
+
+def own_modality(
+    scan: str|Path|Volume,  # of which nobody said what it is
+    cure: str,  # what to say, for the message
+) -> str:  # the name of a domain
+    "What a volume says that it is; the same numbers in a file may be anything."
+    if isinstance(scan, Volume): return scan.modality
+    raise InputError(f"{scan_name(scan)}: say what it is, or what to make of it, by name: {cure}")
 
 def type_name(
     thing,  # any object
@@ -97,10 +105,20 @@ class Loaded(NamedTuple):
         "One of the six."
         return getattr(self.nets, f"{kind}_{self.task.side(domain)}")
 
+PRETRAINED = Path(cssgan.__file__).parent / "pretrained" / "heart"  # the checkpoint that comes with the package
+
+def shipped_model(
+    cure: str = "--checkpoint DIR, or checkpoint=DIR in Python",  # how another one is named, for the message
+) -> Path:  # a checkpoint's folder
+    "Where the model lies that comes with the package."
+    if (PRETRAINED / CHECKPOINT).is_file(): return PRETRAINED
+    raise InputError(f"this cssgan comes without a trained model: name one of your own ({cure})")
+
 def load_networks(
-    checkpoint: str|Path,  # a checkpoint's folder
+    checkpoint: str|Path|None = None,  # a checkpoint's folder; None: the one that comes with the package
 ) -> Loaded:
     "Load a checkpoint's networks, and what belongs to them."
+    if checkpoint is None: checkpoint = shipped_model()
     nets, about, _ = load_checkpoint(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     grid = Grid(*(tuple(about["grid"][key]) for key in ("shape", "spacing")))
@@ -109,11 +127,12 @@ def load_networks(
 # %% ../../nbs/08_inference/03_apply.ipynb #40d44daa
 def segment(
     scan: str|Path|Volume,  # a NIfTI file, a folder of DICOM slices, or a volume
-    checkpoint: str|Path,  # a checkpoint's folder
-    modality: str,  # what the scan is: the name of a domain, such as "CT"
+    checkpoint: str|Path|None = None,  # a checkpoint's folder; None: the model that comes with the package
+    modality: str|None = None,  # what the scan is: the name of a domain, such as "CT"; None: a volume says it itself
     centre=None,  # world point (x, y, z) to look around, mm; None: where the task presumes its regions
 ) -> Volume:  # the scan itself, with labels
     "Segment a scan of any size."
+    if modality is None: modality = own_modality(scan, 'modality="CT"')
     loaded = load_networks(checkpoint)
     task, grid, domain = loaded.task, loaded.grid, loaded.task.domain(modality).name
     name, scan = scan_name(scan), replace(as_scan(scan, domain, task), label=None)
@@ -148,12 +167,14 @@ def intensity_centre(
 # %% ../../nbs/08_inference/03_apply.ipynb #a85aa968
 def translate(
     scan: str|Path|Volume,  # a NIfTI file, a folder of DICOM slices, or a volume
-    checkpoint: str|Path,  # a checkpoint's folder
-    to: str,  # the name of the domain to make, such as "MRI" for a CT scan
+    checkpoint: str|Path|None = None,  # a checkpoint's folder; None: the model that comes with the package
+    to: str|None = None,  # the name of the domain to make, such as "MRI" for a CT scan; None: a volume's other one
     centre=None,  # world point (x, y, z) to look around, mm; None: where the task presumes its regions
 ) -> Volume:  # synthetic, in the scan's grid and the unit of its new domain
     "Translate a scan of any size into the other modality."
+    own = own_modality(scan, 'to="MRI"') if to is None else None
     loaded = load_networks(checkpoint)
+    if to is None: to = loaded.task.other(own).name
     grid, ranges, modality = loaded.grid, loaded.ranges, loaded.task.other(to).name
     name, scan = scan_name(scan), replace(as_scan(scan, modality, loaded.task), label=None)
     centre = None if centre is None else as_centre(centre, scan)

@@ -107,7 +107,9 @@ def save_checkpoint(
     if first: write_whole(folder / UNFINISHED, b"")
     files = {"weights": write_tensors(folder, "weights", nets.state_dict())}
     if training is not None: files["training"] = write_tensors(folder, "training", training)
-    written = as_json({name: value for name, value in about.items() if name != "checksum"} | {"files": files})
+    precision = str(next(nets.parameters()).dtype).removeprefix("torch.")
+    about = {name: value for name, value in about.items() if name != "checksum"}
+    written = as_json(about | {"precision": precision, "files": files})
     content = json.dumps(written | {"checksum": checksum_of(written)}, indent=1, allow_nan=False).encode()
     if training is None: (folder / PREVIOUS).unlink(missing_ok=True)
     elif first: write_whole(folder / PREVIOUS, content)
@@ -221,10 +223,11 @@ class Checkpoint(NamedTuple):
 
 @lru_cache(maxsize=8)
 def expected_weights(
+    precision: str = "float32",  # or "float16"
     **sizes,  # of `Networks`
 ) -> dict:  # name → tensor without memory
     "The weights that networks of these sizes have."
-    with torch.device("meta"): return Networks(**sizes).state_dict()
+    with torch.device("meta"): return Networks(**sizes).to(getattr(torch, precision)).state_dict()
 
 def read_checkpoint(
     folder: Path,  # a checkpoint's folder
@@ -235,13 +238,13 @@ def read_checkpoint(
     about = read_about(folder, words)
     if with_training and "training" not in about["files"]:
         raise CheckpointError(f"{folder} holds weights only, no run can be resumed from it; name a run's last/")
-    expected = expected_weights(**about["networks"])
-    most = bytes_of(expected)
-    weights = check_tensors(read_tensors(folder, about["files"]["weights"], most), expected, folder)
+    most = bytes_of(expected_weights(**about["networks"]))
+    weights = read_tensors(folder, about["files"]["weights"], most)
+    check_tensors(weights, expected_weights(about["precision"], **about["networks"]), folder)
     pools = 8 * about["config"]["pool_size"] * math.prod(about["grid"]["shape"]) if "config" in about else 0
     training = read_tensors(folder, about["files"]["training"], 3 * most + pools) if with_training else {}
     nets = Networks(**about["networks"])
-    nets.load_state_dict(weights)
+    nets.load_state_dict(weights)  # float32, whatever the file has
     return Checkpoint(nets.eval(), about, training)
 
 # %% ../../nbs/07_training/03_checkpoints.ipynb #7720250f

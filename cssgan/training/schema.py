@@ -122,6 +122,7 @@ class CheckpointRecord(Struct):
     regions: list[Text]
     files: FilesRecord
     task: Task = HEART  # older versions knew no other
+    precision: Literal["float32", "float16"] = "float32"  # of the weights in the file
     config: ConfigRecord|UnsetType = UNSET
     data: Text|None|UnsetType = UNSET
     history: list[dict[Text, Count|Number|Text|None]]|UnsetType = UNSET
