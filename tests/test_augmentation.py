@@ -128,6 +128,13 @@ def test_presets_of_the_paper_and_the_demo_are_not_augmented():
     assert not any(preset(name).augment for name in ("paper", "demo", "cpu", "smoke"))
 
 
+@pytest.mark.parametrize("name, asked, augmented", [("cpu", False, False), ("cpu", True, True),
+                                                    ("pretrained", False, True)])
+def test_the_command_augments_if_the_preset_or_the_user_says_so(name, asked, augmented):
+    from cssgan.cli.training import DEFAULTS, run_config
+    assert run_config(DEFAULTS | {"preset": name, "augment": asked}, HEART).augment == augmented
+
+
 def test_synthetic_volumes_of_the_ad_hoc_approach_are_augmented_too(data, tmp_path):
     from cssgan.models import Networks
     from cssgan.training.baselines import HalfAndHalf, translate_offline

@@ -73,9 +73,10 @@ def train_parser() -> Parser:
     new.add_argument("--out", type=path_name, metavar="DIR", help="folder of the run; its checkpoint will be DIR/best")
     new.add_argument("--resume", type=path_name, metavar="DIR", nargs="?", const=True,
                      help="resume the run in DIR (or in --out), as it was begun")
-    new.add_argument("--preset", type=choice("smoke", "demo", "cpu", "paper"), metavar="PRESET",
-                     help="smoke (a few epochs, to see that it runs), demo, cpu (longer than demo), paper (the paper's "
-                          "grid and epochs: wants a GPU) (default: cpu)")
+    new.add_argument("--preset", type=choice("smoke", "demo", "cpu", "pretrained", "paper"), metavar="PRESET",
+                     help="smoke (a few epochs, to see that it runs), demo (for a dozen volumes), cpu (fewer epochs, "
+                          "for 57 volumes of each domain), pretrained (finer, augmented, for hundreds: hours), "
+                          "paper (the paper's grid and epochs: wants a GPU) (default: cpu)")
     new.add_argument("--seed", type=number_between(0, MAX_SEED, int), metavar="SEED",
                      help="of the splits, the first weights and the order of cases, 0 or more (default: 0)")
     new.add_argument("--fraction", type=share_of_domain, metavar="NAME=F", nargs="+",
@@ -207,7 +208,8 @@ def run_config(
     "The configuration of a run."
     from cssgan.scans.volumes import Grid
     from cssgan.training.schedule import preset
-    config = replace(preset(options["preset"], task), seed=options["seed"], augment=options["augment"])
+    config = preset(options["preset"], task)
+    config = replace(config, seed=options["seed"], augment=config.augment or options["augment"])
     if begun_with is None: return config
     sizes, grid = begun_with.nets.sizes, begun_with.about["grid"]
     return replace(config, grid=Grid(tuple(grid["shape"]), tuple(grid["spacing"])),
