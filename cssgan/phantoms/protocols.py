@@ -34,7 +34,7 @@ def timed_values(
     myo = left + u(-4, 14) if plain else left * u(.6, .95) if timing == "venous" else muscle + u(10, 90)
     hu |= {"myocardium": myo, "heart wall": myo - 8, "papillary muscle": myo, "RV trabecula": myo + 8, "scar": myo - 15,
            "lung vessel": max(left, right), "flap": muscle + u(0, 40), "effusion": u(0, 25), "skin": u(-20, 40),
-           "gland": u(0, 50), "table": u(-300, 100), "cortical bone": u(300, 700), "liver": u(45, 70) if plain else hu["liver"]}
+           "gland": u(0, 50), "table": u(-300, 100), "cortical bone": u(250, 550), "liver": u(45, 70) if plain else hu["liver"]}
     if timing not in ("venous", "plain"):
         hu |= {"lower vena cava": u(40, 70) + (right - 60) * u(0, .4), "false lumen": left * u(.4, 1.05),
                "upper vena cava": right + u(0, 100) + (rng.random() < .4) * u(0, 800)}
@@ -156,8 +156,8 @@ def scan_ct(
 
 # %% ../../nbs/03_phantoms/09_protocols.ipynb #cl09023
 SEQUENCES = {  # chance as a short-axis stack, as an axial volume; signal of muscle, of fat: (low, high)
-    "bSSFP": (.66, .25, (.18, .45), (.5, 1.3)), "fat-suppressed bSSFP": (0, .33, (.25, .6), (.03, .25)),
-    "LGE": (.14, .27, (.12, .6), (.03, .4)), "gradient echo": (.12, .07, (.45, .8), (.4, 1.1)),
+    "bSSFP": (.66, .25, (.2, .5), (.6, 2.)), "fat-suppressed bSSFP": (0, .33, (.25, .6), (.03, .25)),
+    "LGE": (.14, .27, (.15, .75), (.03, .4)), "gradient echo": (.12, .07, (.45, .8), (.4, 1.1)),
     "black blood": (.08, .08, (.5, .9), (.2, 1.5))}
 
 def sequence_values(
@@ -183,11 +183,11 @@ def coil_field(
     rng,  # random numbers
 ) -> np.ndarray:  # (X, Y, Z), about 1 in the middle
     "What coils on the chest and under the back see: much in front of them, little far away."
-    field = np.full(points.shape[1:], rng.uniform(.6, 3), np.float32)
-    for y, strength in ((125, rng.uniform(0, 8)), (-180, rng.uniform(0, 5))):
+    field = np.full(points.shape[1:], rng.uniform(.3, 1.5), np.float32)
+    for y, strength in ((118, np.exp(rng.uniform(.5, 3.4))), (-175, rng.uniform(0, 4))):
         for x in (-60, 60):
-            off = points - (np.array([x, y, 0]) + rng.normal(0, 30, 3)).reshape(3, 1, 1, 1)
-            field += strength * rng.uniform(.5, 1.5) / (1 + (off**2).sum(0) / rng.uniform(50, 90)**2)
+            off = points - (np.array([x, y, 0]) + rng.normal(0, 25, 3)).reshape(3, 1, 1, 1)
+            field += strength * rng.uniform(.3, 1.7) / (1 + (off**2).sum(0) / rng.uniform(35, 75)**2)
     return field / np.median(field)
 
 def add_ghosts(
