@@ -18,7 +18,7 @@ def paint_breasts(
 ) -> list:  # what was painted, in words
     "Breasts: fat with glands."
     x, y, z = space.points
-    size, centre = np.array([rng.uniform(45, 65), rng.uniform(28, 60), rng.uniform(45, 60)]), (75, 62, rng.uniform(-20, 15))
+    size, centre = rng.uniform((45, 28, 45), (65, 60, 60)), (75, 62, rng.uniform(-20, 15))
     at = np.stack([np.abs(x - p.midline), y, z])
     space.paint("fat", ellipsoid(at, centre, size) < 0, over=["air"])
     inner = np.maximum(ellipsoid(at, centre, .75 * size), 85 - y) < 0
@@ -44,7 +44,7 @@ def paint_table(
 ) -> list:  # what was painted, in words
     "The table's two shells, under the back."
     x, y, _ = space.points
-    back = y + 166 + .6 * p.skin_fat - (x - p.midline)**2 * rng.uniform(.0003, .0015)
+    back = y + 158 + .5 * p.skin_fat - (x - p.midline)**2 * rng.uniform(.0003, .0015)
     space.paint("table", np.minimum(np.abs(back), np.abs(back + 28)) < 2.5, over=["air"])
     return ["table"]
 

@@ -48,7 +48,7 @@ from cssgan.phantoms.heart import (
     veins,
     ventricles,
 )
-from .scenes import MATERIALS, Scene, tube_share, vessel_tree
+from .scenes import Scene, tube_share, vessel_tree
 from ..scans.volumes import UNDRAWN, Volume
 
 # %% ../../nbs/03_phantoms/08_patients.ipynb #cl08008
@@ -150,17 +150,28 @@ def grow(
             new[:-1] |= was[1:]
     return mask
 
+def steps_to(
+    mask,  # (X, Y, Z) bool
+    most: int,  # steps that are counted
+) -> np.ndarray:  # (X, Y, Z) uint8: 0 inside, `most` + 1 where it is farther
+    "How many steps from neighbour to neighbour lead to a mask."
+    steps = np.zeros(mask.shape, np.uint8)
+    for _ in range(most + 1):
+        steps += ~mask
+        mask = grow(mask)
+    return steps
+
 def fill_valves(
     label,  # (X, Y, Z) region numbers
     spacing,  # mm
-    reach: float = 4.,  # half of the widest gap, mm
+    widest: float = 6.,  # gap that is closed, mm
 ) -> np.ndarray:  # region numbers
     "Close the thin gaps between an atrium and its ventricle, from both sides alike."
-    label, steps = label.copy(), max(1, round(reach / min(spacing)))
+    label, most = label.copy(), max(1, round(widest / min(spacing)))
     for pair in ((1, 3), (2, 4)):
-        gap = np.logical_and(*(grow(label == y, steps) for y in pair)) & (label == 0)
-        for _ in range(steps):
-            for y in pair: label[grow(label == y) & gap & (label == 0)] = y
+        here, there = (steps_to(label == y, most) for y in pair)
+        between = (label == 0) & (here + there <= most + 1)
+        label[between] = np.where(here < there, *pair)[between]
     return label
 
 # %% ../../nbs/03_phantoms/08_patients.ipynb #cl08028

@@ -34,7 +34,8 @@ def timed_values(
     myo = left + u(-4, 14) if plain else left * u(.6, .95) if timing == "venous" else muscle + u(10, 90)
     hu |= {"myocardium": myo, "heart wall": myo - 8, "papillary muscle": myo, "RV trabecula": myo + 8, "scar": myo - 15,
            "lung vessel": max(left, right), "flap": muscle + u(0, 40), "effusion": u(0, 25), "skin": u(-20, 40),
-           "gland": u(0, 50), "table": u(-300, 100), "cortical bone": u(250, 550), "liver": u(45, 70) if plain else hu["liver"]}
+           "gland": u(0, 50), "table": u(-300, 100), "cortical bone": u(250, 550)}
+    if plain: hu["liver"] = u(45, 70)
     if timing not in ("venous", "plain"):
         hu |= {"lower vena cava": u(40, 70) + (right - 60) * u(0, .4), "false lumen": left * u(.4, 1.05),
                "upper vena cava": right + u(0, 100) + (rng.random() < .4) * u(0, 800)}
@@ -67,8 +68,8 @@ def add_texture(
     hu += 6 * slow
     hu[fat] += rng.uniform(20, 90) * np.clip(np.abs(fine[fat]) - 1.1, 0, 1)
     hu[marrow] += rng.uniform(20, 60) * fine[marrow]
-    hu[lung] += rng.uniform(0, .5) * np.clip(-space.points[1][lung] - 20, 0, 90) + rng.uniform(0, 15) * (slow + fine)[lung]
-    hu[lung] += drawn.vessels[lung] * (vessel + 850)
+    hu[lung] += rng.uniform(0, .5) * np.clip(-space.points[1][lung] - 20, 0, 90)
+    hu[lung] += rng.uniform(0, 15) * (slow + fine)[lung] + drawn.vessels[lung] * (vessel + 850)
 
 # %% ../../nbs/03_phantoms/09_protocols.ipynb #cl09015
 def streaks(
@@ -127,7 +128,7 @@ def draw_ct_protocol(
     "Choose how to scan."
     timing = str(rng.choice(list(TIMINGS), p=[chance for chance, *_ in TIMINGS.values()]))
     noise, grain = np.exp(rng.uniform(np.log(5), np.log(38))), rng.uniform(.45, .9)
-    blur, sharp, slices = rng.uniform(.3, 1.4), rng.choice([0, 0, 0, .4, .9]), rng.choice([1., 1, 2, 3, 5])
+    blur, sharp, slices = rng.uniform(.3, 1.4), rng.choice([0, 0, 0, .3, .6]), rng.choice([1., 1, 2, 3, 5])
     field = rng.uniform(150, 260) if rng.random() < .35 else np.inf
     return CTProtocol(timing, float(noise), grain, blur, float(sharp), float(slices), float(field))
 
