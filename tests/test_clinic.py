@@ -79,12 +79,14 @@ def centre(volume, region):
 
 
 def test_a_stack_brought_upright_shows_the_anatomy():
-    "Slices of 10 mm: a centre may be off by a tenth of that, a volume by half a slice at each end of 80 mm."
+    "With slices of 8 to 10 mm a centre may be off by a quarter, a volume by half a slice at each end of 80 mm."
     p = choose_patient(random_stream(3))
     upright = scene(FINE, np.eye(3), HEART_CENTRE, random_stream(0))
     paint_drawn_heart(upright, p, random_stream(1))
     truth = Volume(np.zeros(FINE.shape, np.float32), FINE.affine(HEART_CENTRE), "MRI", upright.label)
-    plan = replace(stack_plan(left_ventricle(p), random_stream(4)), shifts=(0., 0., 0.))
+    plan = stack_plan(left_ventricle(p), random_stream(4))
+    higher = Grid((*plan.grid.shape[:2], plan.grid.shape[2] + 6 * plan.block), plan.grid.spacing)  # nothing is cut off
+    plan = replace(plan, grid=higher, shifts=(0., 0., 0.))
     space = scene(plan.grid, plan.frame, plan.centre, random_stream(0))
     paint_drawn_heart(space, p, random_stream(2))
     label = space.label[:, :, plan.block // 2::plan.block]

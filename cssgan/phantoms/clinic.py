@@ -62,8 +62,11 @@ def stack_plan(
 ) -> Plan:
     "A short-axis stack, whose slices each were taken in another breath."
     frame = rotation(rng.normal(0, (5, 5, 22))) @ np.array([-lv.side, np.cross(-lv.side, lv.axis), lv.axis])
-    pixel, gap, block = rng.uniform(1.8, 2.8), rng.choice([8., 8, 9, 10, 10]), int(rng.choice([3, 5]))
-    n, spare = round(rng.uniform(150, 190) / pixel), rng.uniform((-10, -4), (18, 22))
+    gap, block, spare = rng.choice([8., 8, 9, 10, 10]), int(rng.choice([3, 5])), rng.uniform((-10, -4), (18, 22))
+    field, cut = rng.uniform(200, 280), rng.random() < .7  # many stacks are stored cut to the heart
+    if cut: field = rng.uniform(150, 190)
+    pixel = rng.uniform(1.8, 2.8) if cut else field / 100
+    n = round(field / pixel)
     slices = max(6, round((lv.length + spare.sum()) / gap))
     middle = (lv.base + lv.apex + (spare[1] - spare[0]) * lv.axis) / 2 + rng.uniform(-5, 30) * lv.side
     breath = rng.normal(0, rng.uniform(0, 2.5), (slices, 3)) * (.4, .6, 1)

@@ -120,7 +120,7 @@ def paint_heart_fat(
     sac = near - .6 * p.heart_fat * np.exp(.3 * smooth_field(rng, axes, 35))
     space.paint("vessel wall", np.abs(sac) < .8, box, ["fat"])
 
-# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08021
+# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08022
 def paint_drawn_heart(
     space: Scene,  # painted in place
     p: Patient,  # sizes
@@ -136,7 +136,7 @@ def paint_drawn_heart(
     paint_coronaries(space, d, box)
     return paint_great_vessels(space, p, h, pose, p.shift, rng)
 
-# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08025
+# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08026
 def grow(
     mask,  # (X, Y, Z) bool
     steps: int = 1,  # voxels
@@ -174,7 +174,7 @@ def fill_valves(
         label[between] = np.where(here < there, *pair)[between]
     return label
 
-# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08028
+# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08029
 @dataclass(frozen=True)
 class Shape:
     "A labelled heart, moved to where a drawn one would be."
@@ -213,7 +213,7 @@ def place_shape(
     world, some = m @ affine, np.argwhere(label[::3, ::3, ::3] > 0) * 3
     return Shape(label, np.linalg.inv(world), some @ world[:3, :3].T + world[:3, 3], label[tuple(some.T)])
 
-# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08031
+# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08032
 @dataclass(frozen=True)
 class LeftVentricle:
     "Where the left ventricle lies."
@@ -246,7 +246,7 @@ def left_ventricle(
     side = side - (side @ axis) * axis
     return LeftVentricle(base, apex, side / np.linalg.norm(side))
 
-# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08034
+# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08035
 def paint_inner_muscles(
     space: Scene,  # painted in place
     lv: LeftVentricle,  # its axis
@@ -264,7 +264,7 @@ def paint_inner_muscles(
     edge = grow(~space.where("RV blood"), steps + 1) & (np.tensordot(lv.axis, space.points, 1) > lv.axis @ middle - 20)
     space.paint("RV trabecula", (sponge > .6) & edge, over=["RV blood"])
 
-# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08036
+# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08038
 def fit_vessels(
     p: Patient,  # sizes
     shape: Shape,  # whose chambers vessels have to reach
@@ -278,6 +278,7 @@ def fit_vessels(
     top = rv[rv[:, 2] > rv[:, 2].max() - 8].mean(0) - (0, 0, 4)
     return replace(h, pulmonary=np.linalg.solve(pose, top - shift)), pose, shift
 
+# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08040
 def paint_shape(
     space: Scene,  # painted in place
     p: Patient,  # sizes of the chest
@@ -300,7 +301,7 @@ def paint_shape(
     paint_inner_muscles(space, lv, radius, rng)
     return groups
 
-# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08040
+# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08044
 @dataclass(frozen=True)
 class Drawn:
     "A patient on the voxels of a scan."
@@ -332,6 +333,7 @@ def paint_findings(
     words = {"wires": "sternal wires", "lead": "pacemaker lead"}
     return np.concatenate(tubes), said + [words[name] for name in words if has[name]]
 
+# %% ../../nbs/03_phantoms/08_patients.ipynb #cl08046
 def paint_patient(
     space: Scene,  # painted in place
     p: Patient,  # sizes

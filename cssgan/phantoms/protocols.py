@@ -71,7 +71,7 @@ def add_texture(
     hu[lung] += rng.uniform(0, .5) * np.clip(-space.points[1][lung] - 20, 0, 90)
     hu[lung] += rng.uniform(0, 15) * (slow + fine)[lung] + drawn.vessels[lung] * (vessel + 850)
 
-# %% ../../nbs/03_phantoms/09_protocols.ipynb #cl09015
+# %% ../../nbs/03_phantoms/09_protocols.ipynb #cl09016
 def streaks(
     axes,  # three coordinate arrays, mm
     dense,  # (X, Y, Z): what the rays come from, more or less of it
@@ -105,7 +105,7 @@ def ct_noise(
     along = uniform_filter1d(white, 15, axis=0)
     return noise + along * (lines / along.std()) * np.exp(-((axes[1] + 40) / 45)**2).reshape(1, -1, 1)
 
-# %% ../../nbs/03_phantoms/09_protocols.ipynb #cl09018
+# %% ../../nbs/03_phantoms/09_protocols.ipynb #cl09019
 @dataclass(frozen=True)
 class CTProtocol:
     "How a CT is taken."
@@ -132,6 +132,7 @@ def draw_ct_protocol(
     field = rng.uniform(150, 260) if rng.random() < .35 else np.inf
     return CTProtocol(timing, float(noise), grain, blur, float(sharp), float(slices), float(field))
 
+# %% ../../nbs/03_phantoms/09_protocols.ipynb #cl09021
 def scan_ct(
     drawn: Drawn,  # a patient
     protocol: CTProtocol,  # how to scan
@@ -155,7 +156,7 @@ def scan_ct(
     hu[np.hypot(x[:, None], y) > how.field / 2] = -1024
     return hu.clip(-1024, 3071)
 
-# %% ../../nbs/03_phantoms/09_protocols.ipynb #cl09023
+# %% ../../nbs/03_phantoms/09_protocols.ipynb #cl09026
 SEQUENCES = {  # chance as a short-axis stack, as an axial volume; signal of muscle, of fat: (low, high)
     "bSSFP": (.66, .25, (.2, .5), (.6, 2.)), "fat-suppressed bSSFP": (0, .33, (.25, .6), (.03, .25)),
     "LGE": (.14, .27, (.15, .75), (.03, .4)), "gradient echo": (.12, .07, (.45, .8), (.4, 1.1)),
@@ -178,7 +179,7 @@ def sequence_values(
     if sequence == "black blood": s |= {t: u(.03, .25) for t in (*LEFT, *RIGHT, "lung vessel")}
     return np.array([s[t] for t in MATERIALS], np.float32)
 
-# %% ../../nbs/03_phantoms/09_protocols.ipynb #cl09027
+# %% ../../nbs/03_phantoms/09_protocols.ipynb #cl09030
 def coil_field(
     points,  # (3, X, Y, Z) mm
     rng,  # random numbers
@@ -220,7 +221,7 @@ def thick_slices(
     first = (block - used) // 2
     return array.reshape(*array.shape[:2], -1, block)[..., first:first + used].mean(3)
 
-# %% ../../nbs/03_phantoms/09_protocols.ipynb #cl09030
+# %% ../../nbs/03_phantoms/09_protocols.ipynb #cl09034
 @dataclass(frozen=True)
 class MRIProtocol:
     "How an MRI is taken."
@@ -246,6 +247,7 @@ def draw_mri_protocol(
     return MRIProtocol(sequence, opposed, rng.uniform(.015, .09), rng.uniform(80, 900), rng.uniform(.3, .7),
                        int(rng.integers(2)), bool(rng.random() < .35), bool(rng.random() < .25))
 
+# %% ../../nbs/03_phantoms/09_protocols.ipynb #cl09036
 def clean_signal(
     drawn: Drawn,  # a patient
     protocol: MRIProtocol,  # how to scan

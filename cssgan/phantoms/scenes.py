@@ -46,7 +46,7 @@ class Scene(Space):
         view = self.tissues[box]
         view[inside & chosen(over)[view] if over else inside] = MATERIALS.index(tissue)
 
-# %% ../../nbs/03_phantoms/06_scenes.ipynb #cl06014
+# %% ../../nbs/03_phantoms/06_scenes.ipynb #cl06015
 def scene(
     grid: Grid,  # the voxels
     frame,  # 3×3, rows: the directions of the axes in the patient
@@ -61,7 +61,7 @@ def scene(
     for k in range(3): points[k] += bend * smooth_field(rng, axes, 55) + np.asarray(shifts)[k]
     return Scene(axes, points, np.zeros(grid.shape, np.uint8), frame, centre)
 
-# %% ../../nbs/03_phantoms/06_scenes.ipynb #cl06019
+# %% ../../nbs/03_phantoms/06_scenes.ipynb #cl06020
 def scatter(
     tubes,  # (n, 8): start, end (x, y, z each), radius at both, mm
     spacing,  # of the voxels, mm
@@ -90,7 +90,7 @@ def tube_share(
     share = np.bincount(np.ravel_multi_index(index[inside].T, shape), volume[inside], np.prod(shape))
     return (share / space.spacing.prod()).clip(0, 1).reshape(shape).astype(np.float32)
 
-# %% ../../nbs/03_phantoms/06_scenes.ipynb #cl06024
+# %% ../../nbs/03_phantoms/06_scenes.ipynb #cl06026
 def vessel_tree(
     start,  # (n, 3) where the trunks begin, mm
     way,  # (n, 3) their directions
