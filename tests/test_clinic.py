@@ -6,18 +6,14 @@ import pytest
 
 from cssgan.guard import InputError
 from cssgan.phantoms.anatomy import HEART_CENTRE, random_stream
+from cssgan.phantoms.chest import chest_distance
 from cssgan.phantoms.clinic import clinical_phantom, make_plan, stack_plan
 from cssgan.phantoms.heart import draw_anatomy
-from cssgan.phantoms.patients import (
-    choose_patient,
-    fill_valves,
-    left_ventricle,
-    paint_drawn_heart,
-    paint_patient,
-    place_shape,
-)
+from cssgan.phantoms.patients import paint_patient
 from cssgan.phantoms.protocols import MRIProtocol, draw_ct_protocol, draw_mri_protocol, scan_ct, scan_mri
+from cssgan.phantoms.real_hearts import fill_valves, left_ventricle, place_shape
 from cssgan.phantoms.scenes import MATERIALS, scene
+from cssgan.phantoms.surroundings import choose_patient, paint_drawn_heart
 from cssgan.scans.files import read_label
 from cssgan.scans.volumes import Grid, Volume, to_grid
 from cssgan.task import HEART
@@ -125,6 +121,15 @@ def test_findings_leave_the_label_alone():
 def test_blood_is_brighter_than_muscle_where_it_should_be(stack):
     middle = lambda region: np.median(stack.voxels[stack.label == region])
     assert middle(1) > 1.4 * middle(5)
+
+
+def test_a_drawn_heart_lies_within_the_ribs():
+    for seed in range(6):
+        p = choose_patient(random_stream(seed, 3), "dilated")
+        s = scene(Grid((36, 36, 30), (5., 5., 5.)), np.eye(3), HEART_CENTRE, random_stream(0))
+        paint_drawn_heart(s, p, random_stream(1))
+        d = chest_distance(s.points - np.array([p.midline, 0, 0]).reshape(3, 1, 1, 1), p.chest)
+        assert (d[s.label > 0] > 2).mean() < .02
 
 
 # ---- real shapes
