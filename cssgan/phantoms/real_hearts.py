@@ -78,24 +78,38 @@ def labelled_box(
     affine[:3, 3] += affine[:3, :3] @ low
     return label[tuple(map(slice, low, high))], affine
 
+# %% ../../nbs/03_phantoms/09_real_hearts.ipynb #cl09013
+def rounder(
+    points,  # (n, 3) of the left ventricle, mm
+    share: float,  # of the ovalness that goes: 0 none, 1 all
+) -> np.ndarray:  # 3×3
+    "The stretch that makes a left ventricle's cross-section rounder."
+    off = points - points.mean(0)
+    axis = np.linalg.svd(off, full_matrices=False)[2][0]
+    middle = off[np.abs(off @ axis) < 15]
+    _, wide, (a, b, _) = np.linalg.svd(middle - np.outer(middle @ axis, axis), full_matrices=False)
+    f = (wide[1] / wide[0])**(share / 2)
+    return np.eye(3) + (f - 1) * np.outer(a, a) + (1 / f - 1) * np.outer(b, b)
+
 def place_shape(
     volume: Volume,  # with a label: a real heart
     p: Patient,  # some of whose turn it takes
     rng,  # random numbers
 ) -> Shape:
-    "Close a heart's valves, and put it at the heart's place, turned and scaled a little."
+    "Close a heart's valves, and put it at the heart's place, turned, scaled and rounded a little."
     label, affine = labelled_box(volume)
-    label, m = fill_valves(label, volume.spacing), np.eye(4)
-    change = rotation(.7 * p.turn) * np.exp(rng.normal(0, .07) + rng.normal(0, .04, 3))
-    middle = affine[:3, :3] @ ((np.array(label.shape) - 1) / 2) + affine[:3, 3]
-    m[:3, :3], m[:3, 3] = change, np.array(HEART_CENTRE) + p.shift - change @ middle
-    world, some = m @ affine, np.argwhere(label[::3, ::3, ::3] > 0) * 3
-    points, values = some @ world[:3, :3].T + world[:3, 3], label[tuple(some.T)]
+    label, world = fill_valves(label, volume.spacing), np.eye(4)
+    some = np.argwhere(label[::3, ::3, ::3] > 0) * 3
+    values = label[tuple(some.T)]
+    change = rotation(.7 * p.turn) * np.exp(rng.normal(0, .07) + rng.normal(0, .04, 3)) @ affine[:3, :3]
+    world[:3, :3] = rounder(some[np.isin(values, (1, 5))] @ change.T, rng.uniform()) @ change
+    world[:3, 3] = HEART_CENTRE + p.shift - world[:3, :3] @ ((np.array(label.shape) - 1) / 2)
+    points = some @ world[:3, :3].T + world[:3, 3]
     move = way_inside(p, points[np.isin(values, (1, 2, 5))])
     world[:3, 3] += move
     return Shape(label, np.linalg.inv(world), points + move, values)
 
-# %% ../../nbs/03_phantoms/09_real_hearts.ipynb #cl09017
+# %% ../../nbs/03_phantoms/09_real_hearts.ipynb #cl09019
 @dataclass(frozen=True)
 class LeftVentricle:
     "Where the left ventricle lies."
@@ -128,7 +142,7 @@ def left_ventricle(
     side = side - (side @ axis) * axis
     return LeftVentricle(base, apex, side / np.linalg.norm(side))
 
-# %% ../../nbs/03_phantoms/09_real_hearts.ipynb #cl09021
+# %% ../../nbs/03_phantoms/09_real_hearts.ipynb #cl09023
 def paint_inner_muscles(
     space: Scene,  # painted in place
     lv: LeftVentricle,  # its axis
@@ -146,7 +160,7 @@ def paint_inner_muscles(
     edge = grow(~space.where("RV blood"), steps + 1) & (np.tensordot(lv.axis, space.points, 1) > lv.axis @ middle - 20)
     space.paint("RV trabecula", (sponge > .6) & edge, over=["RV blood"])
 
-# %% ../../nbs/03_phantoms/09_real_hearts.ipynb #cl09024
+# %% ../../nbs/03_phantoms/09_real_hearts.ipynb #cl09026
 def fit_vessels(
     p: Patient,  # sizes
     shape: Shape,  # whose chambers vessels have to reach
@@ -160,7 +174,7 @@ def fit_vessels(
     top = rv[rv[:, 2] > rv[:, 2].max() - 8].mean(0) - (0, 0, 4)
     return replace(h, pulmonary=np.linalg.solve(pose, top - shift)), pose, shift
 
-# %% ../../nbs/03_phantoms/09_real_hearts.ipynb #cl09026
+# %% ../../nbs/03_phantoms/09_real_hearts.ipynb #cl09028
 def paint_shape(
     space: Scene,  # painted in place
     p: Patient,  # sizes of the chest
