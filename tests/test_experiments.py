@@ -1,4 +1,5 @@
 """The experiment notebooks run from end to end as papermill runs them; what they compare was trained equally long."""
+import csv
 import json
 import os
 import re
@@ -17,6 +18,7 @@ METRICS = "dice.CT.baseline dice.CT.joint dice.MRI.baseline dice.MRI.joint s_sco
 FEW = {
     "fig7_synthetic_fraction": ["-y", "fractions: [0.14, 1.0]"], "fig8_gap": ["-y", "fractions: [0.28, 0.86]"],
     "fig7_real_fraction": ["-y", "fractions: [0.14, 1.0]"], "ambiguity": ["-y", "shifts: [0, 2]", "-p", "n_cases", "1"],
+    "pretrained": ["-p", "n_drawn", "2", "-p", "n_judged", "1"],
 }
 
 
@@ -63,9 +65,11 @@ def runs(tmp_path_factory, checkpoint):
     def run(name, *words):
         if (name, words) not in done:
             out = tmp_path_factory.mktemp(name)
-            how = ["-r", "preset", "smoke", "-r", "shared", shared]
-            if name == "real_scans": how = ["-r", "checkpoint", checkpoint]  # it trains nothing
-            tiny = ["-r", "data", "phantom-few", *how, *FEW.get(name, [])]
+            few, smoke = ["-r", "data", "phantom-few"], ["-r", "preset", "smoke"]
+            how = [*few, *smoke, "-r", "shared", shared]
+            if name == "real_scans": how = [*few, "-r", "checkpoint", checkpoint]  # it trains nothing
+            if name == "pretrained": how = [*smoke, "-r", "patients", shared / "patients"]  # it draws its data
+            tiny = [*how, *FEW.get(name, [])]
             papermill(name, out, *tiny, *words)
             done[name, words] = [json.loads((out / f"{what}.json").read_text()) for what in ("metrics", "params")]
         return done[name, words]
@@ -77,7 +81,7 @@ def test_experiment_runs_and_leaves_flat_records(name, runs):
     records, params = runs(name)
     values = [value for record in records for value in record.values()]
     assert values and all(isinstance(value, (str, int, float, type(None))) for value in values)
-    assert params["data"] == "phantom-few" and params.get("preset", "smoke") == "smoke"
+    assert params.get("data", "phantom-few") == "phantom-few" and params.get("preset", "smoke") == "smoke"
 
 
 @pytest.mark.parametrize(
@@ -117,6 +121,28 @@ def test_every_parameter_is_explained(name):
     for line in "".join(cell["source"]).splitlines():
         (parameter, _, _), (_, _, comment) = line.partition(":"), line.partition(" # ")
         assert parameter in listed and comment and comment[:30] in " ".join(listed.split()), parameter
+
+
+# ---- a model for real scans
+
+def test_hearts_that_are_kept_back_are_judged_and_never_learned_from(tmp_path):
+    "Five label maps: one to learn from, four to judge by."
+    from cssgan.phantoms.heart import draw_anatomy
+    from cssgan.scans.files import write_label
+    from cssgan.scans.volumes import SMALL_GRID
+    for name in ("hearts", "out"): (tmp_path / name).mkdir()
+    for seed in range(5):
+        drawn = draw_anatomy(seed, SMALL_GRID)
+        write_label(drawn.label, drawn.affine, tmp_path / "hearts" / f"heart_{seed}.nii.gz")
+    few = ["-p", "n_drawn", "2", "-p", "n_shaped", "1", "-p", "n_judged", "1", "-y", "phases: [segmentors]"]
+    papermill("pretrained", tmp_path / "out", "-r", "preset", "smoke", "-r", "hearts", tmp_path / "hearts",
+              "-r", "patients", tmp_path / "patients", *few)
+    rows = list(csv.DictReader((tmp_path / "out/cases.csv").open()))
+    of = {split: {row["patient"] for row in rows if row["split"] == split} for split in ("train", "valid", "test")}
+    assert of["test"] == {f"heart_{seed}.nii.gz" for seed in range(1, 5)} and "heart_0.nii.gz" in of["train"]
+    assert not of["test"] & (of["train"] | of["valid"])
+    records = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert {(row["modality"], row["hearts"], row["n"]) for row in records} == {("CT", 1, 4), ("MRI", 1, 4)}
 
 
 # ---- real scans
