@@ -16,11 +16,12 @@ import torch
 
 import cssgan
 from ..fast.networks import accelerate
-from ..guard import InputError, brief, warn
-from .location import candidate_centres, doubt_message, find_regions
+from ..guard import InputError, brief
+from .location import candidate_centres, doubt_message, find_regions, say_doubt
 from .windows import prepare_scan, sliding_window
 from ..models import Networks
 from ..scans.files import read_volume
+from ..scans.plausible import cut_through
 from cssgan.scans.volumes import (
     Grid,
     Volume,
@@ -112,6 +113,7 @@ def segment(
     checkpoint: str|Path,  # a checkpoint's folder
     modality: str,  # what the scan is: the name of a domain, such as "CT"
     centre=None,  # world point (x, y, z) to look around, mm; None: where the task presumes its regions
+    strict: bool = False,  # refuse what may not be right, instead of a warning?
 ) -> Volume:  # the scan itself, with labels
     "Segment a scan of any size."
     loaded = load_networks(checkpoint)
@@ -119,10 +121,9 @@ def segment(
     name, scan = scan_name(scan), replace(as_scan(scan, domain, task), label=None)
     centre = None if centre is None else as_centre(centre, scan)
     found = find_regions(loaded.network("S", domain), scan, grid, loaded.ranges[domain], centre)
-    if doubt := doubt_message(found):
-        warn(f"{name}: {doubt}. Look at the result, or say where the {task.name} is with --centre X Y Z")
-    line = f"segmented by a network (cssgan {cssgan.__version__}): not for diagnosis"
     labelled = with_label(scan, label_to_scan(found.seen.label, found.seen.affine, scan), scan.affine)
+    if doubt := doubt_message(found, cut_through(labelled.label, task)): say_doubt(f"{name}: {doubt}", task, strict)
+    line = f"segmented by a network (cssgan {cssgan.__version__}): not for diagnosis"
     meaning = "labels: " + ", ".join(f"{k} {region}" for k, region in enumerate(task.regions))
     return replace(labelled, history=(*scan.history, line, *filter(None, [doubt]), meaning))
 
@@ -132,6 +133,7 @@ def intensity_centre(
     loaded: Loaded,  # from a checkpoint
     centre,  # world point (x, y, z), mm, or None
     name: str,  # of the scan, for a warning
+    strict: bool = False,  # refuse a doubtful place, instead of a warning?
 ) -> tuple:  # world point (x, y, z), mm; lines for the history
     "Around which point a scan's percentiles are taken, if its domain has no window, and how it was found."
     if scan.domain.curve: return grid_centre(scan) if centre is None else centre, ()
@@ -140,8 +142,8 @@ def intensity_centre(
     if centre is None and len(candidate_centres(scan, loaded.grid)) > 0:
         found = find_regions(loaded.network("S", scan.modality), scan, loaded.grid, loaded.ranges[scan.modality])
         if found.doubts:
-            warn(f"{name}: {doubt_message(found)}; its intensities are taken around a place {how}. "
-                 f"Say where the {scan.task.name} is with --centre X Y Z")
+            say_doubt(f"{name}: {doubt_message(found)}; its intensities are taken around a place {how}", scan.task,
+                      strict)
         else: point, how = grid_centre(found.seen), f"where the {scan.task.name} was found"
     return point, (f"intensities taken around ({', '.join(f'{c:.0f}' for c in point)}) mm, {how}",)
 
@@ -151,13 +153,14 @@ def translate(
     checkpoint: str|Path,  # a checkpoint's folder
     to: str,  # the name of the domain to make, such as "MRI" for a CT scan
     centre=None,  # world point (x, y, z) to look around, mm; None: where the task presumes its regions
+    strict: bool = False,  # refuse what may not be right, instead of a warning?
 ) -> Volume:  # synthetic, in the scan's grid and the unit of its new domain
     "Translate a scan of any size into the other modality."
     loaded = load_networks(checkpoint)
     grid, ranges, modality = loaded.grid, loaded.ranges, loaded.task.other(to).name
     name, scan = scan_name(scan), replace(as_scan(scan, modality, loaded.task), label=None)
     centre = None if centre is None else as_centre(centre, scan)
-    where, how = intensity_centre(scan, loaded, centre, name)
+    where, how = intensity_centre(scan, loaded, centre, name, strict)
     seen = prepare_scan(scan, grid, ranges[modality], where)
     fake = sliding_window(loaded.network("G", to), seen, grid)[0].numpy()
     line = f"translated to {to} by a network (cssgan {cssgan.__version__}): not a measurement"
