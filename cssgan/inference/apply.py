@@ -122,7 +122,8 @@ def segment(
     centre = None if centre is None else as_centre(centre, scan)
     found = find_regions(loaded.network("S", domain), scan, grid, loaded.ranges[domain], centre)
     labelled = with_label(scan, label_to_scan(found.seen.label, found.seen.affine, scan), scan.affine)
-    if doubt := doubt_message(found, cut_through(labelled.label, task)): say_doubt(f"{name}: {doubt}", task, strict)
+    doubt = doubt_message(found, cut_through(labelled.label, task))
+    if doubt: say_doubt(f"{name}: {doubt}", task, strict)
     line = f"segmented by a network (cssgan {cssgan.__version__}): not for diagnosis"
     meaning = "labels: " + ", ".join(f"{k} {region}" for k, region in enumerate(task.regions))
     return replace(labelled, history=(*scan.history, line, *filter(None, [doubt]), meaning))
@@ -142,8 +143,8 @@ def intensity_centre(
     if centre is None and len(candidate_centres(scan, loaded.grid)) > 0:
         found = find_regions(loaded.network("S", scan.modality), scan, loaded.grid, loaded.ranges[scan.modality])
         if found.doubts:
-            say_doubt(f"{name}: {doubt_message(found)}; its intensities are taken around a place {how}", scan.task,
-                      strict)
+            doubt = f"{doubt_message(found)}; its intensities are taken around a place {how}"
+            say_doubt(f"{name}: {doubt}", scan.task, strict)
         else: point, how = grid_centre(found.seen), f"where the {scan.task.name} was found"
     return point, (f"intensities taken around ({', '.join(f'{c:.0f}' for c in point)}) mm, {how}",)
 

@@ -15,7 +15,7 @@ import torch
 
 from ..guard import InputError, warn
 from .windows import prepare_scan, sliding_window
-from ..scans.plausible import (
+from cssgan.scans.plausible import (
     Doubt,
     crop_to_regions,
     doubts,
@@ -28,36 +28,7 @@ from ..scans.plausible import (
 from ..scans.volumes import IGNORE, Grid, Volume, grid_centre, label_to_scan, to_grid, whole_scan_grid
 from ..task import Task
 
-# %% ../../nbs/08_inference/02_location.ipynb #cell-026
-def keep_pieces(
-    labels: np.ndarray,  # (X, Y, Z) indices of the task's regions
-    rule: str,  # "together": one piece in all; "each": one of each region; "all": whatever there is
-) -> np.ndarray:  # the same, without the pieces that the rule does not allow
-    "Keep the pieces that a task's rule allows."
-    if rule == "all": return labels
-    if rule == "together": return largest_piece(labels)
-    return sum(largest_piece(np.where(labels == k, labels, 0)) for k in np.unique(labels) if k) + np.zeros_like(labels)
-
-# %% ../../nbs/08_inference/02_location.ipynb #cell-028
-BORDER = 0.8  # of a voxel: how far from the middle of a scan's outermost ones it still belongs to the scan
-
-def inside_scan(
-    seen: Volume,  # on a grid
-    scan: Volume,  # in its own grid
-) -> np.ndarray:  # (X, Y, Z) bool, on the first grid
-    "Which voxels lie in the scan, or at its border."
-    inside, index = np.ones(seen.shape, bool), np.ogrid[tuple(slice(n) for n in seen.shape)]
-    for (*row, shift), n in zip(np.linalg.inv(scan.affine) @ seen.affine, scan.shape):
-        at = sum(slope * i for slope, i in zip(row, index)) + shift
-        inside &= (at > -BORDER) & (at < n - 1 + BORDER)
-    return inside
-
-# %% F
-AGREEMENT = .75, .55  # Dice of two looks: from the first on they are one, below the second they contradict each other
-UNSURE = .6  # mean probability of what was found: below it, the network guesses
-CLEARLY = .25  # difference of two scores
-WEAK = 1.3  # evidence: below it, a heart is doubtful even where no single sign speaks against it
-
+# %% ../../nbs/08_inference/02_location.ipynb #3136855e
 class Turn(NamedTuple):
     "How the patient may lie, against what the scan's affine says."
     feet_first: bool = False  # head and feet exchanged?
@@ -70,10 +41,23 @@ class Turn(NamedTuple):
         return np.linalg.matrix_power(quarter, self.quarters) @ exchange
 
     def __str__(self):
-        turns = ["turned head to feet"] * self.feet_first + [f"turned by {90 * self.quarters}°"] * bool(self.quarters)
-        return " and ".join(turns)
+        about = [f"by {90 * self.quarters}° about its length"] * bool(self.quarters)
+        return "turned " + " and ".join(["head to feet"] * self.feet_first + about)
 
 UPRIGHT, *OTHER_TURNS = [Turn(feet_first, quarters) for feet_first in (False, True) for quarters in range(4)]
+
+def turned(
+    scan: Volume,  # in its own grid
+    matrix: np.ndarray,  # 4×4, of a turn
+) -> Volume:
+    "The same voxels, as if the patient lay otherwise."
+    return replace(scan, affine=matrix @ scan.affine)
+
+# %% ../../nbs/08_inference/02_location.ipynb #291ab855
+AGREEMENT = .75, .55  # Dice of two looks: from the first on they are one, below the second they contradict each other
+UNSURE = .6  # mean probability of what was found: below it, the network guesses
+WEAK = 1.3  # evidence: below it, a heart is doubtful even where no single sign speaks against it
+CLEARLY = .25  # difference of two scores
 
 class Finding(NamedTuple):
     "What a segmentor found, and what speaks against it."
@@ -120,7 +104,31 @@ class Finding(NamedTuple):
         "Is it clearly better than another finding?"
         return bool(self.score > other.score + CLEARLY or (other.doubts and not self.doubts))
 
-# %% A
+# %% ../../nbs/08_inference/02_location.ipynb #cell-026
+def keep_pieces(
+    labels: np.ndarray,  # (X, Y, Z) indices of the task's regions
+    rule: str,  # "together": one piece in all; "each": one of each region; "all": whatever there is
+) -> np.ndarray:  # the same, without the pieces that the rule does not allow
+    "Keep the pieces that a task's rule allows."
+    if rule == "all": return labels
+    if rule == "together": return largest_piece(labels)
+    return sum(largest_piece(np.where(labels == k, labels, 0)) for k in np.unique(labels) if k) + np.zeros_like(labels)
+
+# %% ../../nbs/08_inference/02_location.ipynb #cell-028
+BORDER = 0.8  # of a voxel: how far from the middle of a scan's outermost ones it still belongs to the scan
+
+def inside_scan(
+    seen: Volume,  # on a grid
+    scan: Volume,  # in its own grid
+) -> np.ndarray:  # (X, Y, Z) bool, on the first grid
+    "Which voxels lie in the scan, or at its border."
+    inside, index = np.ones(seen.shape, bool), np.ogrid[tuple(slice(n) for n in seen.shape)]
+    for (*row, shift), n in zip(np.linalg.inv(scan.affine) @ seen.affine, scan.shape):
+        at = sum(slope * i for slope, i in zip(row, index)) + shift
+        inside &= (at > -BORDER) & (at < n - 1 + BORDER)
+    return inside
+
+# %% ../../nbs/08_inference/02_location.ipynb #392d57f3
 def segment_box(
     segmentor: torch.nn.Module,  # S_A or S_B
     scan: Volume,  # in its own grid and unit
@@ -137,7 +145,7 @@ def segment_box(
     sure = float(highest.numpy()[labels > 0].mean()) if labels.any() else 0.
     return Finding(replace(seen, label=labels), 0., sure, inside)
 
-# %% B
+# %% ../../nbs/08_inference/02_location.ipynb #cell-030
 def box_around(
     found: Volume,  # with labels
     grid: Grid,  # the training grid
@@ -147,7 +155,7 @@ def box_around(
     extents = [np.ptp(np.flatnonzero(found.label.any(axis=others))) + 1 for others in ((1, 2), (0, 2), (0, 1))]
     return Grid(tuple(max(n, int(e) + 2 * margin) for n, e in zip(grid.shape, extents)), grid.spacing)
 
-# %% C
+# %% ../../nbs/08_inference/02_location.ipynb #43178b4b
 def dice_agreement(
     one: Volume,  # with labels
     other: Volume,  # with labels
@@ -157,7 +165,7 @@ def dice_agreement(
     both = [(a == k, b == k) for k in np.union1d(a, b) if k]
     return float(np.mean([2 * (x & y).sum() / (x.sum() + y.sum()) for x, y in both])) if both else 0.
 
-# %% D
+# %% ../../nbs/08_inference/02_location.ipynb #fd46c91b
 def segment_until_stable(
     segmentor: torch.nn.Module,  # S_A or S_B
     scan: Volume,  # in its own grid and unit
@@ -179,7 +187,7 @@ def segment_until_stable(
         if any(d.certain for d in doubts(found.judged, found.seen.voxel_ml, scan.task)): break
     return found
 
-# %% E
+# %% ../../nbs/08_inference/02_location.ipynb #d538298f
 def candidate_centres(
     scan: Volume,  # in its own grid and unit
     grid: Grid,  # the training grid
@@ -194,33 +202,12 @@ def candidate_centres(
         points.append(np.array((*grid_centre(to_grid(scan, part, here))[:2], here[2])))
     return points
 
-# %% E2
+# %% ../../nbs/08_inference/02_location.ipynb #2f5b6b84
 class Place(NamedTuple):
     "Where to look, and how to turn the scan for it."
     point: np.ndarray  # world point (x, y, z) of the turned scan, mm
     turn: Turn = UPRIGHT
 
-def turned(
-    scan: Volume,  # in its own grid
-    matrix: np.ndarray,  # 4×4, of a turn
-) -> Volume:
-    "The same voxels, as if the patient lay otherwise."
-    return replace(scan, affine=matrix @ scan.affine)
-
-def look_until_stable(
-    segmentor: torch.nn.Module,  # S_A or S_B
-    scan: Volume,  # in its own grid and unit
-    grid: Grid,  # the training grid
-    window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
-    place: Place,  # to begin with
-    looks: int = 4,  # at most
-) -> Finding:  # in the scan's own world
-    "Look at a place, in a scan that is turned for it."
-    matrix = place.turn.matrix
-    found = segment_until_stable(segmentor, turned(scan, matrix), grid, window, place.point, looks)
-    return found._replace(seen=turned(found.seen, np.linalg.inv(matrix)), turn=place.turn)
-
-# %% E3
 def places_beside(
     scan: Volume,  # in its own grid and unit
     grid: Grid,  # the training grid
@@ -246,7 +233,7 @@ def places_to_try(
     yield [Place(point, turn) for other, turn in others
            for point in candidate_centres(other, grid) or [grid_centre(other)]]
 
-# %% E4
+# %% ../../nbs/08_inference/02_location.ipynb #de25ff9f
 EMPTY = .05  # share of a box in which there is something: with less, there is no body in it
 
 def body_of(
@@ -267,6 +254,21 @@ def holds_body(
     low, high = np.maximum(middle - half, 0).astype(int), np.maximum(middle + half, 0).astype(int)
     return bool(body[tuple(map(slice, low, high))].sum() > EMPTY * np.prod(grid.shape))
 
+# %% ../../nbs/08_inference/02_location.ipynb #ff433ce3
+def look_until_stable(
+    segmentor: torch.nn.Module,  # S_A or S_B
+    scan: Volume,  # in its own grid and unit
+    grid: Grid,  # the training grid
+    window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
+    place: Place,  # to begin with
+    looks: int = 4,  # at most
+) -> Finding:  # in the scan's own world
+    "Look at a place, in a scan that is turned for it."
+    matrix = place.turn.matrix
+    found = segment_until_stable(segmentor, turned(scan, matrix), grid, window, place.point, looks)
+    return found._replace(seen=turned(found.seen, np.linalg.inv(matrix)), turn=place.turn)
+
+# %% ../../nbs/08_inference/02_location.ipynb #01f4834f
 def look_at(
     segmentor: torch.nn.Module,  # S_A or S_B
     scan: Volume,  # in its own grid and unit
@@ -284,7 +286,7 @@ def look_at(
     again = [look_until_stable(segmentor, scan, grid, window, f.place, 3) for f in best]
     return [f for f in again if f.seen.label.any()]
 
-# %% E5
+# %% ../../nbs/08_inference/02_location.ipynb #39027219
 LONG = 450  # mm: no chest is as long
 
 def search(
@@ -305,6 +307,7 @@ def search(
         if not best.doubts: break
     return best
 
+# %% ../../nbs/08_inference/02_location.ipynb #4df5844a
 def find_regions(
     segmentor: torch.nn.Module,  # S_A or S_B
     scan: Volume,  # in its own grid and unit, without a label
@@ -322,7 +325,7 @@ def find_regions(
     if not whole.seen.label.any(): return best
     return segment_until_stable(segmentor, scan, grid, window, grid_centre(whole.seen))
 
-# %% F2
+# %% ../../nbs/08_inference/02_location.ipynb #a15492bf
 def doubt_message(
     found: Finding,  # what a segmentor found
     cut: list[str] = (),  # regions that the scan's border cuts through

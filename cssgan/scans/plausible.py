@@ -42,6 +42,17 @@ def regions_cut_off(
     faces = [np.unique(label.take(end, axis)) for axis in range(3) for end in (0, -1)]
     return [region for k, region in enumerate(task.regions) if k and any(k in face for face in faces)]
 
+# %% ../../nbs/01_scans/08_plausible.ipynb #3d25a5a7
+def cut_through(
+    label: np.ndarray,  # (X, Y, Z) on the scan's own grid
+    task: Task = HEART,  # whose regions the label shows
+    share: float = .25,  # of the largest slice
+) -> list[str]:  # names of the regions at the border; none if it only touches them
+    "The regions that the border of the scan cuts through."
+    marked = is_region(label)
+    areas = [marked.sum(others) for others in ((1, 2), (0, 2), (0, 1))]
+    return regions_cut_off(label, task) if any(max(a[0], a[-1]) > share * a.max() for a in areas) else []
+
 # %% ../../nbs/01_scans/08_plausible.ipynb #241439cd
 def largest_piece(
     labels: np.ndarray,  # integers (X, Y, Z)
@@ -209,7 +220,7 @@ def _doubts_about_heart(
     found = [*_doubts_about_places(label, voxel_ml), *sizes, *pieces]
     return sorted(found, key=lambda d: not d.certain)
 
-# %% ../../nbs/01_scans/08_plausible.ipynb #places01
+# %% ../../nbs/01_scans/08_plausible.ipynb #f8a1ea81
 PLACES = {"LV": (-22, 1, -8), "RV": (1, 24, -2), "LA": (10, -28, 17), "RA": (41, 0, 6), "myocardium": (-29, 3, -13)}
 
 def fit_average_heart(
@@ -228,7 +239,7 @@ def fit_average_heart(
     turn = u * (1, 1, mirrored) @ vt
     return float(np.sqrt(max(0, 2 - 2 * s.sum()))), float(np.degrees(np.arccos(np.clip(turn.trace() / 2 - .5, -1, 1))))
 
-# %% ../../nbs/01_scans/08_plausible.ipynb #places02
+# %% ../../nbs/01_scans/08_plausible.ipynb #d6e07fbb
 MISFIT, TURNED = (.4, .6), 60  # of a whole heart, of one that is cut off; degrees
 
 def knows_shape(
@@ -248,6 +259,7 @@ def doubts_about_shape(
     if misfit > MISFIT[cut]: return [Doubt("its chambers do not lie to each other as in a heart")]
     return [Doubt(f"it lies turned by {degrees:.0f}° from where hearts point")] if degrees > TURNED else []
 
+# %% ../../nbs/01_scans/08_plausible.ipynb #37e8136f
 def plausibility(
     label: np.ndarray,  # (X, Y, Z)
     task: Task = HEART,  # whose regions the label shows
@@ -256,16 +268,6 @@ def plausibility(
     "How much labels look like what they are said to be."
     if not knows_shape(task): return 0.
     return float(np.nan_to_num(myocardial_rim(label))) - 2 * min(1., fit_average_heart(label, affine)[0])
-
-# %% ../../nbs/01_scans/08_plausible.ipynb #places03
-def cut_through(
-    label: np.ndarray,  # (X, Y, Z) on the scan's own grid
-    task: Task = HEART,  # whose regions the label shows
-    share: float = .5,  # of a region's largest slice
-) -> list[str]:  # names of regions
-    "The regions that the border of the scan cuts through, and does not only touch."
-    areas = {k: [(label == k).sum(others) for others in ((1, 2), (0, 2), (0, 1))] for k in range(1, len(task.regions))}
-    return [task.regions[k] for k in areas if any(max(a[0], a[-1]) > share * a.max() for a in areas[k])]
 
 # %% ../../nbs/01_scans/08_plausible.ipynb #b3fb699b
 def describe_volumes(
