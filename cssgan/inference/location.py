@@ -28,7 +28,7 @@ from cssgan.scans.plausible import (
 from ..scans.volumes import IGNORE, Grid, Volume, grid_centre, label_to_scan, to_grid, whole_scan_grid
 from ..task import Task
 
-# %% ../../nbs/08_inference/02_location.ipynb #3136855e
+# %% ../../nbs/08_inference/02_location.ipynb #c997ce87
 class Turn(NamedTuple):
     "How the patient may lie, against what the scan's affine says."
     feet_first: bool = False  # head and feet exchanged?
@@ -202,7 +202,7 @@ def candidate_centres(
         points.append(np.array((*grid_centre(to_grid(scan, part, here))[:2], here[2])))
     return points
 
-# %% ../../nbs/08_inference/02_location.ipynb #2f5b6b84
+# %% ../../nbs/08_inference/02_location.ipynb #9286f282
 class Place(NamedTuple):
     "Where to look, and how to turn the scan for it."
     point: np.ndarray  # world point (x, y, z) of the turned scan, mm
@@ -233,7 +233,7 @@ def places_to_try(
     yield [Place(point, turn) for other, turn in others
            for point in candidate_centres(other, grid) or [grid_centre(other)]]
 
-# %% ../../nbs/08_inference/02_location.ipynb #de25ff9f
+# %% ../../nbs/08_inference/02_location.ipynb #c31d2735
 EMPTY = .05  # share of a box in which there is something: with less, there is no body in it
 
 def body_of(
@@ -254,7 +254,7 @@ def holds_body(
     low, high = np.maximum(middle - half, 0).astype(int), np.maximum(middle + half, 0).astype(int)
     return bool(body[tuple(map(slice, low, high))].sum() > EMPTY * np.prod(grid.shape))
 
-# %% ../../nbs/08_inference/02_location.ipynb #ff433ce3
+# %% ../../nbs/08_inference/02_location.ipynb #00aafec4
 def look_until_stable(
     segmentor: torch.nn.Module,  # S_A or S_B
     scan: Volume,  # in its own grid and unit
@@ -268,7 +268,7 @@ def look_until_stable(
     found = segment_until_stable(segmentor, turned(scan, matrix), grid, window, place.point, looks)
     return found._replace(seen=turned(found.seen, np.linalg.inv(matrix)), turn=place.turn)
 
-# %% ../../nbs/08_inference/02_location.ipynb #01f4834f
+# %% ../../nbs/08_inference/02_location.ipynb #61c0b60e
 def look_at(
     segmentor: torch.nn.Module,  # S_A or S_B
     scan: Volume,  # in its own grid and unit
@@ -286,7 +286,7 @@ def look_at(
     again = [look_until_stable(segmentor, scan, grid, window, f.place, 3) for f in best]
     return [f for f in again if f.seen.label.any()]
 
-# %% ../../nbs/08_inference/02_location.ipynb #39027219
+# %% ../../nbs/08_inference/02_location.ipynb #da29b5a8
 LONG = 450  # mm: no chest is as long
 
 def search(
@@ -307,7 +307,7 @@ def search(
         if not best.doubts: break
     return best
 
-# %% ../../nbs/08_inference/02_location.ipynb #4df5844a
+# %% ../../nbs/08_inference/02_location.ipynb #c098d4ba
 def find_regions(
     segmentor: torch.nn.Module,  # S_A or S_B
     scan: Volume,  # in its own grid and unit, without a label

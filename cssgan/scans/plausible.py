@@ -46,7 +46,7 @@ def regions_cut_off(
 def cut_through(
     label: np.ndarray,  # (X, Y, Z) on the scan's own grid
     task: Task = HEART,  # whose regions the label shows
-    share: float = .25,  # of the largest slice
+    share: float = .6,  # of the largest slice
 ) -> list[str]:  # names of the regions at the border; none if it only touches them
     "The regions that the border of the scan cuts through."
     marked = is_region(label)
