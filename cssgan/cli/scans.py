@@ -32,6 +32,8 @@ def scan_parser(
     new.add_argument("--centre", nargs=3, type=number_between(-MAX_COORDINATE, MAX_COORDINATE), metavar=("X", "Y", "Z"),
                      help="where to look, in mm of the scan's world (default: where the checkpoint's task presumes its "
                           "regions)")
+    new.add_argument("--strict", action="store_true",
+                     help="write nothing if what was found may not be what was looked for, or is cut off")
     new.add_argument("--force", action="store_true", help="replace the file if cssgan made it")
     return new
 
@@ -53,13 +55,13 @@ def check_result_path(
 
 # %% ../../nbs/11_cli/05_scans.ipynb #cell-050
 def translate_scan(
-    args: argparse.Namespace,  # scan, checkpoint, to, out, centre, force
+    args: argparse.Namespace,  # scan, checkpoint, to, out, centre, strict, force
 ):
     "Translate a file into a file."
     check_result_path(args)
     from cssgan.inference.apply import translate
     from cssgan.scans.files import write_volume
-    synthetic = translate(args.scan, args.checkpoint, args.to, args.centre)
+    synthetic = translate(args.scan, args.checkpoint, args.to, args.centre, args.strict)
     check_result_path(args)
     write_volume(synthetic, args.out)
     unit = f" in {synthetic.domain.unit}" if synthetic.domain.unit else ""
@@ -85,7 +87,7 @@ TRANSLATE_EXAMPLES = """  cssgan_translate ct.nii.gz --to MRI --out mri.nii.gz
 
 # %% ../../nbs/11_cli/05_scans.ipynb #cell-054
 def segment_scan(
-    args: argparse.Namespace,  # scan, checkpoint, modality, out, centre, force
+    args: argparse.Namespace,  # scan, checkpoint, modality, out, centre, strict, force
 ):
     "Segment a file into a file."
     check_result_path(args)
@@ -93,7 +95,7 @@ def segment_scan(
     from cssgan.scans.files import name_paths, names_made_here, write_label, write_names
     from cssgan.scans.plausible import describe_volumes
     for path in name_paths(args.out): check_writable(path, names_made_here, force=True)
-    found = segment(args.scan, args.checkpoint, args.modality, args.centre)
+    found = segment(args.scan, args.checkpoint, args.modality, args.centre, args.strict)
     check_result_path(args)
     write_label(found.label, found.affine, args.out, found.history, found.forms)
     write_names(found.task, args.out)

@@ -16,11 +16,12 @@ import torch
 
 import cssgan
 from ..fast.networks import accelerate
-from ..guard import InputError, brief, warn
-from .location import candidate_centres, doubt_message, find_regions
+from ..guard import InputError, brief
+from .location import candidate_centres, doubt_message, find_regions, say_doubt
 from .windows import prepare_scan, sliding_window
 from ..models import Networks
 from ..scans.files import read_volume
+from ..scans.plausible import cut_through
 from cssgan.scans.volumes import (
     Grid,
     Volume,
@@ -130,6 +131,7 @@ def segment(
     checkpoint: str|Path|None = None,  # a checkpoint's folder; None: the model that comes with the package
     modality: str|None = None,  # what the scan is: the name of a domain, such as "CT"; None: a volume says it itself
     centre=None,  # world point (x, y, z) to look around, mm; None: where the task presumes its regions
+    strict: bool = False,  # refuse what may not be right, instead of a warning?
 ) -> Volume:  # the scan itself, with labels
     "Segment a scan of any size."
     if modality is None: modality = own_modality(scan, 'modality="CT"')
@@ -138,10 +140,10 @@ def segment(
     name, scan = scan_name(scan), replace(as_scan(scan, domain, task), label=None)
     centre = None if centre is None else as_centre(centre, scan)
     found = find_regions(loaded.network("S", domain), scan, grid, loaded.ranges[domain], centre)
-    if doubt := doubt_message(found):
-        warn(f"{name}: {doubt}. Look at the result, or say where the {task.name} is with --centre X Y Z")
-    line = f"segmented by a network (cssgan {cssgan.__version__}): not for diagnosis"
     labelled = with_label(scan, label_to_scan(found.seen.label, found.seen.affine, scan), scan.affine)
+    doubt = doubt_message(found, cut_through(labelled.label, task))
+    if doubt: say_doubt(f"{name}: {doubt}", task, strict)
+    line = f"segmented by a network (cssgan {cssgan.__version__}): not for diagnosis"
     meaning = "labels: " + ", ".join(f"{k} {region}" for k, region in enumerate(task.regions))
     return replace(labelled, history=(*scan.history, line, *filter(None, [doubt]), meaning))
 
@@ -151,6 +153,7 @@ def intensity_centre(
     loaded: Loaded,  # from a checkpoint
     centre,  # world point (x, y, z), mm, or None
     name: str,  # of the scan, for a warning
+    strict: bool = False,  # refuse a doubtful place, instead of a warning?
 ) -> tuple:  # world point (x, y, z), mm; lines for the history
     "Around which point a scan's percentiles are taken, if its domain has no window, and how it was found."
     if scan.domain.curve: return grid_centre(scan) if centre is None else centre, ()
@@ -159,8 +162,8 @@ def intensity_centre(
     if centre is None and len(candidate_centres(scan, loaded.grid)) > 0:
         found = find_regions(loaded.network("S", scan.modality), scan, loaded.grid, loaded.ranges[scan.modality])
         if found.doubts:
-            warn(f"{name}: {doubt_message(found)}; its intensities are taken around a place {how}. "
-                 f"Say where the {scan.task.name} is with --centre X Y Z")
+            doubt = f"{doubt_message(found)}; its intensities are taken around a place {how}"
+            say_doubt(f"{name}: {doubt}", scan.task, strict)
         else: point, how = grid_centre(found.seen), f"where the {scan.task.name} was found"
     return point, (f"intensities taken around ({', '.join(f'{c:.0f}' for c in point)}) mm, {how}",)
 
@@ -170,6 +173,7 @@ def translate(
     checkpoint: str|Path|None = None,  # a checkpoint's folder; None: the model that comes with the package
     to: str|None = None,  # the name of the domain to make, such as "MRI" for a CT scan; None: a volume's other one
     centre=None,  # world point (x, y, z) to look around, mm; None: where the task presumes its regions
+    strict: bool = False,  # refuse what may not be right, instead of a warning?
 ) -> Volume:  # synthetic, in the scan's grid and the unit of its new domain
     "Translate a scan of any size into the other modality."
     own = own_modality(scan, 'to="MRI"') if to is None else None
@@ -178,7 +182,7 @@ def translate(
     grid, ranges, modality = loaded.grid, loaded.ranges, loaded.task.other(to).name
     name, scan = scan_name(scan), replace(as_scan(scan, modality, loaded.task), label=None)
     centre = None if centre is None else as_centre(centre, scan)
-    where, how = intensity_centre(scan, loaded, centre, name)
+    where, how = intensity_centre(scan, loaded, centre, name, strict)
     seen = prepare_scan(scan, grid, ranges[modality], where)
     fake = sliding_window(loaded.network("G", to), seen, grid)[0].numpy()
     line = f"translated to {to} by a network (cssgan {cssgan.__version__}): not a measurement"

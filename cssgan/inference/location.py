@@ -9,12 +9,100 @@ __all__ = []
 from dataclasses import replace
 from typing import NamedTuple
 
+import nibabel as nib
 import numpy as np
 import torch
 
+from ..guard import InputError, warn
 from .windows import prepare_scan, sliding_window
-from ..scans.plausible import doubts, is_usual_mistake, largest_piece, plausibility
-from ..scans.volumes import Grid, Volume, grid_centre, label_to_scan, to_grid, whole_scan_grid
+from cssgan.scans.plausible import (
+    Doubt,
+    crop_to_regions,
+    doubts,
+    doubts_about_shape,
+    is_usual_mistake,
+    knows_shape,
+    largest_piece,
+    plausibility,
+)
+from ..scans.volumes import IGNORE, Grid, Volume, grid_centre, label_to_scan, to_grid, whole_scan_grid
+from ..task import Task
+
+# %% ../../nbs/08_inference/02_location.ipynb #c997ce87
+class Turn(NamedTuple):
+    "How the patient may lie, against what the scan's affine says."
+    feet_first: bool = False  # head and feet exchanged?
+    quarters: int = 0  # turns by 90° about the patient's length, to the left
+
+    @property
+    def matrix(self) -> np.ndarray:  # 4×4, the scan's world to the turned one
+        quarter = np.array([[0., -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        exchange = np.diag([-1., 1, -1, 1]) if self.feet_first else np.eye(4)
+        return np.linalg.matrix_power(quarter, self.quarters) @ exchange
+
+    def __str__(self):
+        about = [f"by {90 * self.quarters}° about its length"] * bool(self.quarters)
+        return "turned " + " and ".join(["head to feet"] * self.feet_first + about)
+
+UPRIGHT, *OTHER_TURNS = [Turn(feet_first, quarters) for feet_first in (False, True) for quarters in range(4)]
+
+def turned(
+    scan: Volume,  # in its own grid
+    matrix: np.ndarray,  # 4×4, of a turn
+) -> Volume:
+    "The same voxels, as if the patient lay otherwise."
+    return replace(scan, affine=matrix @ scan.affine)
+
+# %% ../../nbs/08_inference/02_location.ipynb #291ab855
+AGREEMENT = .75, .55  # Dice of two looks: from the first on they are one, below the second they contradict each other
+UNSURE = .6  # mean probability of what was found: below it, the network guesses
+WEAK = 1.3  # evidence: below it, a heart is doubtful even where no single sign speaks against it
+CLEARLY = .25  # difference of two scores
+
+class Finding(NamedTuple):
+    "What a segmentor found, and what speaks against it."
+    seen: Volume  # what it saw last, with labels
+    agreed: float = 0.  # agreement of its last two looks, 0 to 1
+    sure: float = 1.  # mean probability of what was found, 0 to 1
+    inside: np.ndarray | None = None  # (X, Y, Z) bool: what lies in the scan; None: everything
+    turn: Turn = UPRIGHT  # how the scan was turned for the segmentor
+
+    @property
+    def judged(self) -> np.ndarray:  # (X, Y, Z): the regions; what lies beside the scan is not annotated
+        inside = np.ones(self.seen.shape, bool) if self.inside is None else self.inside
+        return crop_to_regions(crop_to_regions(np.where(inside, self.seen.label, np.uint8(IGNORE)), inside), margin=1)
+
+    @property
+    def affine(self) -> np.ndarray: return self.turn.matrix @ self.seen.affine  # 4×4, as the segmentor saw it
+
+    @property
+    def place(self) -> "Place":  # to look at again
+        return Place(nib.affines.apply_affine(self.turn.matrix, grid_centre(self.seen)), self.turn)
+
+    @property
+    def all_doubts(self) -> list[Doubt]:
+        label, task, differs = self.judged, self.seen.task, "looking again, the network found something else"
+        found = [d for d in doubts(label, self.seen.voxel_ml, task) if not is_usual_mistake(d)]
+        if not self.seen.label.any(): return found
+        found += doubts_about_shape(label, self.affine, task) + [Doubt(differs)] * (self.agreed < AGREEMENT[1])
+        found += [Doubt(f"the network is unsure of it (mean probability {self.sure:.2f})")] * (self.sure < UNSURE)
+        return found or [Doubt("all signs of it are weak")] * (knows_shape(task) and self.evidence < WEAK)
+
+    @property
+    def doubts(self) -> list[str]: return [str(d) for d in self.all_doubts]
+
+    @property
+    def evidence(self) -> float:  # at most 3: the higher, the likelier
+        return self.agreed + self.sure + plausibility(self.judged, self.seen.task, self.affine)
+
+    @property
+    def score(self) -> float:  # the most plausible of several findings has the highest
+        if not self.seen.label.any(): return -np.inf
+        return self.evidence - len(found := self.all_doubts) / 4 - any(d.certain for d in found)
+
+    def beats(self, other) -> bool:
+        "Is it clearly better than another finding?"
+        return bool(self.score > other.score + CLEARLY or (other.doubts and not self.doubts))
 
 # %% ../../nbs/08_inference/02_location.ipynb #cell-026
 def keep_pieces(
@@ -48,12 +136,14 @@ def segment_box(
     window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
     centre,  # world point (x, y, z) to look around, mm
     box: Grid|None = None,  # what to look at, around the centre; None: the whole scan
-) -> Volume:  # what the segmentor saw, with labels
+) -> Finding:  # of one look
     "Segment a part of a scan."
     seen = prepare_scan(scan, grid, window, centre, box)
-    labels = sliding_window(segmentor, seen, grid).argmax(0).numpy().astype(np.uint8)
-    labels = labels * inside_scan(seen, scan)  # what lies beside the scan is padding
-    return replace(seen, label=keep_pieces(labels, scan.task.pieces))
+    highest, labels = sliding_window(segmentor, seen, grid).softmax(0).max(0)
+    inside = inside_scan(seen, scan)  # what lies beside the scan is padding
+    labels = keep_pieces(labels.numpy().astype(np.uint8) * inside, scan.task.pieces)
+    sure = float(highest.numpy()[labels > 0].mean()) if labels.any() else 0.
+    return Finding(replace(seen, label=labels), 0., sure, inside)
 
 # %% ../../nbs/08_inference/02_location.ipynb #cell-030
 def box_around(
@@ -75,27 +165,6 @@ def dice_agreement(
     both = [(a == k, b == k) for k in np.union1d(a, b) if k]
     return float(np.mean([2 * (x & y).sum() / (x.sum() + y.sum()) for x, y in both])) if both else 0.
 
-# %% ../../nbs/08_inference/02_location.ipynb #291ab855
-AGREEMENT = .75, .55  # Dice of two looks: from the first on they are one, below the second they contradict each other
-
-class Finding(NamedTuple):
-    "What a segmentor found, and what speaks against it."
-    seen: Volume  # what it saw last, with labels
-    agreed: float  # agreement of its last two looks, 0 to 1
-
-    @property
-    def doubts(self) -> list[str]:
-        found = doubts(self.seen.label, self.seen.voxel_ml, self.seen.task)
-        found = [str(d) for d in found if not is_usual_mistake(d)]
-        differs = self.seen.label.any() and self.agreed < AGREEMENT[1]
-        return found + ["looking again, the network found something else"] * bool(differs)
-
-    @property
-    def score(self) -> float:  # the most plausible of several findings has the highest
-        seen = self.seen
-        certain = any(d.certain for d in doubts(seen.label, seen.voxel_ml, seen.task))
-        return self.agreed + plausibility(seen.label, seen.task) - len(self.doubts) / 4 - certain
-
 # %% ../../nbs/08_inference/02_location.ipynb #fd46c91b
 def segment_until_stable(
     segmentor: torch.nn.Module,  # S_A or S_B
@@ -106,16 +175,17 @@ def segment_until_stable(
     looks: int = 4,  # at most
 ) -> Finding:
     "Segment, and again around what was found, until two results agree."
-    found, agreed = segment_box(segmentor, scan, grid, window, centre, grid), 0.
+    found = segment_box(segmentor, scan, grid, window, centre, grid)
     for _ in range(looks - 1):
-        if not found.label.any(): break
-        again = segment_box(segmentor, scan, grid, window, grid_centre(found), box_around(found, grid))
-        if not again.label.any(): return Finding(found, 0.)
-        agreed, moved = dice_agreement(found, again), np.abs(grid_centre(again) - grid_centre(found)) / grid.spacing
-        found = again
-        if agreed >= AGREEMENT[0] or moved.max() < 2: break
-        if any(d.certain for d in doubts(found.label, found.voxel_ml, found.task)): break
-    return Finding(found, agreed)
+        if not found.seen.label.any(): break
+        middle = grid_centre(found.seen)
+        again = segment_box(segmentor, scan, grid, window, middle, box_around(found.seen, grid))
+        if not again.seen.label.any(): return found._replace(agreed=0.)
+        moved = np.abs(grid_centre(again.seen) - middle) / grid.spacing
+        found = again._replace(agreed=dice_agreement(found.seen, again.seen))
+        if found.agreed >= AGREEMENT[0] or moved.max() < 2: break
+        if any(d.certain for d in doubts(found.judged, found.seen.voxel_ml, scan.task)): break
+    return found
 
 # %% ../../nbs/08_inference/02_location.ipynb #d538298f
 def candidate_centres(
@@ -132,20 +202,112 @@ def candidate_centres(
         points.append(np.array((*grid_centre(to_grid(scan, part, here))[:2], here[2])))
     return points
 
-# %% ../../nbs/08_inference/02_location.ipynb #0afe73a8
-def segment_candidates(
+# %% ../../nbs/08_inference/02_location.ipynb #9286f282
+class Place(NamedTuple):
+    "Where to look, and how to turn the scan for it."
+    point: np.ndarray  # world point (x, y, z) of the turned scan, mm
+    turn: Turn = UPRIGHT
+
+def places_beside(
+    scan: Volume,  # in its own grid and unit
+    grid: Grid,  # the training grid
+    points: list,  # in the middle of the body, world points, mm
+) -> list[Place]:  # half a box away in x or y, within the scan
+    "Where to look if the regions are not in the middle of the body."
+    whole, middle = whole_scan_grid(scan, grid.spacing)
+    steps = np.array([(-.5, 0, 0), (.5, 0, 0), (0, -.5, 0), (0, .5, 0)])
+    beside = [point + grid.extent * step for point in points for step in steps]
+    return [Place(p) for p in beside if (np.abs(p - middle) < whole.extent / 2)[:2].all()]
+
+def places_to_try(
+    scan: Volume,  # in its own grid and unit
+    grid: Grid,  # the training grid
+    presumed,  # world point (x, y, z), mm
+):  # yields lists of places, the likeliest first
+    "Along the body; where it is known how regions lie, also beside that, and in a patient who lies otherwise."
+    column = candidate_centres(scan, grid)
+    yield [Place(point) for point in column]
+    if not knows_shape(scan.task): return
+    yield places_beside(scan, grid, column or [presumed])
+    others = [(turned(scan, turn.matrix), turn) for turn in OTHER_TURNS]
+    yield [Place(point, turn) for other, turn in others
+           for point in candidate_centres(other, grid) or [grid_centre(other)]]
+
+# %% ../../nbs/08_inference/02_location.ipynb #c31d2735
+EMPTY = .05  # share of a box in which there is something: with less, there is no body in it
+
+def body_of(
+    scan: Volume,  # in its own grid and unit
+) -> np.ndarray:  # (X, Y, Z) bool
+    "Where a scan shows more than air."
+    return scan.voxels > scan.nothing + .1 * (np.percentile(scan.voxels, 99.5) - scan.nothing)
+
+def holds_body(
+    body: np.ndarray,  # (X, Y, Z) bool
+    affine: np.ndarray,  # 4×4, where it lies
+    grid: Grid,  # the training grid
+    point,  # world point (x, y, z) for its middle, mm
+) -> bool:
+    "Is there anything to be seen in a box?"
+    inverse = np.linalg.inv(affine)
+    middle, half = nib.affines.apply_affine(inverse, point), np.abs(inverse[:3, :3]) @ grid.extent / 2
+    low, high = np.maximum(middle - half, 0).astype(int), np.maximum(middle + half, 0).astype(int)
+    return bool(body[tuple(map(slice, low, high))].sum() > EMPTY * np.prod(grid.shape))
+
+# %% ../../nbs/08_inference/02_location.ipynb #00aafec4
+def look_until_stable(
     segmentor: torch.nn.Module,  # S_A or S_B
     scan: Volume,  # in its own grid and unit
     grid: Grid,  # the training grid
     window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
-) -> list[Finding]:  # where something was found
-    "What is found at other places, on the training grid's spacing."
-    coarse = to_grid(scan, *whole_scan_grid(scan, grid.spacing))
-    tried = [segment_until_stable(segmentor, coarse, grid, window, place, looks=3)
-             for place in candidate_centres(coarse, grid)]
-    return [t for t in tried if t.seen.label.any()]
+    place: Place,  # to begin with
+    looks: int = 4,  # at most
+) -> Finding:  # in the scan's own world
+    "Look at a place, in a scan that is turned for it."
+    matrix = place.turn.matrix
+    found = segment_until_stable(segmentor, turned(scan, matrix), grid, window, place.point, looks)
+    return found._replace(seen=turned(found.seen, np.linalg.inv(matrix)), turn=place.turn)
 
-# %% ../../nbs/08_inference/02_location.ipynb #d24c755b
+# %% ../../nbs/08_inference/02_location.ipynb #61c0b60e
+def look_at(
+    segmentor: torch.nn.Module,  # S_A or S_B
+    scan: Volume,  # in its own grid and unit
+    grid: Grid,  # the training grid
+    window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
+    places: list[Place],  # to look at
+    most: int = 5,  # of them to look at again
+) -> list[Finding]:  # where something was found
+    "One look at each place, and more at the most promising ones."
+    body = body_of(scan)
+    once = [look_until_stable(segmentor, scan, grid, window, place, 1) for place in places
+            if holds_body(body, place.turn.matrix @ scan.affine, grid, place.point)]
+    possible = [f for f in once if not any(d.certain for d in f.all_doubts)]
+    best = sorted(possible, key=lambda f: f.score)[-most:]
+    again = [look_until_stable(segmentor, scan, grid, window, f.place, 3) for f in best]
+    return [f for f in again if f.seen.label.any()]
+
+# %% ../../nbs/08_inference/02_location.ipynb #da29b5a8
+LONG = 450  # mm: no chest is as long
+
+def search(
+    segmentor: torch.nn.Module,  # S_A or S_B
+    scan: Volume,  # in its own grid and unit
+    grid: Grid,  # the training grid
+    window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
+    first: Finding,  # at the presumed place
+    presumed,  # world point (x, y, z), mm
+) -> Finding:  # the most plausible
+    "Look elsewhere, on the training grid's spacing first, until something is found that nothing speaks against."
+    coarse, best = to_grid(scan, *whole_scan_grid(scan, grid.spacing)), first
+    for places in places_to_try(coarse, grid, presumed):
+        found = max(look_at(segmentor, coarse, grid, window, places), key=lambda f: f.score, default=first)
+        if found.beats(best):
+            fine = look_until_stable(segmentor, scan, grid, window, found.place)
+            if fine.beats(best) and (fine.turn == UPRIGHT or not fine.doubts): best = fine
+        if not best.doubts: break
+    return best
+
+# %% ../../nbs/08_inference/02_location.ipynb #c098d4ba
 def find_regions(
     segmentor: torch.nn.Module,  # S_A or S_B
     scan: Volume,  # in its own grid and unit, without a label
@@ -153,23 +315,34 @@ def find_regions(
     window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
     centre=None,  # world point (x, y, z), mm, if the user knows it
 ) -> Finding:  # the most plausible
-    "Look where the task presumes its regions, and elsewhere if that is doubtful."
+    "Look where the task presumes its regions, and elsewhere if that is doubtful or the scan is long."
     presumed = grid_centre(scan) if centre is None else centre
-    first = segment_until_stable(segmentor, scan, grid, window, presumed)
-    if not first.doubts: return first
-    tried = [] if centre is not None else segment_candidates(segmentor, scan, grid, window)
-    if not tried and not first.seen.label.any():
-        tried = [Finding(segment_box(segmentor, scan, grid, window, presumed), 0.)]
-    best = max([first, *tried], key=lambda t: t.score)
-    if best is first: return first
-    return max(first, segment_until_stable(segmentor, scan, grid, window, grid_centre(best.seen)),
-               key=lambda t: t.score)
+    best = segment_until_stable(segmentor, scan, grid, window, presumed)
+    is_long = whole_scan_grid(scan, grid.spacing)[0].extent[2] > LONG
+    if centre is None and (best.doubts or is_long): best = search(segmentor, scan, grid, window, best, presumed)
+    if best.seen.label.any(): return best
+    whole = segment_box(segmentor, scan, grid, window, presumed)
+    if not whole.seen.label.any(): return best
+    return segment_until_stable(segmentor, scan, grid, window, grid_centre(whole.seen))
 
 # %% ../../nbs/08_inference/02_location.ipynb #a15492bf
 def doubt_message(
     found: Finding,  # what a segmentor found
+    cut: list[str] = (),  # regions that the scan's border cuts through
 ) -> str:  # one line; empty if there is no doubt
-    "Why a finding may not be what was looked for."
+    "Why a finding may not be what was looked for, or not all of it."
     name = found.seen.task.name
     if not found.seen.label.any(): return f"no {name} was found"
-    return f"this may not be the {name}: {'; '.join(found.doubts[:2])}" if found.doubts else ""
+    if found.doubts: return f"this may not be the {name}: {'; '.join(found.doubts[:2])}"
+    turn = f"the {name} was found only with the scan {found.turn}: its orientation may be wrong"
+    partly = f"the scan's border cuts through the {name} ({', '.join(cut)}): it is seen in part"
+    return "; ".join([turn] * (found.turn != UPRIGHT) + [partly] * bool(cut))
+
+def say_doubt(
+    message: str,  # names the scan and the doubt
+    task: Task,  # whose regions are looked for
+    strict: bool,  # an error, instead of a warning?
+):
+    "Warn of a doubt, or refuse, and name the cure."
+    if strict: raise InputError(f"{message}. Say where the {task.name} is with --centre X Y Z, or leave out --strict")
+    warn(f"{message}. Look at the result, or say where the {task.name} is with --centre X Y Z")

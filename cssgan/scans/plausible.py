@@ -42,6 +42,17 @@ def regions_cut_off(
     faces = [np.unique(label.take(end, axis)) for axis in range(3) for end in (0, -1)]
     return [region for k, region in enumerate(task.regions) if k and any(k in face for face in faces)]
 
+# %% ../../nbs/01_scans/08_plausible.ipynb #3d25a5a7
+def cut_through(
+    label: np.ndarray,  # (X, Y, Z) on the scan's own grid
+    task: Task = HEART,  # whose regions the label shows
+    share: float = .6,  # of the largest slice
+) -> list[str]:  # names of the regions at the border; none if it only touches them
+    "The regions that the border of the scan cuts through."
+    marked = is_region(label)
+    areas = [marked.sum(others) for others in ((1, 2), (0, 2), (0, 1))]
+    return regions_cut_off(label, task) if any(max(a[0], a[-1]) > share * a.max() for a in areas) else []
+
 # %% ../../nbs/01_scans/08_plausible.ipynb #241439cd
 def largest_piece(
     labels: np.ndarray,  # integers (X, Y, Z)
@@ -66,13 +77,6 @@ def neighbour_shares(
     known = np.where(rim == UNDRAWN, 0, rim)[rim != IGNORE]
     if not known.size or known.size < rim.size / 4: return None
     return dict(zip(REGIONS, (np.bincount(known, minlength=len(REGIONS)) / known.size).tolist()))
-
-def plausibility(
-    label: np.ndarray,  # (X, Y, Z)
-    task: Task = HEART,  # whose regions the label shows
-) -> float:  # 0 to 1: the higher, the likelier; 0 for a task of which nothing is known
-    "How much labels look like what they are said to be."
-    return float(np.nan_to_num(myocardial_rim(label))) if task.regions == HEART.regions else 0.
 
 def myocardial_rim(
     label: np.ndarray,  # (X, Y, Z)
@@ -215,6 +219,55 @@ def _doubts_about_heart(
     pieces = [Doubt(f"{apart:.0%} of it lies apart from the rest")] if apart > .1 else []
     found = [*_doubts_about_places(label, voxel_ml), *sizes, *pieces]
     return sorted(found, key=lambda d: not d.certain)
+
+# %% ../../nbs/01_scans/08_plausible.ipynb #f8a1ea81
+PLACES = {"LV": (-22, 1, -8), "RV": (1, 24, -2), "LA": (10, -28, 17), "RA": (41, 0, 6), "myocardium": (-29, 3, -13)}
+
+def fit_average_heart(
+    label: np.ndarray,  # (X, Y, Z)
+    affine: np.ndarray,  # 4×4, its voxels to world points in mm
+) -> tuple[float, float]:  # what is left after turning and scaling, 0 to 1.4; by how much it is turned, degrees
+    "How far the middles of the regions lie from those of an average heart; (1, 0) where fewer than four are marked."
+    from scipy import ndimage
+    seen = [k for k in range(1, len(REGIONS)) if (label == k).any()]
+    if len(seen) < 4: return 1., 0.
+    found = np.array(ndimage.center_of_mass(np.ones(label.shape, np.float32), label, seen)) @ affine[:3, :3].T
+    found, usual = ((p - p.mean(0)) / max(np.linalg.norm(p - p.mean(0)), 1e-9)
+                    for p in (found, np.array([PLACES[REGIONS[k]] for k in seen])))
+    u, s, vt = np.linalg.svd(usual.T @ found)
+    s[2] *= (mirrored := np.sign(np.linalg.det(u @ vt)))
+    turn = u * (1, 1, mirrored) @ vt
+    return float(np.sqrt(max(0, 2 - 2 * s.sum()))), float(np.degrees(np.arccos(np.clip(turn.trace() / 2 - .5, -1, 1))))
+
+# %% ../../nbs/01_scans/08_plausible.ipynb #d6e07fbb
+MISFIT, TURNED = (.4, .6), 60  # of a whole heart, of one that is cut off; degrees
+
+def knows_shape(
+    task: Task,  # any
+) -> bool:
+    "Is it known how a task's regions lie to each other?"
+    return task.regions == HEART.regions
+
+def doubts_about_shape(
+    label: np.ndarray,  # (X, Y, Z)
+    affine: np.ndarray,  # 4×4, its voxels to world points in mm
+    task: Task = HEART,  # whose regions the label shows
+) -> list[Doubt]:
+    "Doubts about how the regions that a network found lie to each other."
+    if not knows_shape(task) or len(np.intersect1d(label, range(1, len(REGIONS)))) < 4: return []
+    (misfit, degrees), cut = fit_average_heart(label, affine), bool(regions_cut_off(label) or (label == IGNORE).any())
+    if misfit > MISFIT[cut]: return [Doubt("its chambers do not lie to each other as in a heart")]
+    return [Doubt(f"it lies turned by {degrees:.0f}° from where hearts point")] if degrees > TURNED else []
+
+# %% ../../nbs/01_scans/08_plausible.ipynb #37e8136f
+def plausibility(
+    label: np.ndarray,  # (X, Y, Z)
+    task: Task = HEART,  # whose regions the label shows
+    affine: np.ndarray = np.eye(4),  # 4×4, its voxels to world points in mm
+) -> float:  # -2 to 1: the higher, the likelier; 0 for a task of which nothing is known
+    "How much labels look like what they are said to be."
+    if not knows_shape(task): return 0.
+    return float(np.nan_to_num(myocardial_rim(label))) - 2 * min(1., fit_average_heart(label, affine)[0])
 
 # %% ../../nbs/01_scans/08_plausible.ipynb #b3fb699b
 def describe_volumes(
