@@ -133,6 +133,14 @@ def test_a_heart_that_the_scan_cuts_off_is_not_refused(axis, end):
             assert certain(drawn(seed), label[: max(1, int(part * len(label)))]) == [], (seed, part)
 
 
+@pytest.mark.parametrize("seed", [100097, 100185, 100245])
+def test_a_short_axis_stack_that_ends_in_the_atria_is_not_refused(seed):
+    from cssgan.phantoms.clinic import clinical_phantom
+    stack = clinical_phantom(seed, "MRI", Grid((40, 36, 32), (6.0, 6.0, 6.0)))
+    found = doubts(stack.label, stack.voxel_ml)
+    assert {"LA", "RA"} & set(regions_cut_off(stack.label)) and not any(doubt.certain for doubt in found), found
+
+
 def test_cut_off_names_what_reaches_the_border():
     heart = crop_to_regions(drawn().label)
     assert regions_cut_off(drawn().label) == [] and set(regions_cut_off(heart)) <= set(REGIONS[1:])

@@ -160,7 +160,8 @@ def _doubts_about_order(
     if "RV" not in rims: return []
     most = max(rims, key=rims.get)
     if most != "RV" and rims[most] > .15:
-        return [Doubt(f"the {most} touches the myocardium more than the RV does", True)]
+        whole = not {most, "RV"} & set(regions_cut_off(label))
+        return [Doubt(f"the {most} touches the myocardium more than the RV does", whole)]
     if rims["RV"] < .05: return [Doubt("the RV does not lie beside the myocardium")]
     heart = crop_to_regions(label)
     near = {k: ndimage.binary_dilation(heart == k, iterations=2) for k in (3, 4)}  # 3: LA, 4: RA
