@@ -24,7 +24,9 @@ def prepare_scan(
 ) -> Volume:  # in [-1, 1], patient's axes, the training grid's spacing
     "What the networks see of a scan."
     scan = replace(scan, label=None, range=tuple(window) if scan.domain.curve else None)
-    scan = replace(scan, range=to_grid(scan, grid, centre).range)
+    first = to_grid(scan, grid, centre)
+    if box == grid: return normalise(first)
+    scan = replace(scan, range=first.range)
     box, middle = whole_scan_grid(scan, grid.spacing) if box is None else (box, centre)
     return normalise(to_grid(scan, box, middle))
 
