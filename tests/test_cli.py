@@ -300,7 +300,7 @@ def test_what_came_meanwhile_is_not_replaced_either(fails, scans, checkpoint, tm
         out.write_text("notes")
         return whole(*args)
     monkeypatch.setattr(inference, "segment", meanwhile)
-    monkeypatch.setattr(inference, "warn", lambda _: None)
+    monkeypatch.setattr(inference, "say_doubt", lambda *_: None)
     fails("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", out,
           says="exists")
     assert out.read_text() == "notes"

@@ -73,7 +73,7 @@ def test_the_papers_schedule():
 
 @pytest.mark.parametrize("name", ["papr", "", "CPU", None])
 def test_unknown_preset(name):
-    with pytest.raises(ValueError, match="known are paper, cpu, demo, smoke") as e: preset(name)
+    with pytest.raises(ValueError, match="known are paper, cpu, demo, pretrained, smoke") as e: preset(name)
     assert "\n" not in str(e.value)
 
 

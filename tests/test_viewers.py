@@ -469,7 +469,7 @@ def as_partly_drawn(volume, *drawn):
 def test_every_viewer_knows_the_task(task, side):
     own, other = (shapes(1, name, task) for name in (task.names[side], task.names[1 - side]))
     comparison = compare(own, other, own, segmentation=own.label)
-    for live in (explore(own), view3d(own, viewer="niivue"), comparison):
+    for live in (explore(own), comparison):
         live.build()
         assert live.still().rgb.any()
     assert comparison.title("synthetic") == f"synthetic {other.modality}, Dice 100"
@@ -477,6 +477,15 @@ def test_every_viewer_knows_the_task(task, side):
     assert all(name in legend_html([own.label], task) for name in np.array(task.regions)[np.unique(own.label)[1:]])
     at = tuple(np.argwhere(own.label == 1)[0])
     assert describe_voxel(own, at).endswith(f"{own.unit} · {task.regions[1]}")
+
+
+@pytest.mark.parametrize("task", [LIVER, BRAIN, PELVIS, MANY], ids=lambda task: task.name)
+def test_niivue_knows_the_task(task):
+    pytest.importorskip("ipyniivue", reason="without ipyniivue there is no view of its to show")
+    own = shapes(1, task.names[0], task)
+    live = view3d(own, viewer="niivue")
+    live.build()
+    assert live.still().rgb.any()
     colours = depth.niivue(own).volumes[1].colormap_label
     assert list(colours.labels or niivue_colours(task)["labels"]) == list(task.regions)
 
