@@ -103,6 +103,12 @@ def test_to_grid_keeps_a_stack_s_volume_also_where_its_orientation_was_lost():
     assert np.allclose(directions.T @ directions, np.eye(3), atol=2e-3)
 
 
+def test_axes_of_a_stack_whose_orientation_was_lost_stand_upright_on_each_other():
+    lost = seed_of("MRI", "true orientation lost")
+    columns = lost.affine[:3, :3] / lost.spacing
+    assert np.allclose(columns.T @ columns, np.eye(3), atol=1e-12)
+
+
 def test_the_right_ventricle_lies_left_in_the_picture_of_a_stack(stack):
     lv, rv = (np.argwhere(stack.label == y).mean(0) for y in (1, 2))
     assert rv[0] < lv[0] - 5

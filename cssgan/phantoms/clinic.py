@@ -78,7 +78,8 @@ def stack_plan(
 
 # %% ../../nbs/03_phantoms/12_clinic.ipynb #cl12016
 DOWN, ACROSS = np.array([-.482, .618, -.621]), np.array([-.79, 0, .613])  # to the apex; along the rows of a picture
-USUAL_FRAME = np.array([ACROSS, np.cross(ACROSS, DOWN), DOWN])  # rows: the axes of a usual stack
+NORMAL = np.cross(ACROSS, DOWN)
+USUAL_FRAME = np.array([v / np.linalg.norm(v) for v in (np.cross(DOWN, NORMAL), NORMAL, DOWN)])  # rows: a usual stack's
 STACKS, LOST = .5, .5  # of all MRI; of all stacks
 
 def make_plan(
