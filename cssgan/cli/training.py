@@ -74,9 +74,8 @@ def train_parser() -> Parser:
     new.add_argument("--resume", type=path_name, metavar="DIR", nargs="?", const=True,
                      help="resume the run in DIR (or in --out), as it was begun")
     new.add_argument("--preset", type=choice("smoke", "demo", "cpu", "pretrained", "paper"), metavar="PRESET",
-                     help="smoke (a few epochs, to see that it runs), demo (for a dozen volumes), cpu (fewer epochs, "
-                          "for 57 volumes of each domain), pretrained (finer, augmented, for hundreds: hours), "
-                          "paper (the paper's grid and epochs: wants a GPU) (default: cpu)")
+                     help="smoke (to see that it runs), demo (for a dozen volumes), cpu (for 57 of each domain), "
+                          "pretrained (for hundreds: hours), paper (the paper's: wants a GPU) (default: cpu)")
     new.add_argument("--seed", type=number_between(0, MAX_SEED, int), metavar="SEED",
                      help="of the splits, the first weights and the order of cases, 0 or more (default: 0)")
     new.add_argument("--fraction", type=share_of_domain, metavar="NAME=F", nargs="+",

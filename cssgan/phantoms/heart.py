@@ -182,18 +182,24 @@ def airways(
     windpipe = [(m + 3, -35, 190, 8.5), (m + 3, -42, 100, 8.5), (m, -46, 56, 8.5)]
     return {"muscle": [gullet], "airway": [windpipe, *bronchi]}
 
-def paint_vessels(
-    space: Space,  # painted in place
+def vessels(
     p: Patient,  # sizes
     h: Heart,  # positions
     pose,  # 3×3: the heart's frame -> body
     shift,  # the rest of it, mm
-):
-    "All tubes: first their beds and walls, then what is in them."
+) -> dict:  # tissue -> list of (K, 4) knots: x, y, z, radius in mm
+    "All tubes."
     to_body = lambda point, radius: (*(pose @ point + shift), radius * p.size.mean())
-    groups = airways(p) | arteries(h, p, to_body) | veins(h, p, to_body)
+    return airways(p) | arteries(h, p, to_body) | veins(h, p, to_body)
+
+def paint_vessels(
+    space: Space,  # painted in place
+    groups: dict,  # from `vessels`
+    bed=lambda: 2.,  # gives the depth of a tube's bed of fat, mm
+):
+    "First their beds and walls, then what is in them."
     tubes = [(tissue, knots) for tissue, group in groups.items() for knots in group]
-    for _, knots in tubes: paint_tube(space, "fat", knots[:3], 2, ["lung", "lung vessel"])
+    for _, knots in tubes: paint_tube(space, "fat", knots[:3], bed(), ["lung", "lung vessel"])
     for _, knots in tubes: paint_tube(space, "vessel wall", knots, 1, SOFT)
     for tissue, knots in tubes: paint_tube(space, tissue, knots, 0, SOFT)
 
@@ -218,7 +224,7 @@ def paint_heart(
     paint_chambers(space, d, box, p)
     paint_strands(space, q, d, box, p, h, rng)
     paint_coronaries(space, d, box)
-    paint_vessels(space, p, h, pose, p.shift)
+    paint_vessels(space, vessels(p, h, pose, p.shift))
 
 # %% ../../nbs/03_phantoms/03_heart.ipynb #cell-037
 def draw_anatomy(
@@ -287,7 +293,7 @@ def paint_label(
     if "top" in found: h = replace(h, pulmonary=np.linalg.solve(pose, found["top"] - shift))
     gap = distance_transform_edt(label == 0, sampling=[a[1] - a[0] if len(a) > 1 else 1. for a in space.axes])
     space.paint("fat", gap < p.heart_fat)
-    paint_vessels(space, p, h, pose, shift)
+    paint_vessels(space, vessels(p, h, pose, shift))
     space.paint("heart wall", gap < 2.5, over=["fat", "lung", "liver", "muscle"])
     for y, tissue in enumerate(REGION_TISSUES, 1): space.paint(tissue, label == y)
 

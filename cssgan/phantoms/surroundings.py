@@ -9,22 +9,20 @@ from dataclasses import replace
 import numpy as np
 
 from ..guard import InputError
-from .anatomy import DISEASES, Patient, draw_patient, paint_tube, smooth_field
+from .anatomy import DISEASES, Patient, draw_patient, smooth_field
 from .chest import chest_distance
 from cssgan.phantoms.heart import (
     SHORT_AXIS,
-    SOFT,
     Heart,
-    airways,
-    arteries,
     atria,
     paint_chambers,
     paint_coronaries,
     paint_strands,
+    paint_vessels,
     place_heart,
     rotation,
-    veins,
     ventricles,
+    vessels,
 )
 from .scenes import Scene, vessel_tree
 
@@ -83,15 +81,11 @@ def paint_great_vessels(
     rng,  # random numbers
 ) -> dict:  # tissue -> list of (K, 4) knots
     "All tubes, as wide as they are in this patient."
-    to_body = lambda point, radius: (*(pose @ point + shift), radius * p.size.mean())
-    groups = airways(p) | arteries(h, p, to_body) | veins(h, p, to_body)
+    groups = vessels(p, h, pose, shift)
     aneurysm = (rng.random() < .25) * rng.uniform(0, .6) * np.exp(-np.arange(10) / rng.uniform(2, 8))
     groups["aorta"] = [widened(groups["aorta"][0], rng.uniform(.85, 1.2) + aneurysm)]
     groups["pulmonary artery"] = [widened(k, rng.uniform(.85, 1.25)) for k in groups["pulmonary artery"]]
-    tubes = [(tissue, knots) for tissue, group in groups.items() for knots in group]
-    for _, knots in tubes: paint_tube(space, "fat", knots[:3], rng.uniform(1, 4), ["lung"])
-    for _, knots in tubes: paint_tube(space, "vessel wall", knots, 1, SOFT)
-    for tissue, knots in tubes: paint_tube(space, tissue, knots, 0, SOFT)
+    paint_vessels(space, groups, bed=lambda: rng.uniform(1, 4))
     return groups
 
 # %% ../../nbs/03_phantoms/08_surroundings.ipynb #cl08020
