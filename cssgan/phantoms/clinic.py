@@ -80,7 +80,7 @@ def stack_plan(
 DOWN, ACROSS = np.array([-.482, .618, -.621]), np.array([-.79, 0, .613])  # to the apex; along the rows of a picture
 NORMAL = np.cross(ACROSS, DOWN)
 USUAL_FRAME = np.array([v / np.linalg.norm(v) for v in (np.cross(DOWN, NORMAL), NORMAL, DOWN)])  # rows: a usual stack's
-STACKS, LOST = .5, .5  # of all MRI; of all stacks
+STACKS, LOST = .6, .6  # of all MRI; of all stacks
 
 def make_plan(
     modality: str,  # "CT" or "MRI"

@@ -158,9 +158,9 @@ def scan_ct(
 
 # %% ../../nbs/03_phantoms/11_protocols.ipynb #cl11026
 SEQUENCES = {  # chance as a short-axis stack, as an axial volume; signal of muscle, of fat: (low, high)
-    "bSSFP": (.66, .25, (.2, .5), (.6, 2.)), "fat-suppressed bSSFP": (0, .33, (.25, .6), (.03, .25)),
+    "bSSFP": (.71, .29, (.2, .5), (.6, 2.)), "fat-suppressed bSSFP": (0, .33, (.25, .6), (.03, .25)),
     "LGE": (.14, .27, (.15, .75), (.03, .4)), "gradient echo": (.12, .07, (.45, .8), (.4, 1.1)),
-    "black blood": (.08, .08, (.5, .9), (.2, 1.5))}
+    "black blood": (.03, .04, (.5, .9), (.2, 1.5))}
 
 def sequence_values(
     sequence: str,  # one of SEQUENCES

@@ -62,7 +62,9 @@ def choose_patient(
         raise InputError(f"no population is called {population!r}: use any, {', '.join(DISEASES)}")
     while True:
         p = draw_patient(rng)
-        if population in ("any", p.disease): return replace(p, shift=p.shift + way_inside(p, outline(p)))
+        if population not in ("any", p.disease): continue
+        lean = rng.uniform(.1, 1)  # many hearts touch lung and liver with hardly any fat between
+        return replace(p, shift=p.shift + way_inside(p, outline(p)), heart_fat=lean * p.heart_fat)
 
 # %% ../../nbs/03_phantoms/08_surroundings.ipynb #cl08016
 def widened(
