@@ -74,7 +74,7 @@ PRESETS = {
     "demo": Config(Grid((40, 40, 32), (4.2, 4.2, 4.)), 8, 2,
                    (Phase("segmentors", 28), Phase("generators", 7), Phase("joint", 4, 5)), lr=1e-3),
     "pretrained": Config(Grid((56, 56, 48), (3., 3., 3.)), 12, 2,
-                         (Phase("segmentors", 8, 12), Phase("generators", 2), Phase("joint", 2, 4)), lr=5e-4,
+                         (Phase("segmentors", 8, 20), Phase("generators", 2), Phase("joint", 0, 4)), lr=7e-4,
                          dice_loss=True, augment=True),
     "smoke": Config(Grid((24, 24, 16), (7., 7., 8.)), 4, 1,
                     (Phase("segmentors", 1), Phase("generators", 1), Phase("joint", 1, 1)), lr=1e-3)}
