@@ -144,7 +144,7 @@ def test_a_shape_s_chambers_come_through():
     anatomy = draw_anatomy(4, SMALL)
     v = clinical_phantom(0, "CT", SMALL, as_shape(anatomy))
     assert "a real heart" in v.history[0]
-    shares = lambda label: np.bincount(label.ravel(), minlength=6)[1:6] / (label > 0).sum()  # a heart is scaled as a whole
+    shares = lambda label: np.bincount(label.ravel(), minlength=6)[1:6] / (label > 0).sum()
     assert np.allclose(shares(v.label) / shares(anatomy.label), 1, atol=.3)
 
 

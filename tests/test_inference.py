@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 from scans import write_dicom
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from cssgan.guard import InputError, InputWarning
 from cssgan.inference import apply as inference
 from cssgan.inference import location
 from cssgan.inference.apply import segment, translate
 from cssgan.inference.location import largest_piece
-from cssgan.inference.windows import prepare_scan, sliding_window
+from cssgan.inference.windows import labels_in_scan, prepare_scan, sliding_window
+from cssgan.phantoms.heart import rotation
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import write_volume
-from cssgan.scans.volumes import Grid, Volume, grid_centre, to_grid
+from cssgan.scans.volumes import Grid, Volume, grid_centre, label_to_scan, to_grid
 from cssgan.training.schema import CheckpointError
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
@@ -203,6 +205,12 @@ def test_one_heart_is_kept():
 
 # ---- is that the heart?
 
+def finding(seen, sure):
+    "What a segmentor found, and that it knows it for certain."
+    certain = torch.nn.functional.one_hot(torch.from_numpy(seen.label).long(), 6).movedim(-1, 0).float()
+    return location.Finding(seen, sure=sure, probabilities=certain)
+
+
 class Sees:
     "In the place of `look`: it sees the heart where it is, and elsewhere something that changes from look to look."
     def __init__(self, truth, belly="LV in nothing"): self.truth, self.belly, self.looks = truth, belly, []
@@ -211,14 +219,14 @@ class Sees:
         self.looks.append(centre)
         if (np.diag(scan.affine) < 0).any() or np.count_nonzero(scan.affine[:3, :3]) > 3:  # turned: it sees no heart
             seen = to_grid(scan, box or grid, centre)
-            return location.Finding(replace(seen, label=np.zeros(seen.shape, np.uint8)), sure=0.)
+            return finding(replace(seen, label=np.zeros(seen.shape, np.uint8)), sure=0.)
         seen = to_grid(replace(self.truth, voxels=scan.voxels) if scan.shape == self.truth.shape else self.truth,
                        box or grid, centre)
-        if seen.label.any() or self.belly == "nothing": return location.Finding(seen, sure=.9)
+        if seen.label.any() or self.belly == "nothing": return finding(seen, sure=.9)
         found, k = seen.label.copy(), len(self.looks)
         noise = np.random.default_rng(k).integers(0, 6, (9, 10, 6))
         found[k % 5 + 3 : k % 5 + 12, 4:14, 3:9] = noise if self.belly == "noise" else 1
-        return location.Finding(replace(seen, label=found), sure=.7)
+        return finding(replace(seen, label=found), sure=.7)
 
 
 def long_scan(top=60, modality="CT", heart=True):
@@ -356,3 +364,37 @@ def test_what_a_network_sees_beside_the_scan_is_nothing(checkpoint):
     oblique = replace(scan, affine=turned((20, -10, 35), spacing=(7, 7, 8)))
     inside = location.inside_scan(to_grid(oblique, grid, oblique.affine[:3, 3]), oblique)
     assert 0 < inside.mean() < 0.5
+
+
+# ---- probabilities come back into the scan
+
+def smooth_probabilities(shape, classes=4):
+    from scipy.ndimage import gaussian_filter
+    noise = np.random.default_rng(0).standard_normal((classes, *shape)).astype(np.float32)
+    return torch.from_numpy(np.stack([gaussian_filter(channel, 2) for channel in noise]) * 60).softmax(0)
+
+
+def test_an_answer_on_the_scan_s_own_grid_comes_back_as_it_is():
+    probabilities, grid = smooth_probabilities((12, 14, 10)), Grid((12, 14, 10), (3., 3., 4.))
+    scan = Volume(np.zeros(grid.shape, np.float32), grid.affine((5, 6, 7)), "CT")
+    assert np.array_equal(labels_in_scan(probabilities, scan.affine, scan), probabilities.argmax(0).numpy())
+
+
+@pytest.mark.parametrize("slab", [1, 8, 100])
+def test_in_a_tilted_scan_only_voxels_at_borders_differ_from_the_nearest_label(slab):
+    probabilities, grid = smooth_probabilities((12, 14, 10)), Grid((12, 14, 10), (3., 3., 4.))
+    affine = np.eye(4)
+    affine[:3, :3] = rotation((10, -25, 40)) @ np.diag([1.2, -1.5, 2.])
+    affine[:3, 3] = -affine[:3, :3] @ (18, 12, 10)
+    scan = Volume(np.zeros((40, 30, 26), np.float32), affine, "CT")
+    labels = probabilities.argmax(0).numpy()
+    ours = labels_in_scan(probabilities, grid.affine(), scan, slab)
+    nearest = label_to_scan(labels, grid.affine(), scan)
+    inner = label_to_scan((maximum_filter(labels, 3) == minimum_filter(labels, 3)), grid.affine(), scan) > 0
+    assert inner.sum() > 100 and np.array_equal(ours[inner], nearest[inner])
+
+
+def test_a_scan_that_the_answer_does_not_reach_is_background():
+    probabilities, grid = smooth_probabilities((12, 14, 10)), Grid((12, 14, 10), (3., 3., 4.))
+    scan = Volume(np.zeros((8, 8, 8), np.float32), Grid((8, 8, 8), (2., 2., 2.)).affine((500, 0, 0)), "CT")
+    assert not labels_in_scan(probabilities, grid.affine(), scan).any()

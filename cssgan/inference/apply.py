@@ -18,7 +18,7 @@ import cssgan
 from ..fast.networks import accelerate
 from ..guard import InputError, brief
 from .location import candidate_centres, doubt_message, find_regions, say_doubt
-from .windows import prepare_scan, sliding_window
+from .windows import labels_in_scan, prepare_scan, sliding_window
 from ..models import Networks
 from ..scans.files import read_volume
 from ..scans.plausible import cut_through
@@ -28,7 +28,6 @@ from cssgan.scans.volumes import (
     back_to_scan,
     denormalise,
     grid_centre,
-    label_to_scan,
     whole_scan_grid,
     with_label,
 )
@@ -140,7 +139,7 @@ def segment(
     name, scan = scan_name(scan), replace(as_scan(scan, domain, task), label=None)
     centre = None if centre is None else as_centre(centre, scan)
     found = find_regions(loaded.network("S", domain), scan, grid, loaded.ranges[domain], centre)
-    labelled = with_label(scan, label_to_scan(found.seen.label, found.seen.affine, scan), scan.affine)
+    labelled = with_label(scan, labels_in_scan(found.probabilities, found.seen.affine, scan), scan.affine)
     doubt = doubt_message(found, cut_through(labelled.label, task))
     if doubt: say_doubt(f"{name}: {doubt}", task, strict)
     line = f"segmented by a network (cssgan {cssgan.__version__}): not for diagnosis"

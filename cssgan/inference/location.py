@@ -66,6 +66,7 @@ class Finding(NamedTuple):
     sure: float = 1.  # mean probability of what was found, 0 to 1
     inside: np.ndarray | None = None  # (X, Y, Z) bool: what lies in the scan; None: everything
     turn: Turn = UPRIGHT  # how the scan was turned for the segmentor
+    probabilities: torch.Tensor | None = None  # [classes, X, Y, Z] of what was seen, where no piece was left out
 
     @property
     def judged(self) -> np.ndarray:  # (X, Y, Z): the regions; what lies beside the scan is not annotated
@@ -139,11 +140,13 @@ def segment_box(
 ) -> Finding:  # of one look
     "Segment a part of a scan."
     seen = prepare_scan(scan, grid, window, centre, box)
-    highest, labels = sliding_window(segmentor, seen, grid).softmax(0).max(0)
+    probabilities = sliding_window(segmentor, seen, grid).softmax(0)
+    highest, first = probabilities.max(0)
     inside = inside_scan(seen, scan)  # what lies beside the scan is padding
-    labels = keep_pieces(labels.numpy().astype(np.uint8) * inside, scan.task.pieces)
+    labels = keep_pieces(first.numpy().astype(np.uint8) * inside, scan.task.pieces)
     sure = float(highest.numpy()[labels > 0].mean()) if labels.any() else 0.
-    return Finding(replace(seen, label=labels), 0., sure, inside)
+    probabilities[1:, (first > 0) & torch.from_numpy(labels == 0)] = 0
+    return Finding(replace(seen, label=labels), 0., sure, inside, probabilities=probabilities)
 
 # %% ../../nbs/08_inference/02_location.ipynb #cell-030
 def box_around(
