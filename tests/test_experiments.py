@@ -19,6 +19,7 @@ FEW = {
     "fig7_synthetic_fraction": ["-y", "fractions: [0.14, 1.0]"], "fig8_gap": ["-y", "fractions: [0.28, 0.86]"],
     "fig7_real_fraction": ["-y", "fractions: [0.14, 1.0]"], "ambiguity": ["-y", "shifts: [0, 2]", "-p", "n_cases", "1"],
     "pretrained": ["-p", "n_drawn", "2", "-p", "n_judged", "1"],
+    "adaptation": ["-p", "n_drawn", "3", "-p", "n_unlabelled", "2", "-y", "epochs: [1, 1]"],
 }
 
 
@@ -69,6 +70,7 @@ def runs(tmp_path_factory, checkpoint):
             how = [*few, *smoke, "-r", "shared", shared]
             if name == "real_scans": how = [*few, "-r", "checkpoint", checkpoint]  # it trains nothing
             if name == "pretrained": how = [*smoke, "-r", "patients", shared / "patients"]  # it draws its data
+            if name == "adaptation": how = [*smoke, "-r", "checkpoint", checkpoint]  # it draws its data, too
             tiny = [*how, *FEW.get(name, [])]
             papermill(name, out, *tiny, *words)
             done[name, words] = [json.loads((out / f"{what}.json").read_text()) for what in ("metrics", "params")]
