@@ -58,6 +58,7 @@ AGREEMENT = .75, .55  # Dice of two looks: from the first on they are one, below
 UNSURE = .6  # mean probability of what was found: below it, the network guesses
 WEAK = 1.3  # evidence: below it, a heart is doubtful even where no single sign speaks against it
 CLEARLY = .25  # difference of two scores
+LESS_SURE = .02  # so much less sure of a place, the network guesses there: in a heart that is turned it still finds one
 
 class Finding(NamedTuple):
     "What a segmentor found, and what speaks against it."
@@ -102,8 +103,9 @@ class Finding(NamedTuple):
         return self.evidence - len(found := self.all_doubts) / 4 - any(d.certain for d in found)
 
     def beats(self, other) -> bool:
-        "Is it clearly better than another finding?"
-        return bool(self.score > other.score + CLEARLY or (other.doubts and not self.doubts))
+        "Is it clearly better than another finding, and the network not less sure of it?"
+        better = self.score > other.score + CLEARLY or (other.doubts and not self.doubts)
+        return bool(better and self.sure > other.sure - LESS_SURE)
 
 # %% ../../nbs/08_inference/02_location.ipynb #cell-026
 def keep_pieces(

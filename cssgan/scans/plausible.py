@@ -35,12 +35,15 @@ def volumes_ml(
 
 # %% ../../nbs/01_scans/08_plausible.ipynb #34ac6409
 def regions_cut_off(
-    label: np.ndarray,  # (X, Y, Z)
+    label: np.ndarray,  # (X, Y, Z); IGNORE where the scan ends, if that is no face of the grid
     task: Task = HEART,  # whose regions the label shows
 ) -> list[str]:  # names of regions
-    "The regions that reach the border of the scan."
-    faces = [np.unique(label.take(end, axis)) for axis in range(3) for end in (0, -1)]
-    return [region for k, region in enumerate(task.regions) if k and any(k in face for face in faces)]
+    "The regions that reach the border of the scan, or of what is annotated."
+    at_border = {k for axis in range(3) for end in (0, -1) for k in np.unique(label.take(end, axis))}
+    if (unknown := label == IGNORE).any():
+        from scipy import ndimage
+        at_border |= set(np.unique(label[ndimage.binary_dilation(unknown)]))
+    return [region for k, region in enumerate(task.regions) if k and k in at_border]
 
 # %% ../../nbs/01_scans/08_plausible.ipynb #3d25a5a7
 def cut_through(
