@@ -116,7 +116,9 @@ def parse_yaml(
     import yaml
     try: return yaml.load(text, plain_loader())
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as e:
-        raise InputError(f"{name} is not plain YAML ({brief(e, 140)}): correct it there") from e
+        mark = getattr(e, "problem_mark", None)
+        why = f"line {mark.line + 1}: {e.problem}" if mark else e
+        raise InputError(f"{name} is not plain YAML ({brief(why, 140)}): correct it there") from e
 
 # %% ../../nbs/07_training/08_settings.ipynb #874f52df
 LONGEST_SETTINGS = 50_000  # bytes
@@ -190,10 +192,11 @@ def describe_length(
     processes: int = 1,  # that train together
 ) -> str:  # one line
     "Epochs and updates of each phase, in words."
+    def counted(n, word): return f"{n:,} {word}{'s' * (n != 1)}"
     epochs = {phase.name: phase.epochs + phase.decay for phase in config.phases}
     updates = updates_of(config, pairs, processes)
-    each = ", ".join(f"{name} {count} epochs ({updates[name]:,} updates)" for name, count in epochs.items())
-    return f"{each}; an epoch has {pairs} pairs"
+    each = ", ".join(f"{name} {counted(n, 'epoch')} ({counted(updates[name], 'update')})" for name, n in epochs.items())
+    return f"{each}; an epoch has {counted(pairs, 'pair')}"
 
 # %% ../../nbs/07_training/08_settings.ipynb #1c221280
 FEWEST = 200  # updates of the segmentors; with fewer, a dozen phantoms taught them next to nothing
