@@ -113,6 +113,7 @@ class Placed:
     "What an augmentation asks of the data: the task, and the grid of the training cases."
     def __init__(self, run): self.task, self.train_A, self.grid = run.task, self, run.config.grid
 
+# %% ../../nbs/11_cli/04_show.ipynb #3b81d715
 def cost_lines(
     plan: Plan,  # of a run
     processes: int = 1,  # that train together
