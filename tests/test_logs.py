@@ -1,9 +1,8 @@
 "The log of a run: every epoch once, nothing that breaks or slows the run, the first of several processes writes."
 import csv
 import pickle
-import shutil
-import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from tiny import SHORT, noise
@@ -28,6 +27,19 @@ def whole(data, tmp_path_factory):
     folder, lines = tmp_path_factory.mktemp("whole"), []
     run = fit(data, RUN, folder, progress=False, callback=TrainingLog(folder, data, lines.append))
     return run, folder, lines
+
+
+def tell(whole, log, epochs=(5,)):
+    "Call a log as `fit` does after these epochs of the whole run, without training again."
+    run, keep = replace(whole[0], history=[], phase=0, epoch=0, seen=1), SimpleNamespace(data=noise())
+    log(run, keep)
+    run.seen = 0
+    for n in epochs:
+        run.history = whole[0].history[:n]
+        run.phase = [0, 0, 1, 2, 2, 3][n]
+        run.epoch = [0, 1, 0, 0, 1, 0][n]
+        log(run, keep)
+    return run
 
 
 def table(folder): return list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
@@ -107,11 +119,10 @@ def test_tensorboard_has_losses_scores_regions_and_pictures(whole):
     assert images == ["validation/vA0", "validation/vB0"]
 
 
-def test_without_tensorboard_the_rest_is_written(data, tmp_path, monkeypatch):
+def test_without_tensorboard_the_rest_is_written(data, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(logs, "find_spec", lambda name: None)
-    fit(data, replace(RUN, phases=(Phase("segmentors", 1),)), tmp_path, progress=False,
-        callback=TrainingLog(tmp_path, data))
-    assert len(table(tmp_path)) == 1 and (tmp_path / "curves.png").exists() and not (tmp_path / "tensorboard").exists()
+    tell(whole, TrainingLog(tmp_path, data))
+    assert len(table(tmp_path)) == 5 and (tmp_path / "curves.png").exists() and not (tmp_path / "tensorboard").exists()
 
 
 # ---- it changes nothing, and loses nothing
@@ -154,35 +165,38 @@ def broken(*_, **__): raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("part", ["write_whole", "plot_curves", "tensorboard", "epoch_line", "translation_picture"])
-def test_a_log_that_fails_is_said_once_and_the_run_goes_on(data, whole, tmp_path, monkeypatch, part):
+def test_a_log_that_fails_says_so_once_and_raises_nothing(data, whole, tmp_path, monkeypatch, part):
     monkeypatch.setattr(logs, part, broken)
-    with pytest.warns(InputWarning) as told:
-        run = fit(data, RUN, tmp_path, progress=False, callback=TrainingLog(tmp_path, data, [].append))
+    with pytest.warns(InputWarning) as told: tell(whole, TrainingLog(tmp_path, data, [].append), range(1, 6))
     said = [str(one.message) for one in told if issubclass(one.category, InputWarning)]
     assert len(said) == 1 and "training goes on" in said[0] and "No space left" in said[0]
-    assert run.history == whole[0].history
 
 
 def test_a_terminal_that_is_gone_costs_the_lines_only(data, whole, tmp_path):
     def say(line): raise BrokenPipeError(32, "Broken pipe")
-    with pytest.warns(InputWarning): fit(data, RUN, tmp_path, progress=False, callback=TrainingLog(tmp_path, data, say))
+    with pytest.warns(InputWarning): tell(whole, TrainingLog(tmp_path, data, say), range(1, 6))
     assert len(table(tmp_path)) == 5
 
 
-def test_pictures_wait_until_they_are_a_small_share(data, tmp_path, monkeypatch):
+def test_pictures_wait_until_they_are_a_small_share(data, whole, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(TrainingLog, "draw", lambda self, run: (drawn.append(len(run.history)), time.sleep(0.2)))
-    fit(data, RUN, tmp_path, progress=False, callback=TrainingLog(tmp_path, data, share=1e-9))
+    monkeypatch.setattr(TrainingLog, "draw", lambda self, run: drawn.append(len(run.history)))
+    tell(whole, TrainingLog(tmp_path, data, share=0.), range(1, 6))
     assert drawn == [5], "the last ones are always drawn"
+    tell(whole, TrainingLog(tmp_path, data, share=1e9), range(1, 6))
+    assert drawn == [5, 1, 2, 3, 4, 5]
 
 
 # ---- processes
 
-def test_it_travels_and_only_the_first_process_writes(data, tmp_path, monkeypatch):
+def test_it_travels_and_only_the_first_process_writes(data, whole, tmp_path, monkeypatch):
     log = pickle.loads(pickle.dumps(TrainingLog(tmp_path, data, print)))
     monkeypatch.setattr(logs, "rank", lambda: 1)
-    fit(data, replace(RUN, phases=(Phase("segmentors", 1),)), tmp_path / "run", progress=False, callback=log)
-    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    tell(whole, log)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    tell(whole, log)
+    assert len(table(tmp_path)) == 5
 
 
 def test_two_processes_write_one_log(data, tmp_path):
@@ -194,4 +208,3 @@ def test_two_processes_write_one_log(data, tmp_path):
 def test_a_callback_that_does_not_travel_is_refused(data, tmp_path):
     with pytest.raises(ValueError, match="travel"):
         fit(data, RUN, tmp_path, progress=False, devices=2, callback=lambda run, keep: None)
-    shutil.rmtree(tmp_path)
