@@ -131,7 +131,7 @@ def test_presets_of_the_paper_and_the_demo_are_not_augmented():
 @pytest.mark.parametrize("name, asked, augmented", [("cpu", False, False), ("cpu", True, True),
                                                     ("pretrained", False, True)])
 def test_the_command_augments_if_the_preset_or_the_user_says_so(name, asked, augmented):
-    from cssgan.cli.training import DEFAULTS, run_config
+    from cssgan.cli.runs import DEFAULTS, run_config
     assert run_config(DEFAULTS | {"preset": name, "augment": asked}, HEART).augment == augmented
 
 

@@ -17,7 +17,7 @@ import pytest
 from scans import write_dicom
 
 from cssgan.cli import commands as cli
-from cssgan.cli import parsing, sweeps, tasks, training
+from cssgan.cli import parsing, runs, sweeps, tasks, training
 from cssgan.cli import phantoms as phantom_commands
 from cssgan.cli import scans as scan_commands
 from cssgan.data.finding import from_manifest
@@ -550,7 +550,8 @@ def test_train_then_use_it(run, data, tmp_path):
     words = "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--cache", tmp_path / "cache", "--seed", 3
     status, out, _ = run("cssgan_train", *words)
     assert status == 0 and str(tmp_path / "run" / "best") in out
-    assert [line.split(":")[0] for line in out.splitlines()] == ["CT", "MRI", "trained"]
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        "CT", "MRI", "phases", "segmentors 1/1", "generators 1/1", "joint 1/2", "joint 2/2", "trained"]
     cases = from_manifest(tmp_path / "run" / "cases.csv")
     assert len(cases) == 6 and {c.split for c in cases} == {"train", "valid", "test"}
     asked, kept = (json.loads((tmp_path / "run" / name).read_text()) for name in ("train.json", "last/checkpoint.json"))
@@ -608,23 +609,23 @@ def test_a_data_set_is_not_written_over(fails, run, data, tmp_path, monkeypatch)
 class Killed(BaseException): "As SIGKILL would: nothing is put away."
 
 
-@pytest.mark.parametrize("writes", range(4))
+@pytest.mark.parametrize("writes", range(5))
 def test_a_run_that_was_killed_before_its_first_checkpoint_can_begin_again(run, fails, data, tmp_path, monkeypatch,
                                                                            writes):
     from cssgan.data import finding
     words = "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--quiet", "--cache", tmp_path / "cache"
-    left, whole = [writes], training.write_whole
+    left, whole = [writes], runs.write_whole
     def dies(path, content):
         if not left[0]: raise Killed
         left[0] -= 1
         whole(path, content)
-    monkeypatch.setattr(training, "write_whole", dies)
+    monkeypatch.setattr(runs, "write_whole", dies)
     monkeypatch.setattr(finding, "write_whole", dies)
     monkeypatch.setattr("cssgan.training.trainer.fit", lambda *_, **__: dies(None, None) if not left[0] else None)
     with pytest.raises(Killed): run("cssgan_train", *words)
     assert len([p for p in (tmp_path / "run").glob("[!.]*")]) == writes
     monkeypatch.undo()
-    if writes in (1, 2): fails("cssgan_train", "--resume", tmp_path / "run", says="begin again")
+    if writes in (1, 2, 3): fails("cssgan_train", "--resume", tmp_path / "run", says="begin again")
     assert run("cssgan_train", *words, "--seed", 5)[0] == 0
     assert json.loads((tmp_path / "run/train.json").read_text())["seed"] == 5
 
@@ -634,7 +635,7 @@ def test_two_commands_cannot_begin_in_one_folder(fails, data, tmp_path):
     begun = json.dumps({"data": "phantom-few", "preset": "smoke", "seed": 7})
     (tmp_path / "run").mkdir()
     (tmp_path / "run/train.json").write_text(begun)
-    with folder_lock(tmp_path / "run", name=training.LOCK):
+    with folder_lock(tmp_path / "run", name=runs.LOCK):
         fails("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke", "--quiet",
               says="another process")
         shutil.copy(next((data / "CT").iterdir()), tmp_path / "x")
@@ -653,9 +654,10 @@ def test_what_is_read_as_what_is_said_before_training(run, data, tmp_path, monke
                    tmp_path / "all.csv")
     status, out, err = run("cssgan_train", "--data", tmp_path / "all.csv", "--out", tmp_path / "run", "--preset",
                            "smoke")
-    ct, mri = out.splitlines()
+    ct, mri, phases = out.splitlines()
     assert status == 0 and err.split("\r")[-1].strip() == ""
     assert f"phantom_00002_label.nii.gz: 1 LV {ml:.0f} ml, 2 RV" in ct and "no labels" in mri
+    assert phases.startswith("phases: segmentors 1 epoch (1 update)") and phases.endswith("an epoch has 1 pair")
     assert run("cssgan_train", "--data", tmp_path / "all.csv", "--out", tmp_path / "quiet", "--preset", "smoke",
                "--quiet")[1] == ""
 
@@ -674,7 +676,8 @@ def test_going_on_otherwise_is_refused(fails, run, data, tmp_path, monkeypatch):
     monkeypatch.setattr("cssgan.training.trainer.fit", lambda *_, **__: None)
     monkeypatch.setattr(training, "report_result", lambda *_: None)
     assert run("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke")[0] == 0
-    for words in (("--preset", "paper"), ("--seed", 4), ("--fraction", "MRI=0.5"), ("--data", "phantom-S1")):
+    for words in (("--preset", "paper"), ("--seed", 4), ("--fraction", "MRI=0.5"), ("--data", "phantom-S1"),
+                  ("--augment",), ("--set", "lr=1e-4"), ("--set", "phases.generators=null"), ("--updates", 7)):
         fails("cssgan_train", "--resume", tmp_path / "run", *words, says="was begun with")
     assert run("cssgan_train", "--resume", tmp_path / "run", "--preset", "smoke", "--seed", 0)[0] == 0
 

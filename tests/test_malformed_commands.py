@@ -55,8 +55,43 @@ for command in ("translate", "segment"):
                    ("1", "2"), (DIGITS, "0", "0")):
         row(command, f"--centre {' '.join(values)[:16]}", typed(command, "--centre", *values), "--centre")
 
+# settings: no such name, no such value, no file of settings
+for word, says in [("lr", "sets nothing"), ("=3", "sets nothing"), ("learning_rate=1e-4", "did you mean lr"),
+                   ("phases.joint.epoch=3", "did you mean phases.joint.epochs"), ("phases.joint=3", "group of set"),
+                   ("lr=-1", "at lr"), ("lr=.nan", "at lr"), ("lr=fast", "at lr"), ("lr=", "at lr"),
+                   ("width=1e3", "at width"), (f"width={DIGITS}", "width"), ("grid.shape=[1, 2]", "at grid.shape"),
+                   ("phases.joint.epochs=-1", "joint"), ("phases.joint.epochs=0.5", "joint"), ("seed=one", "at seed"),
+                   ("engine=slow", "at engine"), ("width=[4", "not plain YAML"), ("lr=&a [*a]", "not plain YAML"),
+                   (f"{LONG}=1", "no setting"), (f"{STEERING}=1", "no setting"), ("lr=!!python/name:os.kill", "YAML")]:
+    row("train", f"--set {word[:20]!r}", typed("train", "--set", word), "", says)
+for value in ("0", "-5", "many", DIGITS, "1.5"):
+    row("train", f"--updates {value[:12]!r}", typed("train", "--updates", value), "--updates", "whole number")
+for value in ("gpu", "cuda:99", "cuda:x", "CPU", "", LONG, STEERING):
+    row("train", f"--device {value[:9]!r}", typed("train", "--device", value), "",
+        "is no device|there is no cuda:99")
+def configured(text):
+    def make(folder):
+        os.chdir(folder)
+        Path("run.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return [*GOOD["train"].split(), "--config", "run.yaml"]
+    return make
+for name, text, says in [
+        ("nothing", "", "no names and values"), ("a list", "- lr", "no names and values"),
+        ("binary", b"\xff\xfe\x00", "no text"), ("too much", "# " + "x" * 60_000, "larger than"),
+        ("a mistyped name", "learningrate: 1", "did you mean lr"), ("a name twice", "lr: 1\nlr: 2", "says lr twice"),
+        ("an alias", "a: &a [1]\nb: *a", "has an alias"), ("depth", "[" * 40_000, "not plain YAML"),
+        ("no YAML", "lr: [", "not plain YAML"), ("a preset that is none", "preset: 3", "at preset"),
+        ("a share of 7", "fraction: {CT: 7}", "fraction"), ("updates of text", "updates: many", "at updates"),
+        ("a group that is a number", "phases: 3", "group of settings"),
+        ("phases that are a list", "phases: [joint]", "group of settings"),
+        ("a phase that is null at the top", "joint: null", "no setting joint")]:
+    row("train", f"--config that holds {name}", configured(text), "run.yaml", says)
+row("train", "--config that is a folder", typed("train", "--config", "."), "", "folder")
+row("train", "--config that is not there", typed("train", "--config", "none.yaml"), "none.yaml", "does not exist")
+
 # names: empty, blank, NUL, too long
 PLACES = [("train", "--data"), ("train", "--task"), ("train", "--out"), ("train", "--resume"), ("train", "--cache"),
+          ("train", "--config"),
           ("translate", "scan"), ("translate", "--checkpoint"), ("translate", "--to"), ("translate", "--out"),
           ("segment", "scan"), ("segment", "--checkpoint"), ("segment", "--modality"), ("segment", "--out"),
           ("task", "--data"), ("task", "--out"), ("task", "--name"), ("phantom", "--out"), ("phantom", "--labels"),

@@ -5,17 +5,13 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/11_cli/04_training.ipynb #2d829528
+# %% ../../nbs/11_cli/04_training.ipynb #0514dc65
 import argparse
-import json
 import math
 import os
+import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
-
-import msgspec
 
 from cssgan.cli.parsing import (
     MAX_SEED,
@@ -28,16 +24,9 @@ from cssgan.cli.parsing import (
     path_name,
     print_line,
 )
-from cssgan.guard import (
-    InputError,
-    brief,
-    check_folder,
-    check_writable,
-    folder_lock,
-    make_folder,
-    read_json,
-    write_whole,
-)
+from .runs import DEFAULTS, SHIPPED, Plan, begin_run, pairs_of, plan_run, read_config, reopen_run
+from .show import describe_domain, show_plan
+from ..guard import InputError
 
 # %% ../../nbs/11_cli/04_training.ipynb #04c00005
 MIN_FRACTION = 0.0001
@@ -58,6 +47,47 @@ def as_shares(
         raise InputError("--fraction names a domain twice: leave one of the two out")
     return shares
 
+# %% ../../nbs/11_cli/04_training.ipynb #487b5472
+def setting(
+    word: str,  # as it was typed
+) -> tuple[str, str]:  # the setting's name with dots, its value
+    "A type for argparse: NAME=VALUE."
+    name, equals, value = word.partition("=")
+    if not name or not equals: raise argument_error(word, "sets nothing: write lr=1e-4, say")
+    return name, value
+
+def add_settings(
+    new: Parser,  # of the command
+):
+    "The options that decide what is trained, and for how long."
+    new.add_argument("--preset", type=choice("smoke", "demo", "cpu", "pretrained", "paper"), metavar="PRESET",
+                     help="what all settings begin as: smoke (seconds; only shows that it runs), demo (528 updates on "
+                          "a coarse grid, minutes on two cores), cpu (1,311 on the same grid, a quarter of an hour), "
+                          "pretrained (10,200 on a finer grid, with augmentation: hours), paper (14,820 with 57 "
+                          "volumes, on the paper's grid: a GPU); where there are fewer volumes than demo, cpu and "
+                          "pretrained were made for (12, 57, 300 of a domain), they take more epochs, so that the "
+                          "updates stay (default: cpu)")
+    new.add_argument("--config", type=path_name, metavar="FILE",
+                     help="YAML that changes the preset's settings, such as lr: 1e-4, and may name data, task, preset, "
+                          "fraction, init and updates; a run's settings.yaml gives the same run again")
+    new.add_argument("--set", type=setting, metavar="NAME=VALUE", action="append", default=[],
+                     help="change one setting, such as lr=1e-4, width=16 or phases.joint.epochs=40; as often as you "
+                          "like (--show prints all)")
+    new.add_argument("--updates", type=number_between(1, 10**9, int), metavar="N",
+                     help="about so many updates in all: the epochs of every phase in proportion, one at least "
+                          "(default: as the epochs say)")
+    new.add_argument("--seed", type=number_between(0, MAX_SEED, int), metavar="SEED",
+                     help="of the splits, the first weights and the order of cases, 0 or more (default: 0)")
+    new.add_argument("--fraction", type=share_of_domain, metavar="NAME=F", nargs="+",
+                     help="share of a domain's training patients to use, above 0 and at most 1, such as CT=0.14 "
+                          "(default: all)")
+    new.add_argument("--augment", action="store_true", default=None,
+                     help="change training volumes from epoch to epoch, as patients and scanners differ")
+    new.add_argument("--init", type=path_name, metavar="DIR",
+                     help="train on from a checkpoint's weights, in its grid and its networks' sizes: its folder, or "
+                          "the word pretrained for the model that comes with cssgan; of the preset, the joint phase "
+                          "is left, as the rest is pre-training (default: fresh weights)")
+
 # %% ../../nbs/11_cli/04_training.ipynb #cell-030
 def train_parser() -> Parser:
     "The options of `cssgan_train`."
@@ -70,32 +100,27 @@ def train_parser() -> Parser:
     new.add_argument("--task", type=path_name, metavar="FILE",
                      help="what is translated into what, as cssgan_task writes it (default: task.json beside the "
                           "data; without one, the heart in CT and MRI)")
-    new.add_argument("--out", type=path_name, metavar="DIR", help="folder of the run; its checkpoint will be DIR/best")
+    new.add_argument("--out", type=path_name, metavar="DIR",
+                     help="folder of the run: its checkpoint will be DIR/best, its log DIR/history.csv and "
+                          "DIR/curves.png")
     new.add_argument("--resume", type=path_name, metavar="DIR", nargs="?", const=True,
                      help="resume the run in DIR (or in --out), as it was begun")
-    new.add_argument("--preset", type=choice("smoke", "demo", "cpu", "pretrained", "paper"), metavar="PRESET",
-                     help="smoke (to see that it runs), demo (for a dozen volumes), cpu (for 57 of each domain), "
-                          "pretrained (for hundreds: hours), paper (the paper's: wants a GPU) (default: cpu)")
-    new.add_argument("--seed", type=number_between(0, MAX_SEED, int), metavar="SEED",
-                     help="of the splits, the first weights and the order of cases, 0 or more (default: 0)")
-    new.add_argument("--fraction", type=share_of_domain, metavar="NAME=F", nargs="+",
-                     help="share of a domain's training patients to use, above 0 and at most 1, such as CT=0.14 "
-                          "(default: all)")
-    new.add_argument("--augment", action="store_true", default=None,
-                     help="change training volumes from epoch to epoch, as patients and scanners differ")
-    new.add_argument("--init", type=path_name, metavar="DIR",
-                     help="train on from a checkpoint's weights, in its grid and its networks' sizes: its folder, or "
-                          "the word pretrained for the model that comes with cssgan; of the preset, the joint phase "
-                          "is left, as the rest is pre-training (default: fresh weights)")
+    add_settings(new)
+    new.add_argument("--show", action="store_true",
+                     help="print what would be done, with the time and memory that one measured step of each phase "
+                          "lets expect, and do nothing")
     new.add_argument("--cache", type=path_name, metavar="DIR",
                      help="where prepared scans are kept, about 3 MB each on the paper's grid (default: $CSSGAN_CACHE, "
                           "or .cache/cssgan in your home)")
+    new.add_argument("--device", metavar="DEVICE",
+                     help="cpu, cuda, or cuda:1 for the second GPU (default: the first GPU, or the CPU)")
     new.add_argument("--devices", type=number_between(1, 64, int), default=1, metavar="N",
                      help="processes that train together on this machine, one per GPU, 1 to 64 (default: 1); under "
                           "torchrun or srun leave it out")
     new.add_argument("--quiet", action="store_true", help="no progress bars, and only the result is printed")
     return new
 
+# %% ../../nbs/11_cli/04_training.ipynb #03a1d7e2
 TRAIN_WHAT = """Train the six networks on scans of two kinds that were never paired, such as CT and
 MRI, with labels of at least one kind: two that translate (CT to MRI, MRI to CT), two
 that tell real from synthetic, two that segment. The result is a folder that cssgan_translate and cssgan_segment use.
@@ -105,229 +130,62 @@ every minute, so that a run that is killed outright can be resumed as well."""
 TRAIN_EXAMPLES = """  cssgan_train --data phantoms --out runs/first --preset smoke
   cssgan_train --data phantom-S1 --out runs/few --fraction CT=0.14 MRI=0.14
   cssgan_train --data mine --out runs/mine --init pretrained
+  cssgan_train --data mine --out runs/slow --config run.yaml --set lr=1e-4 --updates 5000
+  cssgan_train --data mine --preset demo --show
   cssgan_train --resume runs/few"""
 
-# %% ../../nbs/11_cli/04_training.ipynb #cell-033
-Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
-
-class RunOptions(msgspec.Struct, forbid_unknown_fields=True):
-    "What `train.json` holds: how a run was begun."
-    data: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]  # as it was typed
-    preset: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] = "cpu"
-    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
-    fraction: dict[Annotated[str, msgspec.Meta(max_length=40)], Share] = {}  # domain → share of its training patients
-    augment: bool = False
-    init: Annotated[str, msgspec.Meta(max_length=4096)] = ""  # a checkpoint's folder, or "pretrained"; empty: none
-    fraction_ct: Share = 1.  # as older versions wrote it
-    fraction_mri: Share = 1.
-
-# what it is if nothing is typed
-DEFAULTS = {"data": None, "preset": "cpu", "seed": 0, "fraction": {}, "augment": False, "init": ""}
-INIT = "init"  # in a run's folder, a copy of the weights that it started from
-RUN_FILES = "cases.csv", "task.json", "train.json", "best", "last", INIT
-
-def read_options(
-    folder: Path,  # of the run
-) -> dict:  # by the names in `DEFAULTS`
-    "What a run was begun with."
-    options = read_json(folder / "train.json", RunOptions, "name the folder of a run, or begin again in another folder",
-                        10_000)
-    older = {name: share for name, share in (("CT", options.fraction_ct), ("MRI", options.fraction_mri)) if share < 1}
-    return {name: getattr(options, name) for name in DEFAULTS} | {"fraction": older | options.fraction}
-
-def in_words(
-    value,  # of an option
-) -> str:
-    "An option's value as it is typed; a whole share is as good as none."
-    if not isinstance(value, dict): return str(value) or "none"
-    return " ".join(f"{name}={share}" for name, share in sorted(value.items()) if share < 1) or "1"
-
-def read_run_task(
-    folder: Path,  # of the run
-):  # a Task
-    "What a run trains; older versions knew the heart alone."
-    from cssgan.task import HEART, read_task
-    return read_task(folder / "task.json") if os.path.lexists(folder / "task.json") else HEART
-
-# %% ../../nbs/11_cli/04_training.ipynb #0b9c48f2
-def refuse_taken_folder(
-    folder: Path,  # for a new run
-    data: str,  # to train with
-):
-    "Refuse a folder that holds a run, or files of other people that a run would replace."
-    there = [name for name in RUN_FILES if os.path.lexists(folder / name)]
-    if not there: return
-    try: read_options(folder)
-    except InputError as e:
-        raise InputError(f"{folder / there[0]} is there, and cssgan_train did not make it, or it is damaged: choose "
-                         "another folder for the run") from e
-    if any((folder / name / "checkpoint.json").exists() for name in ("best", "last")):
-        raise InputError(f"{folder} already holds a run: go on with it (--resume), or choose another folder")
-    for path in (folder / "cases.csv", folder / "task.json", folder / "train.json"):
-        check_writable(path, lambda path: not os.path.islink(path), True, [data])
-
-# %% ../../nbs/11_cli/04_training.ipynb #a7b8c8f0
-SHIPPED = "pretrained"  # the word for the model that comes with the package
-
-def weights_to_begin_with(
-    init: str,  # a checkpoint's folder, or "pretrained"; empty: none
-    task,  # of the data
-):  # a Checkpoint, or None
-    "The networks that a new run starts from."
-    from cssgan.inference.apply import shipped_model
-    from cssgan.task import as_task
-    from cssgan.training.checkpoints import load_checkpoint
-    from cssgan.training.saving import essentials
-    if not init: return None
-    loaded = load_checkpoint(shipped_model("--init DIR") if init == SHIPPED else init)
-    if essentials(known := as_task(loaded.about["task"], init)) != essentials(task):
-        raise InputError(f"{brief(init, 100)} was trained for the task {in_short(known)}, and the data are of the task "
-                         f"{in_short(task)}: start from a checkpoint of the same task, or leave --init out")
-    return loaded
-
-def in_short(
-    task,  # a Task
-) -> str:
-    "What a task is about, in a few words."
-    return brief(f"{task.name} ({', '.join(task.names)}: {', '.join(task.regions[1:])})", 120)
-
-def kept_weights(
-    folder: Path,  # of a run
-    options: dict,  # by the names in `DEFAULTS`
-):  # a Checkpoint, or None
-    "The networks that a run was begun with; it keeps a copy, because what they were copied from may change."
-    from cssgan.training.checkpoints import load_checkpoint
-    return load_checkpoint(folder / INIT) if options["init"] else None
-
-def run_config(
-    options: dict,  # by the names in `DEFAULTS`
-    task,  # a Task
-    begun_with=None,  # the Checkpoint that the run starts from; None: fresh weights
-):  # a Config
-    "The configuration of a run."
-    from cssgan.scans.volumes import Grid
-    from cssgan.training.schedule import preset
-    config = preset(options["preset"], task)
-    config = replace(config, seed=options["seed"], augment=config.augment or options["augment"])
-    if begun_with is None: return config
-    sizes, grid = begun_with.nets.sizes, begun_with.about["grid"]
-    return replace(config, grid=Grid(tuple(grid["shape"]), tuple(grid["spacing"])),
-                   phases=tuple(phase for phase in config.phases if phase.name == "joint"),
-                   **{name: sizes[name] for name in ("width", "patch_layers", "resnet")})
-
-# %% ../../nbs/11_cli/04_training.ipynb #8e808d61
-def choose_cases(
-    options: dict,  # by the names in `DEFAULTS`
-    task,  # a Task
-    grid,  # the training grid
-    cache: str|None = None,  # where prepared scans are kept
-    progress: bool = False,  # show a bar while they are read
-) -> list:  # of Case
-    "The cases of a new run, all of them read."
-    from cssgan.data.datasets import unpaired
-    from cssgan.data.finding import find_cases
-    from cssgan.data.splits import thin, with_splits
-    for name in options["fraction"]: task.domain(name)
-    cases = with_splits(find_cases(options["data"], task), options["seed"])
-    cases = thin(cases, options["fraction"], options["seed"])
-    unpaired(cases, grid, cache).prepare(progress)
-    return cases
-
-# %% ../../nbs/11_cli/04_training.ipynb #0b8bf033
-def begin_run(
-    folder: Path,  # of the run
-    asked: dict,  # by the names in `DEFAULTS`; None: not typed
-    until: ExitStack,  # when it is closed, the folder is free again
-    task_file: str|None = None,  # that holds the task
-    cache: str|None = None,  # where prepared scans are kept
-    progress: bool = False,  # show a bar while they are read
-) -> tuple:  # what the run is begun with, by the same names; its cases
-    "Choose the cases of a new run, and write down what it is begun with."
-    from cssgan.data.finding import find_task, write_manifest
-    from cssgan.task import task_json
-    from cssgan.training.checkpoints import save_checkpoint
-    refuse_taken_folder(check_folder(folder), asked["data"])
-    options = DEFAULTS | {name: value for name, value in asked.items() if value is not None}
-    task = find_task(options["data"], task_file)
-    begun_with = weights_to_begin_with(options["init"], task)
-    cases = choose_cases(options, task, run_config(options, task, begun_with).grid, cache, progress)
-    until.enter_context(folder_lock(make_folder(folder), name=LOCK))
-    refuse_taken_folder(folder, asked["data"])  # somebody may have been quicker
-    write_whole(folder / "train.json", json.dumps(options, indent=1).encode())
-    write_whole(folder / "task.json", task_json(cases[0].task).encode())
-    if begun_with: save_checkpoint(folder / INIT, begun_with.nets, begun_with.about)
-    write_manifest(cases, folder / "cases.csv")
-    return options, cases
-
-LOCK = ".cssgan_train.lock"
-
-# %% ../../nbs/11_cli/04_training.ipynb #cell-034
-def reopen_run(
-    folder: Path,  # of the run
-    asked: dict,  # by the names in `DEFAULTS`; None: not typed
-    until: ExitStack,  # when it is closed, the folder is free again
-    task_file: str|None = None,  # that holds the task
-) -> tuple:  # what the run was begun with, by the same names; its cases
-    "The run as it was begun, or not at all."
-    from cssgan.data.finding import from_manifest
-    from cssgan.task import read_task
-    from cssgan.training.schedule import preset
-    options, task = read_options(folder), read_run_task(folder)
-    if task_file and read_task(task_file) != task:
-        raise InputError(f"{folder} was begun with another task than {task_file}: leave --task out, or choose another "
-                         "folder")
-    try: preset(options["preset"])
-    except ValueError as e: raise InputError(f"{folder / 'train.json'}: {e}") from e
-    for name, value in asked.items():
-        was, now = in_words(options[name]), in_words(value)
-        if value is not None and now != was:
-            raise InputError(f"{folder} was begun with {name} {brief(was)}, not {brief(now)}: go on as it was, or "
-                             "choose another folder")
-    if not os.path.lexists(folder / "cases.csv"):
-        raise InputError(f"{folder} has no cases.csv yet: begin again, with --data and --out {folder}")
-    cases = from_manifest(folder / "cases.csv", task)
-    until.enter_context(folder_lock(folder, name=LOCK))
-    return options, cases
-
-# %% ../../nbs/11_cli/04_training.ipynb #cell-039
-def describe_domain(
-    data,  # UnpairedData
-    modality: str,  # the name of a domain
-) -> str:  # one line
-    "How many cases there are, and how the labels of the first are read."
-    from cssgan.data.prepared import describe_structures
-    train, valid = (data.parts()[modality, split].cases for split in ("train", "valid"))
-    count = f"{modality}: cases to train with: {len(train)}, to validate with: {len(valid)}"
-    if (modality, "train") in data.unlabelled(): return f"{count}; no labels to learn from, so nothing can judge it"
-    labelled = [c for c in (*train, *valid) if c.label]
-    if not labelled: return f"{count}; all of them drawn"
-    return f"{count}; the labels of {Path(labelled[0].label).name}: {describe_structures(labelled[0])}"
-
-# %% ../../nbs/11_cli/04_training.ipynb #cd298019
+# %% ../../nbs/11_cli/04_training.ipynb #85c77cff
 def run_folder(
     args: argparse.Namespace,  # from `train_parser`
 ) -> Path:  # of the run, to begin or to resume
     "The folder that `--out DIR`, `--resume DIR` or `--out DIR --resume` names."
     return Path(args.resume if isinstance(args.resume, str) else args.out)
 
+def what_is_asked(
+    args: argparse.Namespace,  # from `train_parser`
+) -> tuple:  # by the names in `DEFAULTS`, None: not asked for; settings, name with dots → value; the task's file
+    "The file and the words together."
+    from cssgan.training.settings import check_names, parse_yaml
+    asked, changes = read_config(args.config) if args.config else ({}, {})
+    typed = {name: getattr(args, name) for name in ("data", "task", "preset", "fraction", "init", "updates")}
+    if args.fraction: typed["fraction"] = as_shares(args.fraction)
+    asked |= {name: value for name, value in typed.items() if value is not None}
+    if asked.get("init", SHIPPED) != SHIPPED: asked["init"] = os.path.abspath(asked["init"])
+    changes |= {"seed": args.seed} if args.seed is not None else {}
+    changes |= {"augment": True} if args.augment else {}
+    single = {name: parse_yaml(value, f"--set {name}") for name, value in args.set}
+    check_names(single, "--set")
+    task_file = asked.pop("task", None)
+    return {name: asked.get(name) for name in DEFAULTS}, changes | single, task_file
+
+# %% ../../nbs/11_cli/04_training.ipynb #4f09ab59
 def open_run(
     args: argparse.Namespace,  # from `train_parser`
     until: ExitStack,  # when it is closed, the folder is free again
-) -> tuple:  # what the run is begun with; its cases; lines about them; is it resumed?
+    processes: int = 1,  # that train together
+) -> tuple[Plan, list[str], bool]:  # the run; lines about it; is it resumed?
     "The run that was asked for, for this process alone."
     from cssgan.data.datasets import unpaired
-    folder, asked = run_folder(args), {name: getattr(args, name) for name in DEFAULTS}
-    if args.init: asked["init"] = args.init if args.init == SHIPPED else os.path.abspath(args.init)
-    if args.fraction: asked["fraction"] = as_shares(args.fraction)
+    folder, (asked, changes, task_file) = run_folder(args), what_is_asked(args)
     resumed = bool(args.resume) and os.path.lexists(folder / "train.json")
-    if not resumed and not args.data:
+    if not resumed and not asked["data"]:
         raise InputError(f"{folder} holds no run that cssgan_train began: name the right folder, or begin with --data "
                          "and --out")
-    if resumed: options, cases = reopen_run(folder, asked, until, args.task)
-    else: options, cases = begin_run(folder, asked, until, args.task, args.cache, not args.quiet)
-    grid = run_config(options, cases[0].task, kept_weights(folder, options)).grid
-    data = unpaired(cases, grid, args.cache)
-    return options, cases, [describe_domain(data, modality) for modality in data.task.names], resumed
+    if resumed: plan = reopen_run(folder, asked, changes, until, task_file)
+    else: plan = begin_run(folder, asked, changes, until, task_file, args.cache, not args.quiet, processes)
+    data = unpaired(plan.cases, plan.config.grid, args.cache)
+    return plan, [*(describe_domain(data, name) for name in data.task.names), describe_plan(plan, processes)], resumed
+
+def describe_plan(
+    plan: Plan,  # of a run
+    processes: int = 1,  # that train together
+) -> str:  # one line
+    "How long it will train, and whether a preset was stretched."
+    from cssgan.training.settings import MADE_FOR, describe_length
+    pairs, name = pairs_of(plan.cases), plan.options["preset"]
+    usual = 0 if plan.options["updates"] or plan.options.get("settings") == {} else MADE_FOR.get(name, 0)
+    why = f" ({name} was made for {usual}: more epochs make up for it, where you set none)" * (pairs < usual)
+    return f"phases: {describe_length(plan.config, pairs, processes)}{why}"
 
 # %% ../../nbs/11_cli/04_training.ipynb #0bd6fd46
 def report_result(
@@ -343,33 +201,63 @@ def report_result(
     scores = f"Dice on the validation cases is {known}{unknown}" if known else unknown[2:]
     print_line(f"trained: {scores}; the checkpoint is {folder / 'best'}")
 
-# %% ../../nbs/11_cli/04_training.ipynb #50bf9dbd
+# %% ../../nbs/11_cli/04_training.ipynb #c002c672
+def say(
+    line: str,  # of the log
+):
+    "Print at once, for whoever follows a file to which this is written."
+    print_line(line)
+    sys.stdout.flush()
+
+def how_many(
+    args: argparse.Namespace,  # from `train_parser`
+) -> int:  # processes that will train together
+    "Join those that were started with this one; refuse a device that there is not."
+    from cssgan.fast.processes import join, processes, started_processes
+    from cssgan.training.trainer import named_device
+    if args.device is not None: named_device(args.device, max(args.devices, started_processes()[1]))
+    else: join()
+    return max(args.devices, processes())
+
 def train(
     args: argparse.Namespace,  # from `train_parser`
 ):
-    "Train, or resume a training."
+    "Train, or resume a training; or show what would be done."
     from cssgan.data.datasets import unpaired
-    from cssgan.fast.processes import from_first, join, rank
+    from cssgan.fast.processes import from_first, rank
+    from cssgan.training.logs import TrainingLog
     from cssgan.training.trainer import fit
-    join()
+    count = how_many(args)
+    if args.show: return show(args, count)
+    folder = run_folder(args)
     with ExitStack() as until:
-        options, cases, lines, resumed = from_first(lambda: open_run(args, until))
-        begun_with = kept_weights(run_folder(args), options)
-        config = run_config(options, cases[0].task, begun_with)
-        data = unpaired(cases, config.grid, args.cache)
-        for line in lines if rank() == 0 and not args.quiet else (): print_line(line)
-        fit(data, config, run_folder(args), begun_with and begun_with.nets, resume=resumed, progress=not args.quiet,
-            devices=args.devices)
-    if rank() == 0: report_result(run_folder(args))
+        plan, lines, resumed = from_first(lambda: open_run(args, until, count))
+        data = unpaired(plan.cases, plan.config.grid, args.cache)
+        for line in lines if rank() == 0 and not args.quiet else (): say(line)
+        log = TrainingLog(folder, data, None if args.quiet else say)
+        fit(data, plan.config, folder, plan.begun_with and plan.begun_with.nets, resume=resumed,
+            progress=not args.quiet, devices=args.devices, callback=log, device=args.device or "")
+    if rank() == 0: report_result(folder)
 
-# %% ../../nbs/11_cli/04_training.ipynb #cell-040
+def show(
+    args: argparse.Namespace,  # from `train_parser`
+    count: int,  # of processes
+):
+    "Print the plan of a new run."
+    asked, changes, task_file = what_is_asked(args)
+    if not asked["data"]: raise InputError("there is nothing to show: name what to train with, --data DATA")
+    show_plan(plan_run(asked, changes, task_file, count), count, args.device or "")
+
+# %% ../../nbs/11_cli/04_training.ipynb #b713f456
 def train_main(
     argv: list[str]|None = None,  # words after the command; None: what was typed
 ) -> int:  # exit status
     "Run `cssgan_train`."
     new = train_parser()
     args = new.parse_args(argv)
-    if bool(args.out) == isinstance(args.resume, str):
+    if args.show and args.resume: new.error("--show is for a new run: leave --resume out")
+    if not args.show and bool(args.out) == isinstance(args.resume, str):
         new.error("name one folder for the run: --data DATA --out DIR, or --resume DIR")
-    if not args.data and not args.resume: new.error("name what to train with: --data DATA")
-    return attempt("cssgan_train", lambda: train(args), f"(go on with cssgan_train --resume {run_folder(args)})")
+    if not (args.data or args.resume or args.config): new.error("name what to train with: --data DATA")
+    advice = "" if args.show else f"(go on with cssgan_train --resume {run_folder(args)})"
+    return attempt("cssgan_train", lambda: train(args), advice)

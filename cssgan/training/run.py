@@ -112,7 +112,7 @@ def dice_and_loss(
     segmentor: nn.Module,  # S_A or S_B
     samples,  # (volume, labels, id) one by one
     device: torch.device,  # of the segmentor
-) -> tuple:  # mean Dice in percent, mean cross-entropy
+) -> tuple:  # Dice in percent: the mean, and a list by region; the mean cross-entropy
     "How a segmentor does on real volumes that it does not learn from."
     dice, losses = [], []
     for volume, labels, _ in samples:
@@ -120,7 +120,8 @@ def dice_and_loss(
         logits = segmentor(volume)
         dice.append(dice_scores(logits.argmax(1), labels, logits.shape[1]))
         losses.append(shape_loss(logits, labels).item())
-    return torch.cat(dice).nanmean().item(), mean(losses)
+    dice = torch.cat(dice)
+    return dice.nanmean().item(), dice.nanmean(0).tolist(), mean(losses)
 
 # %% ../../nbs/07_training/04_run.ipynb #cell-017
 def is_labelled(
@@ -147,18 +148,21 @@ def begin_with_background(
     for segmentor, samples in ((run.nets.S_A, data.train_A), (run.nets.S_B, data.train_B)):
         segmentor.net.last.bias[sorted(never_drawn(samples))] = UNLIKELY
 
+# %% ../../nbs/07_training/04_run.ipynb #8c0e36fe
 def segmentation_scores(
     nets: Networks,  # in evaluation mode
     data: UnpairedData,  # with validation samples
     device: torch.device,  # of the networks
     task: Task = HEART,  # whose domains they are
-) -> dict:  # mean Dice in percent, and the mean loss of the domains that are labelled
+) -> dict:  # Dice in percent, the mean and by region ("dice_CT.LV"); the mean loss of the domains that are labelled
     "How both segmentors do on the validation samples."
     found = [dice_and_loss(S, samples, device) for S, samples in ((nets.S_A, data.valid_A), (nets.S_B, data.valid_B))]
-    losses = [loss for dice, loss in found if not math.isnan(dice)]
-    names = task.scores.dice
-    return {name: dice for name, (dice, _) in zip(names, found)} | \
-        {"valid_loss": sum(losses) / len(losses) if losses else None}
+    losses = [loss for dice, _, loss in found if not math.isnan(dice)]
+    scores = {name: dice for name, (dice, _, _) in zip(task.scores.dice, found)}
+    scores["valid_loss"] = sum(losses) / len(losses) if losses else None
+    for name, (_, regions, _) in zip(task.scores.dice, found):
+        scores |= {f"{name}.{region}": dice for region, dice in zip(task.regions[1:], regions)}
+    return scores
 
 def translation_scores(
     run: Run,  # networks in evaluation mode, and evaluators
@@ -173,7 +177,7 @@ def translation_scores(
         for region in () if run.evaluators_given else never_drawn(learned_from): scores[region - 1] = math.nan
         return scores.nanmean().item()
     return dict(zip(run.task.scores.s, (score(nets.G_B, evaluators["S_B"], data.valid_A, data.train_B),
-                                              score(nets.G_A, evaluators["S_A"], data.valid_B, data.train_A))))
+                                        score(nets.G_A, evaluators["S_A"], data.valid_B, data.train_A))))
 
 # %% ../../nbs/07_training/04_run.ipynb #b78e01f3
 def validate(

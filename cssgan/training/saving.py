@@ -128,6 +128,7 @@ def resume_run(
     config: Config,  # must be what the run was started with
     folder: Path,  # of the checkpoint to resume from
     data: UnpairedData|None = None,  # must be what the run was started with
+    device: torch.device|None = None,  # to train on; None: this process's own
 ) -> Run:
     "A run as it was when its checkpoint was written."
     nets, about, tensors = load_checkpoint(folder, with_training=True)
@@ -136,7 +137,7 @@ def resume_run(
     refuse_other_config(config, about["config"], folder)
     task = as_task(about["task"], folder / CHECKPOINT)
     if data: refuse_other_data(data, about, folder)
-    run = start(config, nets.train(), ranges=about["ranges"], task=task)
+    run = start(config, nets.train(), ranges=about["ranges"], task=task, device=device)
     refuse_other_tensors(run, tensors, data, folder)
     restore_tensors(run, tensors, folder)
     return replace(run, **{name: about[name] for name in PROGRESS if name in about})

@@ -8,6 +8,7 @@ __all__ = ['fit']
 # %% ../../nbs/07_training/06_trainer.ipynb #579c87ff
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from ..data.datasets import UnpairedData
 from ..fast.processes import any_process, from_first, join, launch, processes, rank
-from ..guard import InputError, folder_lock, make_folder, termination_interrupts, warn
+from ..guard import InputError, brief, folder_lock, make_folder, termination_interrupts, warn
 from ..models import Networks
 from ..task import HEART
 from .checkpoints import CHECKPOINT, PREVIOUS, TENSOR_FILE, UNFINISHED, fall_back, load_checkpoint
@@ -166,6 +167,7 @@ def get_ready(
     data: UnpairedData,  # of both domains
     resume: bool,  # the run in this folder?
     progress: bool,  # show a progress bar?
+    device: torch.device|None = None,  # to train on; None: this process's own
 ) -> bool:  # is there a run to resume?
     "Everything that can be known before the first update."
     begun = holds_run(folder)
@@ -174,17 +176,18 @@ def get_ready(
     for place in (folder / "best", folder / "last"):
         if os.path.lexists(place): make_folder(place)  # is a folder, and can be written
     if hasattr(data, "prepare"): data.prepare(progress)
-    if begun: check_resumable(folder, config, data)
+    if begun: check_resumable(folder, config, data, device)
     return begun
 
 def check_resumable(
     folder: Path,  # of the run
     config: Config,  # what is decided
     data: UnpairedData,  # of both domains
+    device: torch.device|None = None,  # to train on
 ):
     "Refuse a run that cannot be resumed; fall back to its previous checkpoint, and warn, if the last one is damaged."
     damage = fall_back(folder / "last")
-    run = resume_run(config, folder / "last", data)
+    run = resume_run(config, folder / "last", data, device)
     if damage: warn(f"{damage}: the run is resumed from the previous checkpoint, after {progress_text(run)}")
     has_best = any(h["phase"] == len(config.phases) - 1 for h in run.history)
     if has_best: load_checkpoint(folder / "best")  # it would be missed at the end
@@ -210,6 +213,22 @@ def check_devices(
     if devices > 1 and processes() > 1:
         raise InputError(f"{processes()} processes have been started already; leave devices at 1")
 
+# %% ../../nbs/07_training/06_trainer.ipynb #2644d77e
+def named_device(
+    name: str,  # "cpu", "cuda" or "cuda:1"
+    devices: int = 1,  # processes to start on this machine
+) -> torch.device:
+    "A device that this machine has."
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise InputError(f"{brief(name)!r} is no device: say cpu, cuda, or cuda:1 for the second GPU")
+    if devices > 1 or processes() > 1:
+        raise InputError(f"several processes take a GPU each, or share the cores: leave {name} out")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name != "cpu" and int(name.partition(":")[2] or 0) >= gpus:
+        seen = ", ".join(f"cuda:{i}" for i in range(gpus)) or "no GPU"
+        raise InputError(f"there is no {name} here: PyTorch sees {seen}; name another device, or leave it out")
+    return torch.device(name)
+
 # %% ../../nbs/07_training/06_trainer.ipynb #cell-044
 def fit(
     data: UnpairedData,  # training and validation samples of both domains
@@ -221,24 +240,26 @@ def fit(
     progress: bool = True,  # show a progress bar, and say which engine runs?
     devices: int = 1,  # processes to start on this machine, one per device
     save_every: float = 60.,  # seconds between checkpoints
-    callback=None,  # called with the run and its `Keeper` after every update and epoch, in one process
+    callback=None,  # called with the run and its `Keeper` after every update and epoch
+    device: str = "",  # "cpu", "cuda" or "cuda:1"; empty: the first GPU, or the CPU
 ) -> Run:  # finished, with the best weights
     "Train as the configuration says; keep the best and the last checkpoint. Raises `Stopped` if it is asked to stop."
-    folder, device = Path(folder), join()
-    if devices > 1 and callback: raise ValueError("several processes take no callback; leave devices at 1")
+    folder, device = Path(folder), named_device(device, devices) if device else join()
+    if devices > 1 and callback and not getattr(callback, "travels", False):
+        raise ValueError("several processes take no callback that does not travel; leave devices at 1")
     check_devices(devices)
     from_first(lambda: make_folder(folder))
     with termination_interrupts(), locked(folder):
-        begun = from_first(lambda: get_ready(folder, config, data, resume, progress))
+        begun = from_first(lambda: get_ready(folder, config, data, resume, progress, device))
         how = data, config, folder, nets, evaluators, begun, progress, save_every
-        if devices > 1: return fit_in(devices, *how)
+        if devices > 1: return fit_in(devices, *how, callback)
         with StopButton() as button: return train(*how, callback, device, button)
 
 # %% ../../nbs/07_training/06_trainer.ipynb #6340f081
 def train(data, config, folder, nets, evaluators, begun, progress, save_every, callback, device, button):
     "Train in this process, alone or with others."
     keep_freed_memory()
-    if begun: run = resume_run(config, folder / "last", data)
+    if begun: run = resume_run(config, folder / "last", data, device)
     else: run = start(config, nets, evaluators, data.ranges(), getattr(data, "task", HEART), device)
     if not (begun or nets): begin_with_background(run, data)
     if progress and rank() == 0: tqdm.write(describe_engine(config, device), file=sys.stderr)
@@ -264,9 +285,9 @@ def fit_in(devices, data, config, folder, *how) -> Run:  # how: as for `train_wo
         raise Stopped(f"stopped after {progress_text(run)}; saved in {folder / 'last'}")
     return with_best_weights(run, folder)
 
-def train_worker(data, config, folder, nets, evaluators, begun, progress, save_every):  # as for `fit`
+def train_worker(data, config, folder, nets, evaluators, begun, progress, save_every, callback=None):  # as for `fit`
     "What each of several processes does; who started them holds the folder, and passes a request to stop on."
-    how = data, config, Path(folder), nets, evaluators, begun, progress, save_every, None
+    how = data, config, Path(folder), nets, evaluators, begun, progress, save_every, callback
     with StopButton() as button:
         try: train(*how, join(), button)
         except Stopped: pass  # all have stopped, and the one that waits will say so

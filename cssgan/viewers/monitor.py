@@ -95,7 +95,9 @@ def run_curves(
     "What a run has to show so far."
     history, scores = list(run.history), score_titles(run.task)
     if run.losses: history.append({name: float(np.mean(values)) for name, values in run.losses.items()})
-    names = dict.fromkeys(n for h in history for n in h if n not in ("phase", "name", "epoch", *scores))
+    by_region = tuple(f"{score}." for score in scores)  # each region's Dice: too many for a curve each
+    names = dict.fromkeys(n for h in history for n in h if n not in ("phase", "name", "epoch", *scores)
+                          and not n.startswith(by_region))
     curves = {n: [math.nan if h.get(n) is None else h[n] for h in history] for n in [*names, *scores]}
     return {scores.get(n, n): values for n, values in curves.items() if not np.all(np.isnan(values))}
 
