@@ -19,13 +19,13 @@ from ..guard import InputError, brief, regular_file, warn
 # %% ../../nbs/01_scans/03_dicom_files.ipynb #cell-012
 def _not_installed(path, library) -> InputError:
     "The error for a library that is missing."
-    return InputError(f"{path} is read with {library}, which is not installed: pip install 'cssgan[dicom]'")
+    return InputError(f"{path} needs {library}, which is not installed: pip install 'cssgan[dicom]'")
 
 _LIBRARY_LOCK = threading.RLock()
 
 @contextmanager
 def quiet_pydicom(
-    path,  # what is to be read with it, for the message
+    path,  # what is to be read or written with it, for the message
 ):
     "pydicom, without its warnings."
     try:
@@ -50,7 +50,7 @@ def _mute_streams():
 
 @contextmanager
 def quiet_sitk(
-    path,  # what is to be read with it, for the message
+    path,  # what is to be read or written with it, for the message
 ):
     "SimpleITK, without its warnings."
     try:
