@@ -9,8 +9,6 @@ __all__ = ['Model', 'load', 'segment', 'translate']
 import os
 import threading
 from dataclasses import replace
-from functools import lru_cache
-from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +18,7 @@ import torch
 
 import cssgan
 from ..fast.networks import accelerate
-from ..guard import InputError, brief, read_bytes
+from ..guard import InputError, brief
 from .location import Finding, candidate_centres, doubt_message, find_regions, say_doubt
 from .windows import prepare_scan, sliding_window
 from ..models import Networks
@@ -41,8 +39,7 @@ from cssgan.scans.volumes import (
     with_label,
 )
 from ..task import Domain, Task, as_task
-from ..training.checkpoints import CHECKPOINT, MOST_JSON, find_checkpoint, load_checkpoint
-from ..training.schema import CheckpointError
+from ..training.checkpoints import CHECKPOINT, find_checkpoint, load_checkpoint
 
 # %% ../../nbs/08_inference/03_apply.ipynb #cell-018
 def type_name(
@@ -307,15 +304,19 @@ def load(
     "A trained model, ready to segment and translate."
     device = as_device(device)
     place = find_checkpoint(shipped_model() if checkpoint in (None, "heart") else checkpoint)
-    content = sha256(read_bytes(place / CHECKPOINT, MOST_JSON, CheckpointError)).hexdigest()
-    with _LOADING: return _load_once(place.absolute(), content, device)
+    key = os.path.realpath(place), _fingerprint(place), device
+    with _LOADING:
+        if key not in _LOADED:
+            for oldest in list(_LOADED)[:len(_LOADED) - 3]: del _LOADED[oldest]
+            _LOADED[key] = Model(*load_networks(place, device))
+        return _LOADED[key]
 
-_LOADING = threading.Lock()
+_LOADING, _LOADED = threading.Lock(), {}
 
-@lru_cache(maxsize=4)
-def _load_once(place, content, device) -> Model:
-    "Load a checkpoint of this content."
-    return Model(*load_networks(place, device))
+def _fingerprint(place: Path) -> tuple:
+    "What changes when a checkpoint does: the names, times and sizes of its files."
+    found = [(file.name, os.stat(file)) for file in sorted(place.glob("*")) if os.path.exists(file)]
+    return tuple((name, s.st_mtime_ns, s.st_size, s.st_ino) for name, s in found)
 
 # %% ../../nbs/08_inference/03_apply.ipynb #536b7d14
 def segment(
