@@ -308,13 +308,12 @@ def test_a_centre_that_is_none(checkpoint, centre):
         assert "\n" not in str(e.value) and len(str(e.value)) <= 300
 
 
-@pytest.mark.parametrize("kind", ["array", "image", "tensor", "number", "nothing", "list"])
+@pytest.mark.parametrize("kind", ["array", "tensor", "number", "nothing", "list"])
 def test_a_scan_that_is_no_scan(checkpoint, kind):
     voxels = make("plain")[0].voxels
-    scan = {"array": voxels, "image": nib.Nifti1Image(voxels, np.eye(4)), "tensor": torch.zeros(3, 3, 3), "number": 3,
-            "nothing": None, "list": [voxels]}[kind]
+    scan = {"array": voxels, "tensor": torch.zeros(3, 3, 3), "number": 3, "nothing": None, "list": [voxels]}[kind]
     for call in (lambda: segment(scan, checkpoint, "CT"), lambda: translate(scan, checkpoint, "MRI")):
-        with pytest.raises(InputError, match="the scan is of the type .*: give a file"): call()
+        with pytest.raises(InputError, match="the scan is of the type .*: give a"): call()
 
 
 def test_the_wrong_modality(checkpoint):

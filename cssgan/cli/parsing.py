@@ -9,10 +9,11 @@ __all__ = []
 import argparse
 import atexit
 import math
+import os
 import signal
 import sys
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 
 import cssgan
@@ -81,8 +82,20 @@ def attempt(
     finally: atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
 
 # %% ../../nbs/11_cli/01_parsing.ipynb #cell-017
+def offer_completions(
+    parser: argparse.ArgumentParser,  # of what is being typed
+):
+    "Answer a shell that asks what may follow, and end; nothing where argcomplete is not installed."
+    with suppress(ImportError):
+        import argcomplete
+        argcomplete.autocomplete(parser)
+
 class Parser(argparse.ArgumentParser):
     "argparse, with errors of one line."
+    def parse_args(self, args=None, namespace=None):
+        if "_ARGCOMPLETE" in os.environ: offer_completions(self)
+        return super().parse_args(args, namespace)
+
     def error(self, message): self.exit(2, f"{self.prog}: {brief(message, LONGEST - 30)} (see {self.prog} --help)\n")
 
 def parser(

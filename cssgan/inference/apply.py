@@ -307,7 +307,7 @@ def load(
     key = os.path.realpath(place), _fingerprint(place), device
     with _LOADING:
         if key not in _LOADED:
-            for oldest in list(_LOADED)[:len(_LOADED) - 3]: del _LOADED[oldest]
+            for oldest in list(_LOADED)[:max(0, len(_LOADED) - 3)]: del _LOADED[oldest]
             _LOADED[key] = Model(*load_networks(place, device))
         return _LOADED[key]
 
