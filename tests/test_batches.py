@@ -41,7 +41,8 @@ def quick(monkeypatch, checkpoint):
         warn(f"{scan}: this may not be the heart")
         label = np.zeros(volume.shape, np.uint8)
         label[4:9, 5:9, 3:7], label[9:12, 5:9, 3:7] = 1, 5
-        seen = apply.prepare_scan(volume, loaded.grid, loaded.ranges[volume.modality], (0, 0, 0), loaded.grid)
+        seen = apply.prepare_scan(volume, loaded.grid, loaded.ranges[volume.modality],
+                                  apply.grid_centre(volume), loaded.grid)
         return apply.Segmented(apply.with_label(volume, label, volume.affine), apply.Finding(seen))
     monkeypatch.setattr(apply, "run_segmentor", segmented)
     return loads
