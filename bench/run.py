@@ -1,6 +1,7 @@
 """All measurements, or some:
 
-    python bench/run.py [--quick] [step limit inference data augmentation growth memory watch gpu import_time large]
+    python bench/run.py [--quick] [PART ...]     of step limit inference data augmentation growth memory watch gpu
+                                                 import_time large batch
 
 Results are merged into bench/results.json, and bench/README.md is written from it; `--quick` runs toy sizes in one
 process and writes nothing."""
@@ -13,7 +14,7 @@ from common import BENCH, machine, percent
 
 TITLES = {"step": "The joint step", "limit": "How near the limit", "inference": "Inference", "data": "Data",
           "augmentation": "Augmentation", "growth": "Growth", "memory": "Memory", "watch": "The monitor",
-          "gpu": "On a GPU", "import_time": "Importing", "large": "A large scan"}
+          "gpu": "On a GPU", "import_time": "Importing", "large": "A large scan", "batch": "Several scans"}
 PARTS = tuple(TITLES)
 
 

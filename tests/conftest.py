@@ -1,6 +1,7 @@
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,12 @@ def pytest_runtest_setup(item):
         import torch
         if not torch.cuda.is_available(): pytest.skip("no CUDA device")
     if item.get_closest_marker("browser") and not CHROMIUM: pytest.skip("no Chromium")
+
+
+@pytest.fixture(autouse=True)
+def nothing_loaded():
+    "No test gets networks that another one has loaded, or put in the place of a checkpoint's."
+    if "cssgan.inference.apply" in sys.modules: sys.modules["cssgan.inference.apply"]._LOADED.clear()
 
 
 @pytest.fixture(scope="session")

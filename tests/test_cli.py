@@ -167,7 +167,7 @@ def test_a_dicom_folder_in_a_nifti_file_over_it_out(run, fails, scans, checkpoin
     fails("cssgan_translate", folder, "--checkpoint", checkpoint, "--to", "CT", "--out", tmp_path / "ct.nii",
           says="is CT by its DICOM tag")
     fails("cssgan_segment", scans, "--checkpoint", checkpoint, "--modality", "CT", "--out", tmp_path / "a.nii",
-          says="without DICOM files")
+          says="holds 2 scans")
 
 
 def test_options_may_come_first_and_a_centre_may_be_negative(run, scans, checkpoint, tmp_path):
@@ -259,7 +259,7 @@ def test_bad_checkpoint(fails, scans, checkpoint, tmp_path, how):
     assert not (tmp_path / "o.nii.gz").exists()
 
 
-@pytest.mark.parametrize("name", ["none/o.nii.gz", "file/o.nii.gz", "folder", "o.png", "o"])
+@pytest.mark.parametrize("name", ["none/o.nii.gz", "file/o.nii.gz", "o.png", "o", "none/o.nrrd", "o.mhd"])
 def test_bad_output_is_said_before_anything_is_computed(fails, scans, checkpoint, tmp_path, monkeypatch, name):
     monkeypatch.setattr("cssgan.inference.apply.load_checkpoint", lambda *_: pytest.fail("computed"))
     (tmp_path / "file").touch()
@@ -295,11 +295,11 @@ def test_only_a_result_of_ours_is_replaced_and_only_when_asked(run, fails, scans
 
 def test_what_came_meanwhile_is_not_replaced_either(fails, scans, checkpoint, tmp_path, monkeypatch):
     from cssgan.inference import apply as inference
-    whole, out = inference.segment, tmp_path / "o.nii"
+    whole, out = inference.run_segmentor, tmp_path / "o.nii"
     def meanwhile(*args):
         out.write_text("notes")
         return whole(*args)
-    monkeypatch.setattr(inference, "segment", meanwhile)
+    monkeypatch.setattr(inference, "run_segmentor", meanwhile)
     monkeypatch.setattr(inference, "say_doubt", lambda *_: None)
     fails("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out", out,
           says="exists")
@@ -314,7 +314,8 @@ def test_millilitres_are_those_of_the_voxels(run, scans, checkpoint, tmp_path, m
     affine[1, 2] = 2 * np.tan(np.radians(30))
     label = np.zeros((20, 20, 20), np.uint8)
     label[5:15, 5:15, 5:15] = 1
-    monkeypatch.setattr(inference, "segment", lambda *_: Volume(np.zeros(label.shape, np.float32), affine, "CT", label))
+    found = Volume(np.zeros(label.shape, np.float32), affine, "CT", label)
+    monkeypatch.setattr(inference, "run_segmentor", lambda *_: inference.Segmented(found, None))
     said = run("cssgan_segment", scans / "CT.nii.gz", "--checkpoint", checkpoint, "--modality", "CT", "--out",
                tmp_path / "l.nii")[1]
     assert "LV 4 ml, RV 0 ml" in said and round(1000 * abs(np.linalg.det(affine[:3, :3])) / 1000, 1) == 4.5, said

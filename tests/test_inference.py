@@ -316,13 +316,12 @@ def test_a_centre_that_is_none(checkpoint, centre):
         assert "\n" not in str(e.value) and len(str(e.value)) <= 300
 
 
-@pytest.mark.parametrize("kind", ["array", "image", "tensor", "number", "nothing", "list"])
+@pytest.mark.parametrize("kind", ["array", "tensor", "number", "nothing", "list"])
 def test_a_scan_that_is_no_scan(checkpoint, kind):
     voxels = make("plain")[0].voxels
-    scan = {"array": voxels, "image": nib.Nifti1Image(voxels, np.eye(4)), "tensor": torch.zeros(3, 3, 3), "number": 3,
-            "nothing": None, "list": [voxels]}[kind]
+    scan = {"array": voxels, "tensor": torch.zeros(3, 3, 3), "number": 3, "nothing": None, "list": [voxels]}[kind]
     for call in (lambda: segment(scan, checkpoint, "CT"), lambda: translate(scan, checkpoint, "MRI")):
-        with pytest.raises(InputError, match="the scan is of the type .*: give a file"): call()
+        with pytest.raises(InputError, match="the scan is of the type .*: give a"): call()
 
 
 def test_the_wrong_modality(checkpoint):
@@ -380,15 +379,14 @@ def test_an_answer_on_the_scan_s_own_grid_comes_back_as_it_is():
     assert np.array_equal(labels_in_scan(probabilities, scan.affine, scan), probabilities.argmax(0).numpy())
 
 
-@pytest.mark.parametrize("slab", [1, 8, 100])
-def test_in_a_tilted_scan_only_voxels_at_borders_differ_from_the_nearest_label(slab):
+def test_in_a_tilted_scan_only_voxels_at_borders_differ_from_the_nearest_label():
     probabilities, grid = smooth_probabilities((12, 14, 10)), Grid((12, 14, 10), (3., 3., 4.))
     affine = np.eye(4)
     affine[:3, :3] = rotation((10, -25, 40)) @ np.diag([1.2, -1.5, 2.])
     affine[:3, 3] = -affine[:3, :3] @ (18, 12, 10)
     scan = Volume(np.zeros((40, 30, 26), np.float32), affine, "CT")
     labels = probabilities.argmax(0).numpy()
-    ours = labels_in_scan(probabilities, grid.affine(), scan, slab)
+    ours = labels_in_scan(probabilities, grid.affine(), scan)
     nearest = label_to_scan(labels, grid.affine(), scan)
     inner = label_to_scan((maximum_filter(labels, 3) == minimum_filter(labels, 3)), grid.affine(), scan) > 0
     assert inner.sum() > 100 and np.array_equal(ours[inner], nearest[inner])

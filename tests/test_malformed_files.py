@@ -350,7 +350,7 @@ PLACES = [Row(name, placed(build), says, names) for name, build, says, names in 
 OUTPUTS = [Row(f"output {name!r}", lambda folder, name=name: [lambda: check_output(folder / name),
     lambda: write_volume(Volume(HU, LPS, "CT"), folder / name)], "must end in", names)
            for name, names in (("a.png", "a.png"), ("a", "a cannot"), ("nii", "nii"), ("a.nii.zip", "a.nii.zip"),
-               ("a.nii ", "a.nii"), ("a.gz", "a.gz"), ("a.nrrd", "a.nrrd"), (os.fsdecode(b"M\xfcller"), "M\ufffdller"))]
+               ("a.nii ", "a.nii"), ("a.gz", "a.gz"), ("a.nhdr", "a.nhdr"), (os.fsdecode(b"M\xfcller"), "M\ufffdller"))]
 
 
 # volumes, labels and points made by hand

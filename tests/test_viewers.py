@@ -17,6 +17,7 @@ from cssgan.phantoms.scanners import phantom
 from cssgan.phantoms.shapes import shapes
 from cssgan.pictures import CUTS, grey_range
 from cssgan.scans.files import write_volume
+from cssgan.scans.inputs import guess_modality
 from cssgan.scans.volumes import IGNORE, UNDRAWN, Grid, Volume, normalise
 from cssgan.task import HEART, REGIONS, as_task
 from cssgan.training.schedule import Phase, preset
@@ -35,7 +36,7 @@ from cssgan.viewers.canvas import (
 from cssgan.viewers.comparison import VIEWS, compare, dice_by_region, dice_table
 from cssgan.viewers.depth import niivue_colours, render_view, resample_along, view3d
 from cssgan.viewers.explorer import explore, window_controls
-from cssgan.viewers.inputs import as_volume, guess_modality, windows
+from cssgan.viewers.inputs import as_volume, windows
 from cssgan.viewers.monitor import Monitor, plot_run, score_titles, translation_frame
 
 SMALL = Grid((24, 24, 16), (7.0, 7.0, 8.0))

@@ -9,10 +9,11 @@ __all__ = []
 import argparse
 import atexit
 import math
+import os
 import signal
 import sys
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 
 import cssgan
@@ -56,6 +57,15 @@ def own_warnings_only(
         yield
 
 # %% ../../nbs/11_cli/01_parsing.ipynb #725bf81e
+def expected_message(
+    error: Exception,  # that was raised
+) -> str:  # empty: nobody expected it, and its traceback is wanted
+    "What to say of an error that can be expected."
+    if isinstance(error, EXPECTED_ERRORS): return str(error) or type(error).__name__
+    if not (isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_MESSAGES)): return ""
+    return ("not enough memory: end other programs or take a machine (or GPU) with more; "
+            "cssgan_train needs less with a smaller --preset")
+
 def attempt(
     name: str,  # of the command
     job,  # a function without arguments
@@ -66,16 +76,26 @@ def attempt(
         with own_warnings_only(name), termination_interrupts(): job()
         return 0
     except KeyboardInterrupt as e: return print_error(name, f"{str(e) or 'interrupted'} {advice}", 130)
-    except EXPECTED_ERRORS as e: return print_error(name, str(e) or type(e).__name__)
-    except RuntimeError as e:
-        if not any(words in str(e) for words in MEMORY_MESSAGES): raise
-        return print_error(name, "not enough memory: end other programs or take a machine (or GPU) with more; "
-                                 "cssgan_train needs less with a smaller --preset")
+    except Exception as e:
+        if not (what := expected_message(e)): raise
+        return print_error(name, what)
     finally: atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
 
 # %% ../../nbs/11_cli/01_parsing.ipynb #cell-017
+def offer_completions(
+    parser: argparse.ArgumentParser,  # of what is being typed
+):
+    "Answer a shell that asks what may follow, and end; nothing where argcomplete is not installed."
+    with suppress(ImportError):
+        import argcomplete
+        argcomplete.autocomplete(parser)
+
 class Parser(argparse.ArgumentParser):
     "argparse, with errors of one line."
+    def parse_args(self, args=None, namespace=None):
+        if "_ARGCOMPLETE" in os.environ: offer_completions(self)
+        return super().parse_args(args, namespace)
+
     def error(self, message): self.exit(2, f"{self.prog}: {brief(message, LONGEST - 30)} (see {self.prog} --help)\n")
 
 def parser(

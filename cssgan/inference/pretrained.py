@@ -12,7 +12,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from ..guard import InputError, check_schema, write_whole
-from .apply import Loaded, load_networks
+from .apply import Model, load
 from ..models import Networks
 from ..training.checkpoints import bytes_of, load_checkpoint, save_checkpoint
 from ..training.saving import PROGRESS
@@ -87,6 +87,6 @@ def export_pretrained(
     write_whole(Path(folder) / "MODEL_CARD.md", text.encode())
 
 # %% ../../nbs/08_inference/04_pretrained.ipynb #34007143
-def load_pretrained() -> Loaded:
-    "The networks that come with the package, their grid, the intensities that they know, and their task."
-    return load_networks()
+def load_pretrained() -> Model:
+    "The model that comes with the package: `load` without a name."
+    return load()

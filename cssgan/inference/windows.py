@@ -51,23 +51,31 @@ def sliding_window(
     return out[0].cpu()
 
 # %% ../../nbs/08_inference/01_windows.ipynb #3988157a
-def labels_in_scan(
+def slabs_in_scan(
     probabilities: torch.Tensor,  # [classes, X, Y, Z], on a grid
     affine: np.ndarray,  # 4×4, of that grid
     scan: Volume,  # the scan to bring them to
-    slab: int = 8,  # slices at a time
-) -> np.ndarray:  # uint8 in the scan's shape: the most probable region; background outside the grid
-    "Bring a segmentor's answer to a scan's own grid."
-    labels, sides = np.zeros(scan.shape, np.uint8), np.array(probabilities.shape[1:])
+    thickness: int = 8,  # slices at a time
+):  # yields (a part of the scan as three slices, probabilities there [classes, x, y, z]; all 0 outside the grid)
+    "Bring a segmentor's answer to a scan's own grid, as far as it reaches."
+    sides = np.array(probabilities.shape[1:])
     to_scan, to_grid = np.linalg.inv(scan.affine) @ affine, np.linalg.inv(affine) @ scan.affine
     corners = nib.affines.apply_affine(to_scan, np.array(list(np.ndindex(2, 2, 2))) * (sides + 1) - 1)
     low = corners.min(0).clip(0, scan.shape).astype(int)
     high = np.ceil(corners.max(0) + 1).clip(low, scan.shape).astype(int)
     steps = torch.from_numpy(to_grid * 2 / np.append(sides - 1, 2)[:, None]).float()  # -1 to 1: first to last voxel
-    for first in range(low[0], high[0], slab):
-        last = min(first + slab, high[0])
-        axes = [torch.arange(a, b).float() for a, b in zip((first, *low[1:]), (last, *high[1:]))]
-        at = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) @ steps[:3, :3].T + steps[:3, 3] - 1
-        there = F.grid_sample(probabilities[None], at.flip(-1)[None], align_corners=True)[0]
-        labels[first:last, low[1]:high[1], low[2]:high[2]] = there.argmax(0).byte().numpy()
+    for first in range(low[0], high[0], thickness):
+        part = slice(first, min(first + thickness, high[0])), slice(low[1], high[1]), slice(low[2], high[2])
+        points = torch.meshgrid(*(torch.arange(p.start, p.stop).float() for p in part), indexing="ij")
+        at = torch.stack(points, -1) @ steps[:3, :3].T + steps[:3, 3] - 1
+        yield part, F.grid_sample(probabilities[None], at.flip(-1)[None], align_corners=True)[0]
+
+def labels_in_scan(
+    probabilities: torch.Tensor,  # [classes, X, Y, Z], on a grid
+    affine: np.ndarray,  # 4×4, of that grid
+    scan: Volume,  # the scan to bring them to
+) -> np.ndarray:  # uint8 in the scan's shape: the most probable region; background outside the grid
+    "The labels of a scan, from a segmentor's answer."
+    labels = np.zeros(scan.shape, np.uint8)
+    for part, there in slabs_in_scan(probabilities, affine, scan): labels[part] = there.argmax(0).byte().numpy()
     return labels

@@ -307,16 +307,24 @@ def _decode_slice(
     return plane.T
 
 # %% ../../nbs/01_scans/04_dicom.ipynb #cell-072
+def ordered_slices(
+    folder: Path,  # with one series
+    modality,  # the name of a domain; None: whatever the series says
+    task: Task = HEART,  # whose domains there are
+) -> tuple:  # the slices as they lie, 4×4 affine, modality
+    "The slices of the one series of a folder, their pixels not read."
+    slices = [_read_slice(file, header, task) for file, header in read_series_headers(folder).items()]
+    modality = _check_modality(slices, modality, folder, task)
+    _check_one_stack(slices, folder)
+    return *_stack(slices, folder), modality
+
 def read_dicom(
     folder: Path,  # with one series
     modality,  # the name of a domain; None: whatever the series says
     task: Task = HEART,  # whose domains there are
 ) -> tuple:  # ((X, Y, Z) float32, 4×4 affine, modality, a line for the history)
     "Read the one DICOM series of a folder."
-    slices = [_read_slice(file, header, task) for file, header in read_series_headers(folder).items()]
-    modality = _check_modality(slices, modality, folder, task)
-    _check_one_stack(slices, folder)
-    slices, affine = _stack(slices, folder)
+    slices, affine, modality = ordered_slices(folder, modality, task)
     voxels = np.empty((*slices[0].shape, len(slices)), np.float32)
     for z, s in enumerate(slices): voxels[:, :, z] = _decode_slice(s)
     return voxels, affine, modality, f"read {len(slices)} DICOM slices"

@@ -19,13 +19,13 @@ from ..guard import InputError, brief, regular_file, warn
 # %% ../../nbs/01_scans/03_dicom_files.ipynb #cell-012
 def _not_installed(path, library) -> InputError:
     "The error for a library that is missing."
-    return InputError(f"{path} is read with {library}, which is not installed: pip install 'cssgan[dicom]'")
+    return InputError(f"{path} needs {library}, which is not installed: pip install 'cssgan[dicom]'")
 
 _LIBRARY_LOCK = threading.RLock()
 
 @contextmanager
 def quiet_pydicom(
-    path,  # what is to be read with it, for the message
+    path,  # what is to be read or written with it, for the message
 ):
     "pydicom, without its warnings."
     try:
@@ -50,7 +50,7 @@ def _mute_streams():
 
 @contextmanager
 def quiet_sitk(
-    path,  # what is to be read with it, for the message
+    path,  # what is to be read or written with it, for the message
 ):
     "SimpleITK, without its warnings."
     try:
@@ -149,7 +149,7 @@ def _classify_entry(
     "What an entry of a DICOM folder is."
     hidden = path.name.startswith(".")
     if path.name in HARMLESS or hidden and not is_dicom(path): return "harmless", ""
-    if path.is_dir(): return ("a folder with DICOM files" if _holds_dicom(path) else "a folder"), ""
+    if path.is_dir(): return ("a folder with DICOM files" if holds_dicom(path) else "a folder"), ""
     if not os.path.exists(path): return "", "is a link that leads nowhere: git annex get, or a copy, brings its content"
     try:
         with open(regular_file(path), "rb") as f: head = f.read(4096)
@@ -157,9 +157,11 @@ def _classify_entry(
     kind = "slice" if _begins_as_dicom(head) else _known_kind(head)
     return kind, "" if kind else _why_refused(head)
 
-def _holds_dicom(folder) -> bool:
+def holds_dicom(
+    folder,  # a path
+) -> bool:
     "Whether a folder has a DICOM file in it, as far as may be seen."
-    with suppress(OSError): return any(map(is_dicom, folder.iterdir()))
+    with suppress(OSError): return any(map(is_dicom, Path(folder).iterdir()))
     return False
 
 def _dicom_files(

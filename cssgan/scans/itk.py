@@ -8,15 +8,17 @@ __all__ = []
 # %% ../../nbs/01_scans/06_itk.ipynb #cell-003
 import os
 import re
+import tempfile
 import zlib
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
-from ..guard import InputError, brief, gunzip, regular_file
+from ..guard import InputError, brief, gunzip, printable, regular_file, write_whole
 from .checks import as_3d, check_placement, read_exactly, unreadable
 from .dicom import RAS
+from .dicom_files import quiet_sitk
 from .volumes import LARGEST, format_size
 
 # %% ../../nbs/01_scans/06_itk.ipynb #cell-025
@@ -212,3 +214,45 @@ def read_itk(
     except (OSError, ValueError) as e: raise unreadable(path, format, e) from e
     array = as_3d(array, path)
     return array, check_placement(affine, path, shape=array.shape)
+
+# %% ../../nbs/01_scans/06_itk.ipynb #2214de0a
+MADE_BY = "Made_by"  # the field of a header that says so
+
+def right_angles(
+    affine,  # 4×4
+    path,  # for the message
+) -> tuple:  # spacing, mm; 3×3 directions and origin, LPS
+    "Where a file of ITK's lies, if it can say so."
+    lps = RAS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    axes = lps[:3, :3] / spacing
+    if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-4:
+        raise InputError(f"{path} was not written: its slices run aslant, and a {Path(path).suffix} file cannot say "
+                         "that: write .nii.gz")
+    return spacing, axes, lps[:3, 3]
+
+def write_itk(
+    array,  # (X, Y, Z) of the type that the file shall have
+    affine,  # 4×4
+    history,  # lines for the header, which keeps as many as fit into one
+    path: Path,  # .nrrd or .mha
+    fields: dict = {},  # further ones for the header, name → text
+):
+    "Write a file whole or not at all, the same bytes for the same content."
+    spacing, axes, origin = right_angles(affine, path)
+    said = {MADE_BY: brief("cssgan: " + " | ".join(map(printable, history)), 400), **fields}
+    with tempfile.TemporaryDirectory() as folder, quiet_sitk(path) as sitk:
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose()))
+        image.SetSpacing(spacing.tolist())
+        image.SetDirection(axes.ravel().tolist())
+        image.SetOrigin(origin.tolist())
+        for name, text in said.items(): image.SetMetaData(name, text)
+        sitk.WriteImage(image, str(whole := Path(folder) / f"image{path.suffix.lower()}"), useCompression=True)
+        write_whole(path, whole.read_bytes())
+
+def itk_made_here(
+    path: Path,  # a regular file
+) -> bool:
+    "Does the header say that this toolkit wrote it?"
+    with open(path, "rb") as f: begin = f.read(4000)
+    return any(f"{MADE_BY}{mark}cssgan: ".encode() in begin for mark in (":=", " = "))

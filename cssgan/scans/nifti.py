@@ -226,18 +226,20 @@ def _write_gzipped(image, f):
     with gzip.GzipFile("", "wb", 6, f, mtime=0) as z: image.to_stream(z)
 
 def write_nifti(
-    array,  # (X, Y, Z) of the type that the file shall have
+    array,  # (X, Y, Z), or with a fourth axis, of the type that the file shall have
     affine,  # 4×4
     history,  # lines for the comment
     path: Path,  # .nii or .nii.gz
     forms,  # a scan's own fields that place it, or None
+    slope=None,  # what a stored 1 stands for; None: 1
 ):
     "Write a file whole or not at all, the same bytes for the same content."
     if max(array.shape) > 32767:
         raise InputError(f"{path} was not written: {format_size(array.shape)} voxels are more than NIfTI holds, "
                          "crop the volume")
     image = nib.Nifti1Image(array, affine)
-    _write_placement(image.header, affine, array.shape, forms)
+    _write_placement(image.header, affine, array.shape[:3], forms)
+    if slope: image.header.set_slope_inter(slope, 0)
     note = NOTE + "\n".join(map(printable, history)).encode()
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", note))
     write_whole(path, partial(_write_gzipped, image) if path.suffix.lower() == ".gz" else image.to_stream)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..guard import InputError
 from ..pictures import CUTS, _sizes, _slice, _upright, grey_range, middle_voxel
+from ..scans.inputs import as_volume_unturned, is_image, to_array, with_labels
 from cssgan.scans.volumes import (
     IGNORE,
     UNDRAWN,
@@ -44,14 +45,7 @@ from cssgan.viewers.canvas import (
     write_sides,
     write_text,
 )
-from cssgan.viewers.inputs import (
-    _labelled,
-    as_volume,
-    as_volume_unturned,
-    check_choice,
-    check_fraction,
-    to_array,
-)
+from .inputs import as_volume, check_choice, check_fraction
 
 # %% ../../nbs/09_viewers/02_comparison.ipynb #cell-008
 VIEWS = "side by side", "swipe", "blend", "checkerboard", "difference"
@@ -62,7 +56,7 @@ def as_volume_like(
     modality,  # of an array, and of a file that does not say its own
 ) -> Volume:  # in its own axes
     "A volume; an array lies where the real scan does."
-    if isinstance(thing, (Volume, str, Path)) or hasattr(thing, "dataobj"):
+    if isinstance(thing, (Volume, str, Path)) or is_image(thing):
         return as_volume_unturned(thing, task=real.task, likely=modality)
     array = to_array(thing)
     if array.shape != real.shape:
@@ -81,9 +75,9 @@ def resample_to(
     "A volume on another's grid."
     label, like = None, _upright(real)
     if labels is not None:
-        try: volume = _labelled(volume, labels)
+        try: volume = with_labels(volume, labels)
         except InputError as first:
-            try: label = _upright(_labelled(real, labels)).label
+            try: label = _upright(with_labels(real, labels)).label
             except InputError: raise first
     volume = _upright(volume)
     inside = label_to_scan(np.ones(volume.shape, np.uint8), volume.affine, like) > 0

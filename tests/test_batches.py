@@ -1,0 +1,340 @@
+"Several scans in one command: names, failures, formats, statistics; and the one command for all."
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from scans import AFFINES, write_dicom
+
+from cssgan import __main__ as umbrella
+from cssgan.cli.batches import Plan, names_a_file, result_names, run_each, scans_in
+from cssgan.cli.scans import heard, segment_main, translate_main
+from cssgan.guard import InputError, InputWarning, warn
+from cssgan.inference import apply
+from cssgan.phantoms.scanners import phantom
+from cssgan.scans.dicom_writing import write_dicom_labels
+from cssgan.scans.files import made_here, read_label, read_volume, write_volume
+from cssgan.scans.volumes import Grid
+
+TINY = Grid((24, 22, 16), (7.0, 7.0, 8.0))
+CT = phantom(2, "CT", TINY)
+
+
+@pytest.fixture
+def quick(monkeypatch, checkpoint):
+    "In the place of networks: labels that are known, and a translation that changes nothing."
+    loads = []
+    def read(*_):
+        loads.append(1)
+        return load_checkpoint(checkpoint)
+    load_checkpoint = apply.load_checkpoint
+    monkeypatch.setattr(apply, "load_checkpoint", read)
+    def segmented(loaded, scan, modality=None, centre=None, strict=False, affine=None):
+        volume = apply.as_scan(scan, apply.named_domain(loaded.task, modality).name, loaded.task)
+        warn(f"{scan}: this may not be the heart")
+        label = np.zeros(volume.shape, np.uint8)
+        label[4:9, 5:9, 3:7], label[9:12, 5:9, 3:7] = 1, 5
+        seen = apply.prepare_scan(volume, loaded.grid, loaded.ranges[volume.modality],
+                                  apply.grid_centre(volume), loaded.grid)
+        return apply.Segmented(apply.with_label(volume, label, volume.affine), apply.Finding(seen))
+    monkeypatch.setattr(apply, "run_segmentor", segmented)
+    return loads
+
+
+@pytest.fixture
+def folder(tmp_path):
+    "A folder with three scans, the second of them damaged, and a label map."
+    (tmp_path / "scans").mkdir()
+    for name in "abc": write_volume(CT, tmp_path / "scans" / f"{name}.nii.gz")
+    (tmp_path / "scans/b.nii.gz").write_bytes((tmp_path / "scans/a.nii.gz").read_bytes()[:3000])
+    write_volume(CT, tmp_path / "scans/a_label.nii.gz")
+    (tmp_path / "scans/notes.txt").write_text("mine")
+    return tmp_path / "scans"
+
+
+@pytest.fixture
+def segment(checkpoint, capsys, quick):
+    "Run cssgan_segment: (status, stdout, stderr)."
+    def segment(*words, modality="CT"):
+        capsys.readouterr()
+        try: status = segment_main([*map(str, words), "--checkpoint", str(checkpoint), "--modality", modality])
+        except SystemExit as e: status = e.code
+        return status, *capsys.readouterr()
+    return segment
+
+
+# ---- which scans
+
+def test_what_a_folder_is_its_content_decides(folder, tmp_path):
+    assert [Path(p).name for p in scans_in(str(folder))] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    series = write_dicom(tmp_path / "series", CT.voxels, AFFINES["plain"])
+    assert scans_in(str(series)) == [str(series)]
+    write_volume(CT, series / "z.nii")
+    assert scans_in(str(series)) == [str(series)]
+    (tmp_path / "study").mkdir()
+    for name in ("s1", "s2"): write_dicom(tmp_path / "study" / name, CT.voxels, AFFINES["plain"])
+    (tmp_path / "study/empty").mkdir()
+    assert [Path(p).name for p in scans_in(str(tmp_path / "study"))] == ["s1", "s2"]
+    write_volume(CT, tmp_path / "study/x.mha")
+    assert [Path(p).name for p in scans_in(str(tmp_path / "study"))] == ["s1", "s2", "x.mha"]
+    assert scans_in(str(tmp_path / "study/empty")) == [str(tmp_path / "study/empty")]
+
+
+# ---- what results are called
+
+def test_no_two_results_have_one_name():
+    assert result_names(["p1/ct.nii.gz", "p2/ct.nii.gz", "x.mha"], "MRI", ".nrrd") == [
+        "p1_ct_MRI.nrrd", "p2_ct_MRI.nrrd", "x_MRI.nrrd"]
+    for scans in (["d/a.nii", "d/a.nii.gz"], ["d/a.nii", "d/A.nii.gz"], ["d/a.nii", "d/a.nii"],
+                  ["x/p/a.nii", "y/p/a.nii"], ["p/a.nii", "q/a.nii", "q/p_a.nii"]):
+        with pytest.raises(InputError, match="two commands"): result_names(scans, "label")
+    assert result_names(["case_image.nii.gz", "s 1/"], "../x") == ["case____x.nii.gz", "s 1____x.nii.gz"]
+
+
+def test_a_file_or_a_folder(tmp_path):
+    assert all(map(names_a_file, ("a.nii", "d/a.NII.GZ", "a.nrrd", "a.mha", "a.dcm")))
+    assert not any(map(names_a_file, ("a", "d/", "a.png", str(tmp_path))))
+
+
+# ---- several scans
+
+def test_one_fails_and_the_others_are_done(segment, folder, tmp_path, quick):
+    status, out, err = segment(folder, "--out", tmp_path / "out")
+    assert status == 1 and out.count("wrote") == 2 and out.startswith("found 3 scans: 3 files, 0 DICOM series\n")
+    lines = err.splitlines()
+    assert [line for line in lines if "b.nii.gz cannot be read" in line] and len(lines) == 4
+    assert lines[-1] == "cssgan_segment: 1 of 3 scans failed" and quick == [1]
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.nii.gz")) == ["a_label.nii.gz", "c_label.nii.gz"]
+    before = {p: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    assert segment(folder, "--out", tmp_path / "out")[2].count("--force") == 2
+    assert segment(folder, "--out", tmp_path / "out", "--force")[0] == 1
+    assert before == {p: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+
+
+def test_several_names_and_one_scan_into_a_folder(segment, folder, tmp_path):
+    a, c = folder / "a.nii.gz", folder / "c.nii.gz"
+    assert segment(a, c, "--out", tmp_path / "both")[0] == 0
+    assert segment(a, "--out", tmp_path / "one.nii.gz")[0] == 0
+    (tmp_path / "there").mkdir()
+    assert segment(a, "--out", tmp_path / "there")[0] == 0
+    whole = (tmp_path / "one.nii.gz").read_bytes()
+    assert (tmp_path / "both/a_label.nii.gz").read_bytes() == (tmp_path / "there/a_label.nii.gz").read_bytes() == whole
+
+
+def test_a_file_of_somebody_elses_stays(segment, folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a_label.nii.gz").write_text("mine")
+    (tmp_path / "out/c_label.ctbl").write_text("my table")
+    status, _, err = segment(folder, "--out", tmp_path / "out", "--force")
+    assert status == 1 and err.count("not made by cssgan") == 2
+    assert (tmp_path / "out/a_label.nii.gz").read_text() == "mine" and len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize("words, status, says", [
+    ("a.nii.gz c.nii.gz --out o.nii", 2, "names one file, for 2 scans"), (". --out o.nrrd", 1, "holds 3 scans"),
+    (". --out .", 1, "scans' own folder"), ("a.nii.gz a.nii.gz --out out", 1, "two commands"),
+    ("a.nii.gz --out o.dcm", 1, "only a DICOM series becomes DICOM"), ("a.nii.gz --out o", 1, "must end in"),
+    ("a.nii.gz --out o.nii --format mha", 2, "--format"), ("a.nii.gz c.nii.gz --out out --format png", 2, "png"),
+    ("a.nii.gz --out o.nii --device tpu", 1, "no device"), ("a.nii.gz --out o.nii --statistics a.nii.gz", 1, "itself"),
+    ("a.nii.gz --out o.nii --statistics notes.txt --force", 1, "not made by cssgan"),
+    ("a.nii.gz --out o.nii --statistics none/s.json", 1, "no folder")])
+def test_what_does_not_go_together(segment, folder, monkeypatch, words, status, says):
+    monkeypatch.chdir(folder)
+    before = {p: p.read_bytes() for p in folder.iterdir()}
+    found, out, err = segment(*words.split())
+    assert (found, out, err.count("\n")) == (status, "", 1) and says in err
+    assert before == {p: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_quiet(segment, folder, tmp_path):
+    status, out, err = segment(folder / "a.nii.gz", folder / "c.nii.gz", "--out", tmp_path / "out", "--quiet")
+    assert (status, out) == (0, "") and all("may not be the heart" in line for line in err.splitlines())
+
+
+def test_a_bar_at_a_terminal_and_lines_above_it(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    def job(plan):
+        print(f"wrote {plan.scan}")
+        return {}
+    assert len(run_each("cssgan_segment", [Plan("a", ""), Plan("b", "")], job)) == 2
+    out, err = capsys.readouterr()
+    assert "wrote a" in out + err and "wrote b" in out + err and "scans" in err
+    run_each("cssgan_segment", [Plan("a", ""), Plan("b", "")], job, quiet=True)
+    assert capsys.readouterr() == ("wrote a\nwrote b\n", "")
+
+
+def test_memory_is_a_scans_failure_and_a_fault_of_ours_is_not(capsys):
+    def job(plan):
+        if plan.scan == "x1": raise RuntimeError("CUDA out of memory")
+        return {}
+    assert run_each("c", [Plan("x1", ""), Plan("b", "")], job)[0]["error"].startswith("not enough memory")
+    assert capsys.readouterr().err.startswith("c: x1: not enough memory")
+    with pytest.raises(ZeroDivisionError): run_each("c", [Plan("x1", ""), Plan("b", "")], lambda _: 1 / 0)
+
+
+# ---- statistics and probabilities
+
+def test_statistics_are_one_object_for_each_scan(segment, folder, tmp_path):
+    words = folder, "--out", tmp_path / "out", "--statistics", tmp_path / "s.json", "--force"
+    assert segment(*words)[0] == 1
+    a, b, c = json.loads((tmp_path / "s.json").read_text())
+    ml = 5 * 4 * 4 * CT.voxel_ml
+    assert a["volumes_ml"]["LV"] == pytest.approx(ml) and a["volumes_ml"]["RV"] == 0 and a["modality"] == "CT"
+    middle = nib.affines.apply_affine(CT.affine, (7.5, 6.5, 4.5))
+    assert a["centre_mm"] == pytest.approx(middle, abs=.06) and "may not be the heart" in a["warnings"][0]
+    assert a["scan"].endswith("a.nii.gz") and a["result"].endswith("a_label.nii.gz") and a["cssgan"] == c["cssgan"]
+    assert set(b) == {"cssgan", "scan", "error"} and "cannot be read" in b["error"]
+    assert segment(*words)[0] == 1  # replaced, since it is ours
+
+
+def test_warnings_are_heard_and_still_shown(recwarn):
+    with heard() as said:
+        warn("this may not be the heart")
+    assert said == ["this may not be the heart"] and [w for w in recwarn if w.category is InputWarning]
+
+
+def test_probabilities_lie_beside_the_label_map(segment, folder, tmp_path):
+    assert segment(folder / "a.nii.gz", "--out", tmp_path / "o.nii.gz", "--probabilities")[0] == 0
+    image, label = nib.load(tmp_path / "o_probabilities.nii.gz"), nib.load(tmp_path / "o.nii.gz")
+    assert image.shape == (*label.shape, 6) and image.get_data_dtype() == np.uint8
+    assert np.array_equal(image.affine, label.affine) and np.allclose(image.get_fdata().sum(-1), 1, atol=1e-5)
+    assert made_here(tmp_path / "o_probabilities.nii.gz")
+    (tmp_path / "p_probabilities.nii.gz").write_text("mine")
+    assert "not made" in segment(folder / "a.nii.gz", "--out", tmp_path / "p.nii.gz", "--probabilities", "--force")[2]
+
+
+# ---- formats
+
+@pytest.mark.parametrize("ending", ["nii", "nrrd", "mha"])
+def test_every_format_holds_the_same(segment, folder, tmp_path, ending):
+    assert segment(folder / "a.nii.gz", folder / "c.nii.gz", "--out", tmp_path / "out", "--format", ending)[0] == 0
+    values, affine = read_label(tmp_path / f"out/a_label.{ending}")
+    assert np.array_equal(np.unique(values), (0, 1, 5)) and np.allclose(affine, CT.affine, atol=1e-5)
+    assert made_here(tmp_path / f"out/a_label.{ending}") and (tmp_path / "out/a_label.ctbl").exists()
+    first = (tmp_path / f"out/a_label.{ending}").read_bytes()
+    assert segment(folder / "a.nii.gz", "--out", tmp_path / f"out/a_label.{ending}")[0] == 1
+    assert segment(folder / "a.nii.gz", "--out", tmp_path / f"out/a_label.{ending}", "--force")[0] == 0
+    assert (tmp_path / f"out/a_label.{ending}").read_bytes() == first
+    if ending != "nrrd": return
+    assert sitk.ReadImage(str(tmp_path / "out/a_label.nrrd")).GetMetaData("Segment4_Name") == "myocardium"
+
+
+# ---- one command for all
+
+def test_the_commands_are_listed_and_those_that_are_missing_are_not(capsys, monkeypatch):
+    monkeypatch.setitem(umbrella.SUBCOMMANDS, "cook", ("kitchen", "cook_main", "cook"))
+    assert umbrella.main([]) == umbrella.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert "  segment    segment scans\n" in out and "cook" not in out and out.count("usage") == 2
+    for module, function, _ in umbrella.subcommands().values():
+        assert callable(getattr(__import__(f"cssgan.cli.{module}", fromlist=[function]), function))
+
+
+def test_an_unknown_command_is_one_line(capsys):
+    assert umbrella.main(["segmnt", "a.nii"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "did you mean segment?" in err
+
+
+def test_words_go_to_the_command(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("cssgan.cli.scans.segment_main", lambda words: asked.append(words) or 3)
+    assert umbrella.main(["segment", "a.nii", "--out", "b"]) == 3 and asked == [["a.nii", "--out", "b"]]
+    assert umbrella.main(["--version"]) == 0 and capsys.readouterr().out.startswith("cssgan ")
+
+
+def test_the_module_is_the_command_and_imports_little():
+    words = "-X", "importtime", "-m", "cssgan", "--help"
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert done.returncode == 0 and "segment scans" in done.stdout
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {"numpy", "torch", "monai", "nibabel", "msgspec", "tqdm"}
+
+
+@pytest.mark.parametrize("line, offered", [("cssgan seg", "segment"), ("cssgan segment --prob", "--probabilities")])
+def test_a_shell_is_told_what_may_follow(tmp_path, line, offered):
+    pytest.importorskip("argcomplete")
+    asked = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": " ",
+             "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "out")}
+    subprocess.run([sys.executable, "-m", "cssgan"], env=os.environ | asked, capture_output=True)
+    assert (tmp_path / "out").read_text().split() == [offered]
+
+
+# ---- DICOM in, DICOM out
+
+def test_a_segmentation_object_holds_every_voxel_of_the_nifti_result(segment, tmp_path):
+    highdicom = pytest.importorskip("highdicom")
+    series = write_dicom(tmp_path / "series", CT.voxels, AFFINES["oblique, flipped"], t0020_0052="1.2.3.5",
+                         t0010_0020="P1", t0020_000d="1.2.3")
+    assert segment(series, "--out", tmp_path / "label.nii.gz")[0] == 0
+    assert segment(series, "--out", tmp_path / "label.dcm")[0] == 0
+    label = read_label(tmp_path / "label.nii.gz")
+    seg = highdicom.seg.segread(tmp_path / "label.dcm")
+    volume = seg.get_volume(combine_segments=True, skip_overlap_checks=True)
+    lps = np.diag([-1, -1, 1, 1]) @ volume.affine
+    index = np.indices(volume.spatial_shape).reshape(3, -1).T
+    there = nib.affines.apply_affine(np.linalg.inv(label.affine) @ lps, index)
+    assert np.abs(there - np.rint(there)).max() < .01
+    back = np.zeros(label.values.shape, int)
+    back[tuple(np.rint(there).astype(int).T)] = np.asarray(volume.array).ravel()
+    assert np.array_equal(back, label.values) and set(np.unique(back)) == {0, 1, 5}
+    slices = [pydicom.dcmread(p, stop_before_pixels=True) for p in series.iterdir()]
+    assert seg.FrameOfReferenceUID == "1.2.3.5" and seg.PatientID == "P1" and seg.StudyInstanceUID == "1.2.3"
+    assert {o.ReferencedSOPInstanceUID for o in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence} == {
+        o.SOPInstanceUID for o in slices}
+    names = [seg.get_segment_description(k) for k in seg.segment_numbers]
+    assert [o.segment_label for o in names] == ["LV", "RV", "LA", "RA", "myocardium"]
+    assert [o.segmented_property_type.value for o in names][:2] == ["87878005", "53085002"]
+    by = names[0].algorithm_identification
+    assert (by.name, by.version) == ("cssgan", apply.cssgan.__version__)
+    assert segment(series, "--out", tmp_path / "label.dcm")[0] == 1
+    assert segment(series, "--out", tmp_path / "label.dcm", "--force")[0] == 0
+    (tmp_path / "own.dcm").write_bytes(next(series.iterdir()).read_bytes())
+    assert "not made by cssgan" in segment(series, "--out", tmp_path / "own.dcm", "--force")[2]
+
+
+def test_nothing_found_is_an_empty_segmentation_object(tmp_path):
+    highdicom = pytest.importorskip("highdicom")
+    series = write_dicom(tmp_path / "series", CT.voxels, AFFINES["plain"], t0020_0052="1.2.3.5", t0020_000d="1.2.3")
+    scan = read_volume(series, None)
+    write_dicom_labels(replace(scan, label=np.zeros(scan.shape, np.uint8)), series, tmp_path / "label.dcm")
+    assert len(highdicom.seg.segread(tmp_path / "label.dcm").segment_numbers) == 5
+
+
+def test_a_derived_series_holds_every_voxel_of_the_nifti_result(checkpoint, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("highdicom")
+    def same(loaded, scan, to, *_):
+        volume = apply.as_scan(scan, None if Path(scan).is_dir() else "CT", loaded.task)
+        return apply.replace(volume, voxels=(volume.voxels + 1024) / 7, modality="MRI", label=None)
+    monkeypatch.setattr(apply, "run_generator", same)
+    series = write_dicom(tmp_path / "series", CT.voxels, AFFINES["oblique"], t0020_0052="1.2.3.5", t0010_0020="P1")
+    for out in ("mri.nii.gz", "mri.dcm", "mri.mha"):
+        words = str(series), "--checkpoint", str(checkpoint), "--to", "MR", "--out", str(tmp_path / out)
+        assert translate_main(list(words)) == 0
+    assert "a synthetic MRI" in capsys.readouterr().out
+    nifti, dicom, mha = (read_volume(tmp_path / f"mri.{kind}", "MRI") for kind in ("nii.gz", "dcm", "mha"))
+    assert np.abs(nifti.voxels - dicom.voxels).max() <= .0051 and np.array_equal(nifti.voxels, mha.voxels)
+    assert np.allclose(nifti.affine, dicom.affine, atol=1e-3)
+    one = pydicom.dcmread(tmp_path / "mri.dcm/0001.dcm")
+    assert one.Modality == "MR" and one.PatientID == "P1" and one.FrameOfReferenceUID == "1.2.3.5"
+    assert "DERIVED" in one.ImageType and "not for diagnosis" in one.SeriesDescription
+    again = [str(series), "--checkpoint", str(checkpoint), "--to", "MRI", "--out", str(tmp_path / "mri.dcm")]
+    assert translate_main(again) == 1 and translate_main([*again, "--force"]) == 0
+    (tmp_path / "mri.dcm/notes.txt").write_text("mine")
+    assert translate_main([*again, "--force"]) == 1 and (tmp_path / "mri.dcm/notes.txt").exists()
+
+
+def test_the_right_directions_of_a_tilted_gantry_are_not_lost_in_silence(tmp_path):
+    affine = CT.affine.copy()
+    affine[1, 2] = 3
+    for ending in ("nrrd", "mha"):
+        with pytest.raises(InputError, match="aslant"):
+            write_volume(replace(CT, affine=affine), tmp_path / f"a.{ending}")
+    assert not list(tmp_path.iterdir())
