@@ -265,7 +265,7 @@ class Evaluation:
         lost = [f"not measured, or not whole: {brief(', '.join(self.failed), 100)}"] * bool(self.failed)
         judge = self.facts["judge"]
         partial = f"not independent: {', '.join(judge['doubts'])}" if judge["doubts"] else "independent"
-        return "\n".join([summary_table(self.summary()), f"S-scores by {judge['name']} ({partial})", *lost])
+        return "\n".join([summary_table(self.summary()), f"S-scores by {brief(judge['name'], 100)} ({partial})", *lost])
 
     def write(
         self,

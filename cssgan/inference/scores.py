@@ -156,14 +156,15 @@ def summary_table(
     summary: list[dict],  # from `summarise`
 ) -> str:  # lines
     "A summary, for a terminal."
-    lines, wide = [], max([9, *(len(part["structure"]) for part in summary)])
-    def line(name, parts, missed): return f"{name:{wide}}" + "".join(f"  {p:23}" for p in parts) + f" {missed:>6}"
+    lines = []
     for domain in dict.fromkeys(part["domain"] for part in summary):
         own = [part for part in summary if part["domain"] == domain]
-        most = max(own, key=lambda part: part["cases"])
-        lines += [f"{domain} (cases: {most['cases']}, patients: {most['patients']}): mean [95 % interval] median"]
-        lines += [line("", SCORES.values(), "missed")]
+        most, cells = max(own, key=lambda part: part["cases"]), [["", *SCORES.values(), "missed"]]
         for structure in dict.fromkeys(part["structure"] for part in own):
             parts = {part["score"]: part for part in own if part["structure"] == structure}
-            lines += [line(structure, map(as_text, map(parts.get, SCORES)), parts["hd95_mm"]["missed"])]
-    return "\n".join(line.rstrip() for line in lines)
+            missed = parts["hd95_mm"]["missed"]
+            cells.append([structure, *map(as_text, map(parts.get, SCORES)), str(missed)])
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        lines += [f"{domain} (cases: {most['cases']}, patients: {most['patients']}): mean [95 % interval] median"]
+        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    return "\n".join(lines)
