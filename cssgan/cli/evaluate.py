@@ -158,4 +158,4 @@ def evaluate_main(
 ) -> int:  # exit status
     "Run `cssgan_evaluate`."
     args = evaluate_parser().parse_args(argv)
-    return attempt("cssgan_evaluate", lambda: evaluate_cases(args), "(nothing was written)")
+    return attempt("cssgan_evaluate", lambda: evaluate_cases(args))
