@@ -70,7 +70,7 @@ class RegionScore(NamedTuple):
     true_ml: float  # its volume in the truth, ml
     found_ml: float  # as it was found, ml
 
-# %% ../../nbs/08_inference/05_scores.ipynb #sc000015
+# %% ../../nbs/08_inference/05_scores.ipynb #sc000016
 def scan_scores(
     found: np.ndarray,  # (X, Y, Z) indices of regions, on the scan's own grid
     truth: Volume,  # the scan, with its label
@@ -86,7 +86,7 @@ def scan_scores(
         return RegionScore(region, compare_masks(*pair), *mask_distances(*pair, truth.spacing), ml[1], ml[0])
     return [score(k, region) for k, region in enumerate(regions or truth.task.regions) if k and k not in undrawn]
 
-# %% ../../nbs/08_inference/05_scores.ipynb #sc000020
+# %% ../../nbs/08_inference/05_scores.ipynb #sc000021
 RESAMPLES, SEED = 10_000, 0
 SCORES = {"dice_percent": "Dice, %", "hd95_mm": "HD95, mm", "assd_mm": "ASSD, mm", "s_score_percent": "S-score, %"}
 
@@ -114,7 +114,7 @@ def spread_of(
             "mean": float(finite.mean()) if len(finite) else math.nan, "low": low, "high": high,
             "median": float(np.median(values)) if len(values) else math.nan}
 
-# %% ../../nbs/08_inference/05_scores.ipynb #sc000023
+# %% ../../nbs/08_inference/05_scores.ipynb #sc000025
 ALL = "all"  # structures together
 
 def case_means(
@@ -143,7 +143,7 @@ def summarise(
                         for score in SCORES]
     return summary
 
-# %% ../../nbs/08_inference/05_scores.ipynb #sc000026
+# %% ../../nbs/08_inference/05_scores.ipynb #sc000028
 def as_text(
     part: dict,  # from `spread_of`
 ) -> str:  # "72.3 [70.1, 74.0] 72.9"
