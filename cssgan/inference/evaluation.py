@@ -29,8 +29,7 @@ from ..data.prepared import read_case, undrawn_of
 from ..guard import InputError, InputWarning, begins_with_mark, brief, check_writable, make_folder, write_whole
 from .apply import segment, shipped_model, translate
 from cssgan.inference.scores import (
-    RESAMPLES,
-    SEED,
+    DEFINITIONS,
     box_of,
     case_means,
     comparable,
@@ -204,24 +203,9 @@ def case_rows(
                      "true_ml": s.true_ml, "found_ml": s.found_ml,
                      "s_score_percent": s_scores.get(s.structure, math.nan)} for s in scores]
 
-# %% ../../nbs/08_inference/07_evaluation.ipynb #ev000030
-WRITTEN_BY = '"written_by": "cssgan evaluate"'
-DEFINITIONS = {
-    "grid": "each scan's own; no label goes into what is measured",
-    "dice_percent": "Dice; there and nothing found, or found where nothing is: 0; neither: not counted",
-    "hd95_mm": "95th percentile of the distances between the surfaces, the larger direction (MONAI); one side empty: "
-               "infinite; both: not counted",
-    "assd_mm": "mean distance between the surfaces, both directions together (MONAI); empty: as for hd95_mm",
-    "true_ml, found_ml": "of what could be compared: without what nobody annotated",
-    "s_score_percent": "Dice of the judge on the scan's translation, in the scan's own grid, against the scan's label; "
-                       "in the rows of the domain that was translated",
-    "structure all": "mean over the structures of a case that have the score",
-    "mean, low, high": "over patients (each the mean of their scans) whose score is finite; 95 % percentile bootstrap "
-                       f"of the mean, {RESAMPLES} resamples of patients, seed {SEED}",
-    "median": "over patients, infinite ones included",
-    "missed": "patients whose distance is infinite"}
-
 # %% ../../nbs/08_inference/07_evaluation.ipynb #ev000032
+WRITTEN_BY = '"written_by": "cssgan evaluate"'
+
 def as_csv(
     rows: list[dict],  # by `COLUMNS`
 ) -> bytes:

@@ -168,3 +168,19 @@ def summary_table(
         lines += [f"{domain} (cases: {most['cases']}, patients: {most['patients']}): mean [95 % interval] median"]
         lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
     return "\n".join(lines)
+
+# %% ../../nbs/08_inference/05_scores.ipynb #sc0000d1
+DEFINITIONS = {
+    "grid": "each scan's own; no label goes into what is measured",
+    "dice_percent": "Dice; there and nothing found, or found where nothing is: 0; neither: not counted",
+    "hd95_mm": "95th percentile of the distances between the surfaces, the larger direction (MONAI); one side empty: "
+               "infinite; both: not counted",
+    "assd_mm": "mean distance between the surfaces, both directions together (MONAI); empty: as for hd95_mm",
+    "true_ml, found_ml": "of what could be compared: without what nobody annotated",
+    "s_score_percent": "Dice of the judge on the scan's translation, in the scan's own grid, against the scan's label; "
+                       "in the rows of the domain that was translated",
+    "structure all": "mean over the structures of a case that have the score",
+    "mean, low, high": "over patients (each the mean of their scans) whose score is finite; 95 % percentile bootstrap "
+                       f"of the mean, {RESAMPLES} resamples of patients, seed {SEED}",
+    "median": "over patients, infinite ones included",
+    "missed": "patients whose distance is infinite"}
