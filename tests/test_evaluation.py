@@ -1,0 +1,306 @@
+"What is measured of a checkpoint: without the labels, whatever single cases do, and said with what."
+import csv
+import json
+import math
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from cssgan.cli import evaluate as command
+from cssgan.data.cases import Case, phantom_cases
+from cssgan.data.finding import write_manifest
+from cssgan.guard import InputError, warn
+from cssgan.inference import evaluation as module
+from cssgan.inference.evaluation import (
+    Judge,
+    check_results,
+    evaluate,
+    examples,
+    judge_doubts,
+    judge_of,
+    unlearned_regions,
+    write_pictures,
+)
+from cssgan.inference.scores import scan_scores
+from cssgan.models import Networks
+from cssgan.scans.volumes import Grid, Volume
+from cssgan.task import HEART
+from cssgan.training.checkpoints import load_checkpoint, save_checkpoint
+from cssgan.training.schema import about_networks
+
+TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
+
+
+def scan_of(case):
+    "Five boxes in a scan whose voxels are ten times its labels."
+    label = np.zeros((16, 12, 10), np.uint8)
+    for k in range(1, 6): label[2 * k:2 * k + 2, 3:8, 2:7] = k
+    label = np.roll(label, int(case.patient) % 3, 1)
+    return Volume(label.astype(np.float32) * 10, np.diag([2., 2, 3, 1]), case.modality, label=label)
+
+
+@pytest.fixture
+def stubs(monkeypatch):
+    "Networks that read labels from voxels, and translate by moving everything by a voxel; what they were shown."
+    shown = []
+    def segment(scan, checkpoint, modality):
+        shown.append((scan.label, modality, checkpoint))
+        if modality == "MRI": warn("the volume: this may not be the heart: it is a box. Look at the result")
+        return replace(scan, label=np.rint(scan.voxels / 10).astype(np.uint8))
+    def translate(scan, checkpoint, to):
+        shown.append((scan.label, to, checkpoint))
+        return replace(scan, modality=to, voxels=np.roll(scan.voxels, 1, 0))
+    def read_case(case, grid):
+        if case.image in ("gone", "bug"): raise {"gone": InputError, "bug": KeyError}[case.image]("gone.nii is gone")
+        return scan_of(case)
+    for stub in (segment, translate, read_case): monkeypatch.setattr(module, stub.__name__, stub)
+    return shown
+
+
+CASES = phantom_cases({"test": (3, 2)})
+
+
+def test_no_label_goes_into_what_is_measured(stubs, checkpoint):
+    found = evaluate(checkpoint, CASES)
+    assert len(stubs) == 3 * len(CASES) and all(label is None for label, *_ in stubs)
+    assert [row["dice_percent"] for row in found.rows] == [100] * 25 and not found.failed
+    assert len({(row["case"], row["structure"]) for row in found.rows}) == 25
+
+
+def test_s_score_is_the_dice_on_the_translation(stubs, checkpoint):
+    rows, scan = evaluate(checkpoint, CASES[:1]).rows, scan_of(CASES[0])
+    moved = scan_scores(np.roll(scan.label, 1, 0), scan)
+    assert [row["s_score_percent"] for row in rows] == [score.dice for score in moved]
+    assert rows[0]["s_score_percent"] < 60
+
+
+def test_warnings_are_kept_with_the_case_and_not_shown(stubs, checkpoint):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = evaluate(checkpoint, CASES).rows
+    assert rows[0]["warning"] == "translated: this may not be the heart: it is a box"
+    assert rows[-1]["warning"] == "this may not be the heart: it is a box"
+
+
+@pytest.mark.parametrize("how, says", [("gone", "gone.nii is gone"), ("bug", "KeyError: 'gone.nii is gone'")])
+def test_a_case_that_fails_says_so_and_the_others_go_on(stubs, checkpoint, how, says):
+    found = evaluate(checkpoint, [replace(CASES[0], image=how), *CASES[1:]])
+    assert [row["error"] for row in found.rows] == [says] + [""] * 20 and found.failed == [CASES[0].id]
+    assert CASES[0].id in repr(found) and found.summary()[0]["cases"] == 2
+
+
+def test_a_translation_that_fails_leaves_the_other_scores(stubs, checkpoint, monkeypatch):
+    def fails(*_): raise RuntimeError("no room")
+    monkeypatch.setattr(module, "translate", fails)
+    found = evaluate(checkpoint, CASES[:1])
+    assert found.failed == [CASES[0].id] and found.rows[0]["error"] == "not translated: RuntimeError: no room"
+    assert found.rows[0]["dice_percent"] == 100 and math.isnan(found.rows[0]["s_score_percent"])
+
+
+def test_cases_of_another_task_are_refused(stubs, checkpoint):
+    other = msgspec.structs.replace(HEART, regions=(*HEART.regions[:5], "wall"), tables={}, table_of={})
+    with pytest.raises(InputError, match="name those of one task"):
+        evaluate(checkpoint, [replace(CASES[0], task=other)])
+    assert not stubs
+
+
+# ---- who judges
+
+def about(seed=None, *phases, weights="a"):
+    config = {} if seed is None else {"config": {"seed": seed, "phases": [{"name": name} for name in phases]}}
+    return {"files": {"weights": {weights: weights}}} | config
+
+
+def test_who_is_an_independent_judge():
+    run, judge = about(0, "segmentors", "joint"), about(1, "segmentors", weights="b")
+    assert judge_doubts(judge, run) == [] and judge_doubts(run, run) == ["it is the same checkpoint"]
+    assert judge_doubts(about(0, "segmentors", weights="b"), run) == ["it has the same seed, 0"]
+    assert judge_doubts(about(1, "segmentors", "joint", weights="b"), run) == ["it also learned from synthetic volumes"]
+    assert judge_doubts(about(weights="b"), run) == ["nobody knows what it learned from"]
+
+
+def run_folder(folder, evaluators=True, **more):
+    "A run's best/ and last/, whose evaluators have other weights than its segmentors."
+    nets, kept = Networks(4, 1, seed=0), Networks(4, 1, seed=5)
+    told = about_networks(nets, TINY, {"CT": (-1000., 1000.), "MRI": (10., 600.)}) | more
+    save_checkpoint(folder / "best", nets, told)
+    tensors = torch.nn.ModuleDict({"S_A": kept.S_A, "S_B": kept.S_B}).state_dict()
+    of = {f"judge.{name}": tensor for name, tensor in tensors.items()}
+    save_checkpoint(folder / "last", nets, told, training=of if evaluators else {})
+    return folder, kept
+
+
+def test_a_run_is_judged_by_the_evaluators_that_it_kept(tmp_path):
+    folder, kept = run_folder(tmp_path)
+    with judge_of(folder / "best", None) as judge:
+        nets, place = load_checkpoint(judge.checkpoint).nets, judge.checkpoint
+        assert all(torch.equal(a, b) for a, b in zip(nets.S_B.parameters(), kept.S_B.parameters()))
+    assert judge.doubts and "own evaluators" in judge.name and not place.exists()
+
+
+def test_without_evaluators_its_own_segmentors_judge_and_it_is_said(tmp_path):
+    folder, _ = run_folder(tmp_path, evaluators=False)
+    with judge_of(folder / "best", None) as judge: assert judge.checkpoint == folder / "best" and judge.doubts
+
+
+def test_a_judge_that_is_named_judges(stubs, tmp_path, checkpoint):
+    folder, _ = run_folder(tmp_path)
+    found = evaluate(checkpoint, CASES[:1], judge=folder)
+    assert stubs[-1][2] == folder and found.facts["judge"]["name"] == str(folder)
+    assert found.facts["judge"]["doubts"] == ["it is the same checkpoint"] and "not independent" in repr(found)
+
+
+def test_generators_that_were_not_trained_are_not_judged(stubs, checkpoint, monkeypatch):
+    monkeypatch.setattr(module, "phases_done", lambda _: ("segmentors",))
+    found = evaluate(checkpoint, CASES[:1])
+    assert len(stubs) == 1 and math.isnan(found.rows[0]["s_score_percent"]) and "not been trained" in repr(found)
+
+
+def test_own_segmentors_judge_no_region_that_no_label_showed_them():
+    known = {"task": {"domains": [{"name": "CT"}, {"name": "MRI"}]}, "regions": HEART.regions}
+    acdc = [Case(str(k), str(k), "MRI", f"{k}.nii", f"{k}_label.nii", table="ACDC") for k in range(2)]
+    assert unlearned_regions(known, [*CASES[:2], *acdc]) == {"CT": frozenset(), "MRI": frozenset({3, 4})}
+    blind = known | {"history": [{"dice_CT": 80., "dice_MRI": None}, {"gan": 1.}]}
+    assert unlearned_regions(blind, CASES) == {"CT": frozenset(), "MRI": frozenset(range(1, 6))}
+
+
+def test_regions_that_the_judge_does_not_know_have_no_s_score(stubs):
+    scan, judge = scan_of(CASES[0]), Judge("judge", "", [], [], {"MRI": frozenset({3, 4})})
+    assert list(module.translation_dice(scan, "run", judge)) == ["LV", "RV", "myocardium"]
+    assert module.translation_dice(scan, "run", judge._replace(unlearned={"MRI": frozenset(range(1, 6))})) == {}
+
+
+# ---- on disk
+
+def test_what_is_written_can_be_read(stubs, checkpoint, tmp_path):
+    found = evaluate(checkpoint, [*CASES[:2], replace(CASES[2], image="gone")])
+    found.rows[1] |= {"dice_percent": 0., "hd95_mm": math.inf, "assd_mm": math.inf}
+    found.write(tmp_path / "scores.csv")
+    with open(tmp_path / "scores.csv", encoding="utf-8", newline="") as f: rows = list(csv.DictReader(f))
+    assert len(rows) == 11 and (rows[0]["dice_percent"], rows[1]["hd95_mm"]) == ("100.0", "inf")
+    assert rows[-1]["dice_percent"] == "" and rows[-1]["error"] == "gone.nii is gone"
+    def strict(word): raise ValueError(word)
+    facts = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"), parse_constant=strict)
+    assert facts["checkpoint"]["weights"] == [*load_checkpoint(checkpoint).about["files"]["weights"].values()]
+    assert facts["failed"] == [CASES[2].id] and facts["cases"] == 3 and facts["definitions"]["dice_percent"]
+    assert {row["structure"] for row in facts["summary"]} == {*HEART.regions[1:], "all"}
+
+
+def test_only_what_an_evaluation_wrote_is_replaced(stubs, checkpoint, tmp_path):
+    evaluate(checkpoint, CASES[:1]).write(tmp_path / "scores.csv")
+    check_results(tmp_path / "scores.csv", force=True)
+    with pytest.raises(InputError, match="--force"): check_results(tmp_path / "scores.csv")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(InputError, match="was not made by cssgan"): check_results(tmp_path / "other.csv", force=True)
+
+
+def test_best_median_and_worst():
+    facts = {"patient": "p", "domain": "CT", "structure": "LV"}
+    def rows(*dice): return [facts | {"case": f"c{d}", "dice_percent": float(d)} for d in dice]
+    chosen = lambda *dice: {name: found["case"] for name, found in examples(rows(*dice)).items()}
+    assert chosen(5) == {"CT_best": "c5"} and chosen(5, 9) == {"CT_best": "c9", "CT_worst": "c5"}
+    assert chosen(1, 5, 3, 9, 7) == {"CT_best": "c9", "CT_median": "c5", "CT_worst": "c1"}
+    assert examples([{"case": "c", "patient": "p", "domain": "CT", "structure": "", "error": "gone"}]) == {}
+
+
+def test_pictures_are_ours_and_old_ones_go(stubs, checkpoint, tmp_path):
+    found = evaluate(checkpoint, CASES)
+    assert [p.name for p in write_pictures(found, tmp_path)] == [
+        "CT_best.png", "CT_median.png", "CT_worst.png", "MRI_best.png", "MRI_worst.png"]
+    module.check_pictures(tmp_path, HEART.names, force=True)
+    write_pictures(replace(found, rows=[row for row in found.rows if row["case"] == CASES[0].id]), tmp_path)
+    assert "CT_median.png" not in [p.name for p in tmp_path.iterdir()]
+    (tmp_path / "CT_median.png").write_bytes(b"somebody's")
+    with pytest.raises(InputError, match="was not made by cssgan"): module.check_pictures(tmp_path, HEART.names, True)
+
+
+# ---- the command
+
+@pytest.fixture
+def run(stubs, tmp_path, monkeypatch, capsys):
+    "A run's folder in an empty one, and the command: (exit status, stdout, stderr)."
+    monkeypatch.chdir(tmp_path)
+    run_folder(tmp_path / "run")
+    write_manifest(phantom_cases({"train": (2, 2), "test": (2, 1)}), tmp_path / "run/cases.csv")
+    def run(words):
+        capsys.readouterr()
+        try: status = command.evaluate_main(words.split())
+        except SystemExit as e: status = e.code
+        return status, *capsys.readouterr()
+    return run
+
+
+def test_a_runs_test_cases_are_scored(run):
+    status, out, err = run("run --out scores.csv --pictures pictures")
+    assert status == 0 and "CT (cases: 2, patients: 2)" in out and "S-scores by the run's own evaluators" in out
+    assert out.endswith("wrote scores.csv, scores.json and 3 pictures into pictures; not for diagnosis\n")
+    assert len(Path("scores.csv").read_text().splitlines()) == 1 + 3 * 5
+
+
+def test_quiet_prints_what_was_written_alone(run):
+    assert run("run --out scores.csv --quiet") == (0, "wrote scores.csv, scores.json; not for diagnosis\n", "")
+
+
+def test_a_failed_case_is_an_exit_status_and_the_table_is_there(run, monkeypatch):
+    def fails(case, grid):
+        if case.modality == "MRI": raise InputError("it is gone")
+        return scan_of(case)
+    monkeypatch.setattr(module, "read_case", fails)
+    status, out, err = run("run --out scores.csv --quiet")
+    assert status == 1 and err.count("\n") == 1 and "1 of 3 cases could not be scored" in err and "wrote" in out
+    assert len(Path("scores.csv").read_text().splitlines()) == 1 + 2 * 5 + 1
+
+
+@pytest.mark.parametrize("words, says", [
+    ("run/best --out new.csv", "name labelled scans with --data"),
+    ("run --split valid --out new.csv", "has no valid cases: there are 4 train, 3 test"),
+    ("run --out new.txt", "must end in .csv"),
+    ("run --out run/cases.csv --force", "was not made by cssgan"),
+    ("run --out new.csv --judge none", "holds no checkpoint"),
+    ("run --data none --out new.csv", "is no data set"),
+    ("none --out new.csv", "holds no checkpoint"),
+    ("run --out none/new.csv", "there is no folder none")])
+def test_what_cannot_be_done_is_one_line_and_no_file(run, words, says):
+    status, out, err = run(words)
+    assert (status, out, err.count("\n")) == (1, "", 1) and err.startswith("cssgan_evaluate: ") and says in err
+    assert not Path("new.csv").exists() and not Path("new.json").exists()
+
+
+def test_where_there_are_no_splits_all_cases_are_scored(run):
+    write_manifest([replace(case, split="") for case in phantom_cases({"test": (3, 2)}, first=50)], "data.csv")
+    assert run("run --data data.csv --out scores.csv --quiet")[0] == 0
+    assert len(Path("scores.csv").read_text().splitlines()) == 1 + 5 * 5
+
+
+def test_scans_that_the_run_was_trained_with_are_pointed_out(run):
+    write_manifest([replace(case, split="") for case in phantom_cases({"test": (3, 2)})], "data.csv")
+    status, _, err = run("run --data data.csv --out scores.csv --quiet")
+    assert status == 0 and "have trained or validated this run" in err and err.count("\n") == 1
+
+
+def test_scans_without_labels_are_left_out_and_it_is_said(run):
+    cases = phantom_cases({"test": (2, 2)}, first=50)
+    write_manifest([replace(cases[0], image="ct.nii.gz"), *cases[1:]], "data.csv")
+    status, _, err = run("run --data data.csv --out scores.csv --quiet")
+    assert status == 0 and "1 of 4 cases have no labels, and are left out" in err
+
+
+def test_examples_of_the_help_can_be_parsed(monkeypatch):
+    jobs = []
+    monkeypatch.setattr(command, "attempt", lambda name, job, *_: jobs.append(name) or 0)
+    for example in command.EVALUATE_EXAMPLES.splitlines(): assert command.evaluate_main(example.split()[1:]) == 0
+    assert len(jobs) >= 2
+
+
+def test_help_is_quick_and_fits_a_terminal():
+    code = ("import sys; from cssgan.cli.evaluate import evaluate_main\ntry: evaluate_main(['--help'])\n"
+            "except SystemExit: print(sorted({'torch', 'monai', 'numpy'} & set(sys.modules)))")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert out.endswith("[]\n") and out.count("\n  cssgan_evaluate ") >= 2 and max(map(len, out.splitlines())) < 120
