@@ -83,7 +83,8 @@ def test_a_data_set_that_names_few_regions_draws_few(tmp_path):
 
 @pytest.mark.parametrize("name, region", [
     ("LV", "LV"), ("left ventricle", "LV"), ("Left_Ventricle", "LV"), ("myo", "myocardium"),
-    ("MYOCARDIUM", "myocardium"), ("aorta", ""), ("L", ""), ("ignore", "ignore"), ("???", ""), ("pulmonary artery", ""), ("left lung", "")])
+    ("MYOCARDIUM", "myocardium"), ("aorta", ""), ("L", ""),
+    ("ignore", "ignore"), ("???", ""), ("pulmonary artery", ""), ("left lung", "")])
 def test_which_region_a_name_means(name, region): assert region_called(name, HEART) == region
 
 
