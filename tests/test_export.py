@@ -45,8 +45,7 @@ def about_of(nets, task=HEART, ranges=None):
 
 # ---- ONNX and programs
 
-@pytest.mark.parametrize("resnet", [False, True], ids=["U-Net", "ResNet"])
-@pytest.mark.parametrize("form", ["onnx", "torch"])
+@pytest.mark.parametrize("form, resnet", [("onnx", False), ("torch", True)], ids=["ONNX", "torch.export, ResNet"])
 def test_exports_answer_as_their_networks_do(form, resnet):
     if form == "onnx":
         for name in ("onnx", "onnxscript", "onnxruntime"): pytest.importorskip(name)
@@ -83,8 +82,9 @@ def test_a_program_is_loaded_without_cssgan(checkpoint, tmp_path):
     x = sample_volume(about["grid"]["shape"], 5)
     torch.save(x, tmp_path / "x.pt")
     code = ("import sys, json, torch; said = {'cssgan.json': ''}; "
-            "p = torch.export.load('out/S_A.pt2', extra_files=said); torch.save(p.module()(torch.load('x.pt')).detach(), 'y.pt'); assert 'cssgan' not in sys.modules; "
-            "print(said['cssgan.json'])")
+            "p = torch.export.load('out/S_A.pt2', extra_files=said); "
+            "torch.save(p.module()(torch.load('x.pt')).detach(), 'y.pt'); "
+            "assert 'cssgan' not in sys.modules; print(said['cssgan.json'])")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     said = json.loads(done.stdout)
     assert said["purpose"].startswith("segments CT: logits of background, LV") and said["cssgan"] == cssgan.__version__

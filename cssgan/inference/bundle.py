@@ -61,21 +61,20 @@ def preprocessing_config(
             "@look"]
 
 # %% ../../nbs/08_inference/07_bundle.ipynb #b07d000d
-def resample_config(
-    keys,  # of what is resampled
-    to: str,  # the key of what it shall match
-    mode,  # order of interpolation
-    outside,  # what to do outside
-) -> dict[str, Any]:
-    "MONAI's resampling by SciPy, which is ours."
-    return {"_target_": "ResampleToMatchd", "keys": keys, "key_dst": to, "mode": mode, "padding_mode": outside,
-            "dtype": "$numpy.float64"}
+def look_config(
+    domain: Domain,  # of the scans
+    ends,  # as for `levels_config`
+) -> list:
+    "One look at a box: MONAI resamples by SciPy, as we do."
+    resample = {"_target_": "ResampleToMatchd", "keys": ["image", "inside"], "key_dst": "box", "mode": [1, 0],
+                "padding_mode": ["nearest", "grid-constant"], "dtype": "$numpy.float64"}
+    return [resample, levels_config(domain, ends)]
 
 def back_config() -> list:
     "From the network's answer to a file in the scan's own grid."
     save = {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "seg",
             "output_dtype": "$numpy.uint8", "resample": False, "separate_folder": False}
-    return ["@labels", resample_config("pred", "scan", 0, "grid-constant"), save]
+    return ["@labels", {"_target_": "scripts.steps.BackToScand", "keys": "pred"}, save]
 
 def inference_config(
     about: dict,  # what the checkpoint says
@@ -83,8 +82,7 @@ def inference_config(
     domain: Domain,  # of the scans
 ) -> dict[str, Any]:  # configs/inference.json
     "The whole chain."
-    target, look = "_target_", resample_config(["image", "inside"], "box", [1, 0], ["nearest", "grid-constant"])
-    chain = lambda transforms: {target: "Compose", "transforms": transforms}
+    target, chain = "_target_", lambda transforms: {"_target_": "Compose", "transforms": transforms}
     return {
         "imports": ["$import glob", "$import numpy", "$import torch"],
         "bundle_root": ".", "scan": "scan.nii.gz", "output_dir": "$@bundle_root + '/eval'", "centre": None,
@@ -97,7 +95,7 @@ def inference_config(
         "inferer": {target: "SlidingWindowInferer", "roi_size": "@shape", "sw_batch_size": 1, "overlap": 0.5,
                     "mode": "gaussian", "cval": -1.0},
         "labels": {target: "scripts.steps.Labelsd", "pieces": task.pieces},
-        "look": chain([look, levels_config(domain, about["ranges"][domain.name])]),
+        "look": chain(look_config(domain, about["ranges"][domain.name])),
         "preprocessing": chain(preprocessing_config(task, domain)),
         "dataset": {target: "Dataset", "data": "$[{'image': f} for f in sorted(glob.glob(@scan)) or [@scan]]",
                     "transform": "@preprocessing"},

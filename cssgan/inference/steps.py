@@ -155,7 +155,19 @@ class Labelsd(MapTransform):
         if self.pieces == "all": return labels
         return sum([largest_piece(np.where(labels == k, labels, 0)) for k in np.unique(labels) if k], 0 * labels)
 
-# %% ../../nbs/08_inference/06_steps.ipynb #57e90017
+# %% ../../nbs/08_inference/06_steps.ipynb #57e90014
+class BackToScand(MapTransform):
+    "Labels in the scan's own grid, by nearest neighbour; background outside of the box."
+    def __call__(self, data):
+        data, scan = dict(data), data["scan"]
+        for key in self.keys:
+            matrix = np.linalg.inv(affine_of(data[key])) @ affine_of(scan)
+            labels = ndimage.affine_transform(as_array(data[key]), matrix[:3, :3], matrix[:3, 3], scan.shape[1:],
+                                              order=0, mode="grid-constant")
+            data[key] = MetaTensor(torch.from_numpy(labels)[None], meta=scan.meta)
+        return data
+
+# %% ../../nbs/08_inference/06_steps.ipynb #57e90018
 def middle_of(
     labels: np.ndarray,  # (X, Y, Z)
     affine: np.ndarray,  # 4×4
@@ -177,7 +189,7 @@ def agreement(
     both = [(a == k, b == k) for k in np.union1d(a, b) if k]
     return float(np.mean([2 * (x & y).sum() / (x.sum() + y.sum()) for x, y in both])) if both else 0.
 
-# %% ../../nbs/08_inference/06_steps.ipynb #57e90018
+# %% ../../nbs/08_inference/06_steps.ipynb #57e90019
 class Presumed:
     "Say where to look first: at a given point, or where the regions are presumed."
     def __init__(
@@ -204,7 +216,7 @@ def shape_around(
     found = [np.flatnonzero(labels.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     return tuple(max(n, int(np.ptp(f)) + 1 + 2 * margin) for n, f in zip(shape, found))
 
-# %% ../../nbs/08_inference/06_steps.ipynb #57e90019
+# %% ../../nbs/08_inference/06_steps.ipynb #57e9001a
 class Placed:
     "Put the training grid around what is found at a point; the box and the range of the last look are kept."
     def __init__(
