@@ -172,7 +172,7 @@ from this folder. `--scan` is one NIfTI file ({domain.name}, {window}) or a patt
 It looks where the {task.name} is presumed, again around what it found there, and nowhere else. If the {task.name}
 lies elsewhere, say where: `--centre "[-12, 30, 5]"`, in mm of the scan's world (RAS). `cssgan_segment` also looks
 elsewhere by itself, says what is doubtful, and checks a scan before it is read; its numbers are in mixed precision
-where a processor has it, those here are not, so that single voxels may differ.
+where a processor has it, those here are not: its box may come to lie a voxel aside, and edges differ.
 
 Preprocessing: MONAI's `LoadImaged` and `ResampleToMatchd`; what MONAI lacks is in `scripts/steps.py`.
 The network is in `scripts/networks.py`, its weights in `models/model.pt`, a state dictionary.
