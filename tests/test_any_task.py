@@ -569,11 +569,14 @@ def test_a_label_of_another_ending_is_no_missing_label(tmp_path):
     with pytest.raises(InputError, match="MR0_image.nii has no label beside it"): find_cases(folder)
 
 
-def test_a_dataset_that_numbers_regions_otherwise_is_refused(tmp_path):
-    nnunet(tmp_path / "CT", ABDOMEN, "CT", ["background", "right kidney", "liver", "left kidney"])
+def test_a_dataset_that_numbers_regions_otherwise_is_read_by_their_names(tmp_path):
+    nnunet(tmp_path / "CT", ABDOMEN, "CT", ["background", "right_kidney", "Liver", "left kidney"])
     nnunet(tmp_path / "MR", ABDOMEN, "MR")
-    with pytest.raises(InputError, match="calls 1 right kidney, which abdomen reads as liver"):
-        find_cases(tmp_path, ABDOMEN)
+    with pytest.warns(InputWarning, match="CT/dataset.json is read by name: 1 right_kidney as right kidney, 2 Liver as"):
+        cases = find_cases(tmp_path, ABDOMEN)
+    codes = {case.modality: [case.codes[k] for k in range(4)] for case in cases}
+    assert codes == {"CT": [0, 2, 1, 3], "MR": [0, 1, 2, 3]}
+    assert as_task(json.loads(task_json(cases[0].task))) == cases[0].task # as a run's folder keeps it
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .cases import Case, check_cases, label_codes
+from .cases import Case, check_cases
 from ..guard import InputError, brief, read_json, warn
-from ..scans.volumes import UNDRAWN
-from ..task import HEART, Task
+from ..scans.itk import ITK_FILES
+from ..task import HEART, UNKNOWN, Task
 
 # %% ../../nbs/04_data/02_folders.ipynb #4543c8a4
 PAIR = "a case is NAME_image.nii.gz with NAME_label.nii.gz beside it"
@@ -93,6 +93,7 @@ class NnunetDataset(msgspec.Struct):
     channel_names: dict[str, str] = {}  # number → name
     modality: dict[str, str] = {}  # the same, in the older version
     file_ending: str = ".nii.gz"
+    training: list[Any] = []  # the Decathlon's list of its scans
 
     @property
     def channels(self) -> list[str]:
@@ -104,6 +105,15 @@ class NnunetDataset(msgspec.Struct):
         old = {name: n for n, name in self.labels.items() if n.isdecimal() and isinstance(name, str)}
         found = old or self.labels
         return {name: int(number) for name, number in found.items() if re.fullmatch(r"[0-9]{1,9}", str(number))}
+
+    @property
+    def names(self) -> dict[int, str]:  # number in a label file → region's name; of regions that overlap, the smaller
+        ones = {name: [number] for name, number in self.numbers.items()}
+        many = {name: n for name, n in self.labels.items() if isinstance(n, list) and n and name not in ones}
+        wrong = [n for numbers in many.values() for n in numbers if not isinstance(n, int) or not 0 <= n < 2**31]
+        if wrong: raise InputError(f"dataset.json: {brief(repr(wrong[0]))} is no number of a label: correct it")
+        larger_first = sorted((ones | many).items(), key=lambda region: -len(region[1]))
+        return {number: name for name, numbers in larger_first for number in numbers}
 
 def is_nnunet(
     folder: Path,  # any
@@ -119,12 +129,17 @@ def read_nnunet(
     return read_json(folder / "dataset.json", NnunetDataset, cure, 10_000_000)
 
 # %% ../../nbs/04_data/02_folders.ipynb #6f0d0008
+READ_HERE = (".nii.gz", ".nii", *ITK_FILES)
+
 def nnunet_pairs(
     folder: Path,  # in nnU-Net's layout
     channel: int | None = None,  # which one; None: there is only one
 ) -> list[Pair]:
     "Its training scans of one channel, with their labels."
     ending, pairs = read_nnunet(folder).file_ending, []
+    if ending.lower() not in READ_HERE:
+        raise InputError(f"{folder / 'dataset.json'} has the file_ending {brief(ending)}, which is not read here: "
+                         f"convert the files; read are {', '.join(READ_HERE)}")
     for image in visible_files(folder / "imagesTr"):
         if not image.name.endswith(ending): continue
         whole = image.name.removesuffix(ending)
@@ -138,32 +153,109 @@ def nnunet_pairs(
 def find_channel(
     folder: Path,  # in nnU-Net's layout
     modality: str,  # the name of the domain
+    also: str = "",  # what DICOM calls it
 ) -> int | None:  # None: there is only one
     "Which channel is the domain's."
     channels = read_nnunet(folder).channels
     names = [name.lower() for name in channels]
     if len(names) < 2: return None
-    if modality.lower() not in names:
+    found = [name for name in (modality.lower(), also.lower()) if name in names]
+    if not found:
         raise InputError(f"{folder / 'dataset.json'} has the channels {brief(', '.join(channels), 80)}, none is called "
                          f"{modality}: name the domain as its channel is")
-    return names.index(modality.lower())
+    return names.index(found[0])
 
 # %% ../../nbs/04_data/02_folders.ipynb #6f0d00e3
-def check_nnunet_labels(
+def letters_of(
+    name: str,  # of a region
+) -> str:
+    "What of a name counts."
+    return re.sub(r"[\W_]+", "", name.lower())
+
+def region_called(
+    name: str,  # in a dataset.json
+    task: Task,  # whose regions there are
+) -> str:  # one of them, or "ignore"; empty: none, or more than one
+    "Which region is meant."
+    known, wanted = {letters_of(region): region for region in (*task.regions, UNKNOWN)}, letters_of(name)
+    initials = "".join(word[0] for word in re.findall(r"[^\W_]+", name.lower()))
+    for exact in (wanted, initials):
+        if exact in known: return known[exact]
+    near = {region for key, region in known.items() if len(wanted) > 2 and key.startswith(wanted)}
+    near |= {region for key, region in known.items() if len(key) > 30 and wanted.startswith(key)}  # was cut
+    return near.pop() if len(near) == 1 else ""
+
+# %% ../../nbs/04_data/02_folders.ipynb #3b6e878b
+def table_of_names(
     said: NnunetDataset,  # what dataset.json says
-    folder: Path,  # for the message
-    codes: dict[int, int],  # from `label_codes`
     task: Task,  # whose regions they are
-):
-    "Refuse a dataset.json that gives another number to a region than the task's table does."
-    regions = {region.lower(): region for region in task.regions}
-    for name, number in said.numbers.items():
-        read_as = task.regions[codes[number]] if codes.get(number, UNDRAWN) < UNDRAWN else "nothing"
-        if number and regions.get(name.lower(), read_as) != read_as:
-            raise InputError(f"{folder / 'dataset.json'} calls {number} {name}, which {task.name} reads as {read_as}: "
-                             "write a table into task.json, and name it in table_of")
+    by_number: dict[int, str],  # how the task itself reads them
+) -> dict[int, str]:  # number in a label file → region, "background" or "ignore"; empty: no name is a region's
+    "How its numbers are read by their names."
+    called = {number: region_called(name, task) for number, name in said.names.items() if number}
+    names = {number: said.names[number] for number in called}
+    meant = {region: {names[n] for n in called if called[n] == region} for region in called.values()}
+    found = {number: region for number, region in called.items() if region and len(meant[region]) == 1}
+    if not set(found.values()) & set(task.regions[1:]): return {}
+    drafted = {n: region for n, region in by_number.items() if n in called and region.endswith(f" {n}")}
+    found = drafted | found
+    others = "background" if set(task.regions[1:]) <= set(found.values()) else UNKNOWN
+    return {0: "background"} | {number: found.get(number, others) for number in called}
+
+def codes_by_name(
+    task: Task,  # of the data set
+    modality: str,  # the name of a domain
+    table: str = "",  # of the labels' values; empty: the domain's own
+) -> dict[int, str]:  # number in a label file → region, or "ignore"
+    "How its numbers are read by the task's table."
+    values = task.table(modality, table).values
+    return {number: UNKNOWN if region is None else task.regions[region] for number, region in values.items()}
+
+# %% ../../nbs/04_data/02_folders.ipynb #98e88bd9
+class Reading(NamedTuple):
+    "How the labels of a folder are read."
+    task: Task  # with the table, if there is a new one
+    table: str = ""  # its name; empty: the domain's own
+
+def reading_of(
+    folder: Path,  # in nnU-Net's layout
+    modality: str,  # the name of its domain
+    task: Task,  # of the data set
+    table: str = "",  # of the labels' values; empty: the domain's own
+) -> Reading:
+    "Which table fits a folder's dataset.json."
+    said, by_number = read_nnunet(folder), codes_by_name(task, modality, table)
+    by_name = table_of_names(said, task, by_number)
+    used = {n: (by_name or by_number).get(n, "nothing") for n in sorted(said.names) if n}
+    own = bool(table or task.table_of.get(modality))  # such a table says itself what is drawn
+    whole = own or set(by_name.values()) >= set(task.regions)
+    same = whole and all(by_number.get(n) == region for n, region in by_name.items())
+    if not same or any(region_called(said.names[n], task) != region for n, region in used.items()):
+        listed = ", ".join(f"{n} {said.names[n]} as {region}" for n, region in used.items())
+        warn(f"{folder / 'dataset.json'} is read by {'name' if by_name else 'number'}: {listed or 'it names no label'}")
+    if same or not by_name: return Reading(task, table)
+    name = f"dataset.json {task.side(modality)}"
+    made = {str(number): region for number, region in by_name.items()}
+    return Reading(msgspec.structs.replace(task, tables=task.tables | {name: made}), name)
 
 # %% ../../nbs/04_data/02_folders.ipynb #6f0d00e5
+def check_channels(
+    pairs: list[Pair],  # of one domain
+    folder: Path,  # in nnU-Net's layout
+    channel: int | None,  # which one; None: there is only one
+):
+    "Refuse files that hold several channels, and say which scans of the Decathlon's list are not there."
+    said = read_nnunet(folder)
+    number = "" if channel is None else f"_{channel:04d}{said.file_ending}"
+    for pair in pairs:
+        if pair.image.name.endswith(number): continue
+        raise InputError(f"{pair.image} should hold {len(said.channels)} channels ({', '.join(said.channels)}), as the "
+                         f"Decathlon has them: split it into {pair.name}{number} and so on, one file for each")
+    listed = [Path(str(row.get("image") if isinstance(row, dict) else row)).name for row in said.training]
+    missing = {name.removesuffix(said.file_ending) for name in listed} - {pair.name for pair in pairs}
+    if missing: warn(f"{folder / 'dataset.json'} lists {len(missing)} scans that are not in imagesTr: "
+                     f"{brief(', '.join(sorted(missing)[:3]), 80)}: left out")
+
 def nnunet_cases(
     folder: Path,  # in nnU-Net's layout
     modality: str,  # the name of the domain
@@ -171,12 +263,17 @@ def nnunet_cases(
     table: str = "",  # of the labels' values; empty: the domain's own
 ) -> list[Case]:
     "The training cases of one domain."
-    said = read_nnunet(folder)
-    check_nnunet_labels(said, folder, label_codes(task, modality, table), task)
-    pairs = nnunet_pairs(folder, find_channel(folder, modality))
-    if not pairs: raise InputError(f"{folder / 'imagesTr'} holds no {modality} case (*{said.file_ending})")
+    channel = find_channel(folder, modality, task.domain(modality).dicom)
+    pairs, tests = nnunet_pairs(folder, channel), folder / "imagesTs"
+    if not pairs:
+        there = describe_files(visible_files(folder / "imagesTr")) or "is empty"
+        raise InputError(f"{folder / 'imagesTr'} holds no {modality} case (*{read_nnunet(folder).file_ending}), but "
+                         f"{there}")
+    check_channels(pairs, folder, channel)
     check_labelled(pairs, folder / "imagesTr")
-    if (folder / "imagesTs").is_dir(): warn(f"{folder / 'imagesTs'}: left out, its scans have no labels")
+    if tests.is_dir():
+        why = "list them in a manifest to test with them" if (folder / "labelsTs").is_dir() else "they have no labels"
+        warn(f"{tests}: its scans are left out, {why}")
     return [pair_case(pair, modality, task, table) for pair in pairs]
 
 # %% ../../nbs/04_data/02_folders.ipynb #6f0d000a
@@ -207,17 +304,27 @@ def from_folder(
 ) -> list[Case]:
     "A plain folder: `CT/NAME_image.nii.gz`, `CT/NAME_label.nii.gz`, and the same for the other domain."
     folder = Path(folder)
-    if is_nnunet(folder):
-        if len(channels := read_nnunet(folder).channels) < 2:
-            raise InputError(f"{folder} is one domain of nnU-Net ({brief(', '.join(channels), 40) or 'no channel'}): "
-                             f"put such a folder for each of {' and '.join(task.names)} into one, and name that")
-        return check_cases([case for m in task.names for case in nnunet_cases(folder, m, task)], folder)
-    cases = check_cases([case for m in task.names for case in folder_cases(folder / m, m, task)], folder)
+    both, tables = is_nnunet(folder), {}
+    if both and len(channels := read_nnunet(folder).channels) < 2:
+        raise InputError(f"{folder} is one domain of nnU-Net ({brief(', '.join(channels), 40) or 'no channel'}): "
+                         f"put such a folder for each of {' and '.join(task.names)} into one, and name that")
+    places = {modality: folder if both else folder / modality for modality in task.names}
+    for modality, place in places.items():
+        if is_nnunet(place): task, tables[modality] = reading_of(place, modality, task)
+    found = [folder_cases(place, m, task, tables.get(m, "")) for m, place in places.items()]
+    cases = check_cases([case for domain in found for case in domain], folder)
+    if not both: name_scans_beside(folder, task)
+    return cases
+
+def name_scans_beside(
+    folder: Path,  # holds a folder for each domain
+    task: Task,  # whose domains they are
+):
+    "Say which scans lie in neither domain's folder."
     scans = re.compile(r".*\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|dcm|hdr|img)", re.IGNORECASE | re.DOTALL)
     beside = [f for f in visible_files(folder) if scans.fullmatch(f.name)]
     if beside: warn(f"{folder}: left out, because they lie neither in {' nor in '.join(task.names)}: "
                     f"{describe_files(beside)}")
-    return cases
 
 # %% ../../nbs/04_data/02_folders.ipynb #cell-028
 def from_mmwhs(

@@ -1,0 +1,241 @@
+"Folders of nnU-Net and the Decathlon: read by the names of regions, and written so that nnU-Net takes them."
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from cssgan.data.finding import find_cases
+from cssgan.data.folders import NnunetDataset, region_called, table_of_names
+from cssgan.data.nnunet import label_beside, with_own_label, write_nnunet
+from cssgan.data.prepared import load_case, read_labels
+from cssgan.guard import InputError
+from cssgan.phantoms.scanners import phantom
+from cssgan.scans.files import read_volume, write_label, write_volume
+from cssgan.scans.volumes import IGNORE, UNDRAWN, Grid
+from cssgan.task import HEART
+
+GRID = Grid((24, 24, 16), (7.0, 7.0, 8.0))
+ORDER = ["background", "RV", "myocardium", "LV", "LA", "RA"] # ACDC's, and the atria
+NAMES = ["background", "right_ventricle", "MYO", "lv", "left atrium", "RA"]
+BY_NAME = "ignore::cssgan.guard.InputWarning"
+
+
+def heart(seed, modality): return phantom(seed, modality, GRID)
+
+
+def dataset(folder, modality, said, name="case{}_0000", n=2, ending=".nii.gz", order=ORDER):
+    "A domain of two hearts, numbered in an order."
+    for sub in ("imagesTr", "labelsTr"): (folder / sub).mkdir(parents=True)
+    numbers = np.zeros(256, np.uint8)
+    for k, region in enumerate(order): numbers[HEART.regions.index(region)] = k
+    for k in range(n):
+        scan = heart(2 * k + HEART.names.index(modality), modality)
+        write_volume(scan, folder / "imagesTr" / f"{name.format(k)}{ending}")
+        write_label(numbers[scan.label], scan.affine, folder / "labelsTr" / f"case{k}{ending}")
+    (folder / "dataset.json").write_text(json.dumps(said))
+    return folder
+
+
+def both(folder):
+    "A CT of nnU-Net, an MRI of the Decathlon."
+    dataset(folder / "CT", "CT", {"channel_names": {"0": "CT"}, "labels": {n: k for k, n in enumerate(NAMES)},
+                                  "file_ending": ".nii.gz", "numTraining": 2})
+    dataset(folder / "MRI", "MRI", {"modality": {"0": "MRI"}, "labels": {str(k): n for k, n in enumerate(NAMES)},
+                                    "training": [{"image": f"./imagesTr/case{k}.nii.gz", "label": f"./labelsTr/case{k}"}
+                                                 for k in range(3)]}, "case{}")
+    return folder
+
+
+# ---- reading
+
+def test_labels_are_mapped_by_name_in_both_orders_and_it_is_said(tmp_path):
+    with pytest.warns() as said: cases = find_cases(both(tmp_path))
+    for case in cases:
+        scan = heart(2 * int(case.patient[-1]) + HEART.names.index(case.modality), case.modality)
+        assert np.array_equal(read_labels(case).labels, scan.label)
+    lines = [str(w.message) for w in said]
+    for part in ("CT/dataset.json is read by name: 1 right_ventricle as RV, 2 MYO as myocardium, 3 lv as LV",
+                 "MRI/dataset.json is read by name", "lists 1 scans that are not in imagesTr: case2"):
+        assert any(part in line for line in lines), part
+
+
+def test_names_and_numbers_of_the_task_itself_are_read_without_a_word(tmp_path, recwarn):
+    for modality in HEART.names:
+        dataset(tmp_path / modality, modality, order=HEART.regions,
+                said={"channel_names": {"0": modality}, "labels": {r: k for k, r in enumerate(HEART.regions)}})
+    cases = find_cases(tmp_path)
+    assert cases[0].task is HEART and not any(case.table for case in cases)
+    assert not [w for w in recwarn if "dataset.json" in str(w.message)]
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+def test_a_data_set_that_names_few_regions_draws_few(tmp_path):
+    labels = {"background": 0, "RV": 1, "MYO": 2, "LV": 3}
+    for modality in HEART.names:
+        dataset(tmp_path / modality, modality, {"channel_names": {"0": modality}, "labels": labels}, order=ORDER[:4])
+    codes = find_cases(tmp_path)[0].codes
+    assert codes == {0: UNDRAWN, 1: 2, 2: 5, 3: 1}
+
+
+@pytest.mark.parametrize("name, region", [
+    ("LV", "LV"), ("left ventricle", "LV"), ("Left_Ventricle", "LV"), ("myo", "myocardium"),
+    ("MYOCARDIUM", "myocardium"), ("aorta", ""), ("L", ""),
+    ("ignore", "ignore"), ("???", ""), ("pulmonary artery", ""), ("left lung", "")])
+def test_which_region_a_name_means(name, region): assert region_called(name, HEART) == region
+
+
+def test_other_structures_are_background_only_where_every_region_has_a_number():
+    known = {k: region for k, region in enumerate(HEART.regions)}
+    of = lambda labels: table_of_names(NnunetDataset(labels=labels), HEART, known)
+    whole = {region: k for k, region in enumerate(HEART.regions)}
+    assert of(whole | {"aorta": 6})[6] == "background"
+    assert of({"background": 0, "LV": 1, "wall": 2})[2] == "ignore"
+    assert of({"background": 0, "a": 1, "b": 2}) == {}
+
+
+def test_regions_that_overlap_give_a_number_the_smallest_name():
+    said = NnunetDataset(labels={"background": 0, "whole": [1, 2, 3], "core": [2, 3], "bright": 3})
+    assert said.names == {0: "background", 1: "whole", 2: "core", 3: "bright"}
+    with pytest.raises(InputError, match="no number of a label"): NnunetDataset(labels={"a": [1, "x"]}).names
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+def test_a_channel_is_known_by_the_word_of_dicom(tmp_path):
+    dataset(tmp_path, "CT", {"channel_names": {"0": "CT", "1": "MR"}, "labels": {n: k for k, n in enumerate(NAMES)}})
+    for k in range(2): write_volume(heart(2 * k + 1, "MRI"), tmp_path / f"imagesTr/case{k}_0001.nii.gz")
+    assert sorted(Path(case.image).name for case in find_cases(tmp_path) if case.modality == "MRI") == [
+        "case0_0001.nii.gz", "case1_0001.nii.gz"]
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+@pytest.mark.parametrize("said, name, why", [
+    ({"modality": {"0": "CT", "1": "MRI"}}, "case{}", "should hold 2 channels .CT, MRI., as the Decathlon has them"),
+    ({"channel_names": {"0": "CT", "1": "MRI"}, "file_ending": ".png"}, "case{}_0000", "file_ending .png, which"),
+    ({"channel_names": {"0": "CT", "1": "T2"}}, "case{}_0000", "none is called MRI")])
+def test_what_cannot_be_read_is_said_in_one_line(said, name, why, tmp_path):
+    dataset(tmp_path, "CT", said | {"labels": {r: k for k, r in enumerate(HEART.regions)}}, name)
+    with pytest.raises(InputError, match=why): find_cases(tmp_path)
+
+
+def test_scans_of_another_ending_are_read(tmp_path):
+    import SimpleITK
+    for modality in HEART.names:
+        folder = dataset(tmp_path / modality, modality, order=HEART.regions,
+                         said={"channel_names": {"0": modality}, "file_ending": ".nrrd",
+                               "labels": {r: k for k, r in enumerate(HEART.regions)}})
+        for file in list(folder.rglob("*.nii.gz")):
+            SimpleITK.WriteImage(SimpleITK.ReadImage(file), file.with_name(file.name.replace(".nii.gz", ".nrrd")))
+            file.unlink()
+    case = find_cases(tmp_path)[0]
+    assert case.image.endswith(".nrrd") and load_case(case, GRID).label.any()
+
+
+# ---- writing
+
+def check_as_nnunet_does(folder):
+    "The rules of nnU-Net's own check of a raw folder, version 2."
+    said = json.loads((folder / "dataset.json").read_text())
+    assert {"channel_names", "labels", "numTraining", "file_ending"} <= said.keys()
+    ending, numbers = said["file_ending"], list(said["labels"].values())
+    assert numbers == list(range(len(numbers))) and said["labels"]["background"] == 0
+    assert said["labels"].get("ignore", numbers[-1]) == numbers[-1]
+    cases = {re.sub(r"_\d{4}$", "", file.name.removesuffix(ending)) for file in (folder / "imagesTr").iterdir()}
+    assert len(cases) == said["numTraining"]
+    for case in cases:
+        label = nib.load(folder / "labelsTr" / f"{case}{ending}")
+        assert set(np.unique(label.dataobj).tolist()) <= set(numbers)
+        for channel in said["channel_names"]:
+            image = nib.load(folder / "imagesTr" / f"{case}_{int(channel):04d}{ending}")
+            assert image.shape == label.shape and np.array_equal(image.affine, label.affine)
+    return said
+
+
+def translated(scan):
+    "As if a network had made it."
+    return replace(scan, history=(f"translated to {scan.modality} by a network (cssgan): not a measurement",))
+
+
+def test_a_written_folder_is_what_nnunet_wants(tmp_path):
+    folder = tmp_path / "Dataset500_Heart"
+    assert write_nnunet(((f"p{k}", translated(heart(k, "MRI"))) for k in (1, 3)), folder) == 2
+    said = check_as_nnunet_does(folder)
+    assert said["channel_names"] == {"0": "MRI"} and list(said["labels"]) == list(HEART.regions)
+    assert said["synthetic"].keys() == {"p1", "p3"} and "not a measurement" in said["synthetic"]["p1"]
+    again = read_volume(folder / "imagesTr/p1_0000.nii.gz", "MRI")
+    assert np.array_equal(again.voxels, heart(1, "MRI").voxels.astype(np.float32))
+
+
+def test_what_nobody_annotated_gets_the_highest_number(tmp_path):
+    scan = heart(1, "MRI")
+    label = scan.label.copy()
+    label[:2], label[2:4] = IGNORE, UNDRAWN
+    write_nnunet([("a", heart(3, "MRI")), ("b", replace(scan, label=label))], tmp_path / "Dataset501_Part")
+    assert check_as_nnunet_does(tmp_path / "Dataset501_Part")["labels"]["ignore"] == 6
+    values = np.asarray(nib.load(tmp_path / "Dataset501_Part/labelsTr/b.nii.gz").dataobj)
+    assert (values[:4] == 6).all()
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+def test_synthetic_cases_join_a_folder_in_its_numbers(tmp_path):
+    folder = dataset(tmp_path / "Dataset027_ACDC", "MRI", {
+        "channel_names": {"0": "MR"}, "labels": {n: k for k, n in enumerate(NAMES)}, "file_ending": ".nii.gz",
+        "numTraining": 2, "licence": "theirs"})
+    before = {file: file.read_bytes() for file in folder.rglob("*.nii.gz")}
+    write_nnunet([("fake0", translated(heart(5, "MRI")))], folder)
+    said = check_as_nnunet_does(folder)
+    assert said["licence"] == "theirs" and said["numTraining"] == 3 and said["synthetic"].keys() == {"fake0"}
+    assert all(file.read_bytes() == content for file, content in before.items())
+    values = np.asarray(nib.load(folder / "labelsTr/fake0.nii.gz").dataobj)
+    assert np.array_equal(values == 3, heart(5, "MRI").label == HEART.regions.index("LV"))
+    path = folder / "imagesTr/fake0_0000.nii.gz"
+    assert np.array_equal(with_own_label(read_volume(path, "MRI"), path).label, heart(5, "MRI").label)
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+@pytest.mark.parametrize("said, why", [
+    ({"channel_names": {"0": "CT"}}, "has the channels CT, and MRI is to be added"),
+    ({"channel_names": {"0": "MRI"}, "labels": {"background": 0, "LV": 1}}, "has no label called RV"),
+    ({"channel_names": {"0": "MRI"}, "labels": {"background": 0, "heart": [1, 2]}}, "regions that overlap"),
+    ({"channel_names": {"0": "MRI"}, "file_ending": ".nrrd"}, "file_ending .nrrd, and NIfTI is written")])
+def test_a_folder_that_does_not_fit_is_left_as_it_is(said, why, tmp_path):
+    folder = dataset(tmp_path / "Dataset001_X", "CT", {"labels": {n: k for k, n in enumerate(NAMES)}} | said, n=1)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    with pytest.raises(InputError, match=why): write_nnunet([("a", heart(1, "MRI"))], folder)
+    assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+@pytest.mark.parametrize("name", ["../a", "", "a/b", ".a", "a\n"])
+def test_a_case_cannot_have_any_name(name, tmp_path):
+    with pytest.raises(InputError, match="cannot be a case's name"):
+        write_nnunet([(name, heart(1, "MRI"))], tmp_path / "new")
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+def test_a_case_is_replaced_only_if_asked_for_and_ours(tmp_path):
+    folder, scan = tmp_path / "Dataset002_X", heart(1, "MRI")
+    write_nnunet([("a", scan)], folder)
+    with pytest.raises(InputError, match="exists"): write_nnunet([("a", scan)], folder)
+    write_nnunet([("a", scan)], folder, force=True)
+    nib.save(nib.Nifti1Image(scan.voxels, scan.affine), folder / "imagesTr/a_0000.nii.gz")
+    with pytest.raises(InputError, match="was not made by cssgan"): write_nnunet([("a", scan)], folder, force=True)
+
+
+def test_a_case_without_a_label_is_refused(tmp_path):
+    with pytest.raises(InputError, match="has no label"):
+        write_nnunet([("a", replace(heart(1, "MRI"), label=None))], tmp_path / "Dataset003_X")
+
+
+def test_a_label_is_found_beside_its_scan(tmp_path):
+    pairs = {"CT/a_image.nii.gz": "CT/a_label.nii.gz", "n/imagesTr/b_0000.nrrd": "n/labelsTr/b.nrrd",
+             "n/imagesTs/c_0000.nii.gz": "n/labelsTs/c.nii.gz", "d/imagesTr/d_1234.nii": "d/labelsTr/d_1234.nii",
+             "e/scan.nii.gz": None}
+    for image, label in pairs.items():
+        for name in filter(None, (image, label)):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        assert label_beside(tmp_path / image) == (label and tmp_path / label)
