@@ -572,7 +572,7 @@ def test_a_label_of_another_ending_is_no_missing_label(tmp_path):
 def test_a_dataset_that_numbers_regions_otherwise_is_read_by_their_names(tmp_path):
     nnunet(tmp_path / "CT", ABDOMEN, "CT", ["background", "right_kidney", "Liver", "left kidney"])
     nnunet(tmp_path / "MR", ABDOMEN, "MR")
-    with pytest.warns(InputWarning, match="CT/dataset.json is read by name: 1 right_kidney as right kidney, 2 Liver as"):
+    with pytest.warns(InputWarning, match="CT/dataset.json is read by name: 1 right_kidney as right kidney, 2 Liver"):
         cases = find_cases(tmp_path, ABDOMEN)
     codes = {case.modality: [case.codes[k] for k in range(4)] for case in cases}
     assert codes == {"CT": [0, 2, 1, 3], "MR": [0, 1, 2, 3]}

@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+import torch
 from scans import AFFINES, write_dicom
 
 from cssgan import __main__ as umbrella
@@ -20,7 +21,7 @@ from cssgan.guard import InputError, InputWarning, warn
 from cssgan.inference import apply
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.dicom_writing import write_dicom_labels
-from cssgan.scans.files import made_here, read_label, read_volume, write_volume
+from cssgan.scans.files import made_here, read_label, read_volume, write_label, write_volume
 from cssgan.scans.volumes import Grid
 
 TINY = Grid((24, 22, 16), (7.0, 7.0, 8.0))
@@ -43,7 +44,8 @@ def quick(monkeypatch, checkpoint):
         label[4:9, 5:9, 3:7], label[9:12, 5:9, 3:7] = 1, 5
         seen = apply.prepare_scan(volume, loaded.grid, loaded.ranges[volume.modality],
                                   apply.grid_centre(volume), loaded.grid)
-        return apply.Segmented(apply.with_label(volume, label, volume.affine), apply.Finding(seen))
+        even = torch.full((6, *seen.shape), 1 / 6)
+        return apply.Segmented(apply.with_label(volume, label, volume.affine), apply.Finding(seen, probabilities=even))
     monkeypatch.setattr(apply, "run_segmentor", segmented)
     return loads
 
@@ -338,3 +340,18 @@ def test_the_right_directions_of_a_tilted_gantry_are_not_lost_in_silence(tmp_pat
         with pytest.raises(InputError, match="aslant"):
             write_volume(replace(CT, affine=affine), tmp_path / f"a.{ending}")
     assert not list(tmp_path.iterdir())
+
+
+# ---- into a folder of nnU-Net
+
+def test_translations_join_a_folder_of_nnunet_with_their_sources_labels(tmp_path, checkpoint, capsys):
+    (tmp_path / "CT").mkdir()
+    for name in "ab": write_volume(CT, tmp_path / f"CT/{name}_image.nii.gz")
+    write_label(CT.label, CT.affine, tmp_path / "CT/a_label.nii.gz")
+    words = [tmp_path / "CT", "--checkpoint", checkpoint, "--to", "MRI", "--layout", "nnunet"]
+    out = tmp_path / "Dataset500_Heart"
+    assert translate_main([*map(str, words), "--out", str(out)]) == 0
+    assert "b_image.nii.gz has no label beside it" in capsys.readouterr().err
+    assert sorted(path.name for path in (out / "imagesTr").iterdir()) == ["a_0000.nii.gz", "b_0000.nii.gz"]
+    assert np.array_equal(read_label(out / "labelsTr/a.nii.gz")[0], CT.label)
+    assert sorted(json.loads((out / "dataset.json").read_text())["synthetic"]) == ["a", "b"]

@@ -209,10 +209,11 @@ def test_a_notebook_lies_where_its_module_does():
 
 
 RUNTIME = {"cssgan", "numpy", "torch", "monai", "nibabel", "scipy", "safetensors", "lightning_fabric", "matplotlib",
-           "PIL", "tqdm", "filelock", "msgspec", "lazy_loader"}  # PIL: Matplotlib's own
+           "PIL", "tqdm", "filelock", "msgspec", "lazy_loader", "yaml"}  # PIL: Matplotlib's own
 EXTRAS = {  # name → its libraries, the modules that may import them
     "completion": ({"argcomplete"}, {"cli.parsing"}),
     "dicom": ({"SimpleITK", "pydicom", "highdicom"}, {"scans.dicom_files", "scans.dicom_writing"}),
+    "export": ({"onnx", "onnxruntime"}, {"inference.export"}),
     "experiments": ({"papermill", "jupyter_client", "distributed", "dask", "pandas"},
                     {"experiments.results", "experiments.runs", "experiments.sweeps"}),
     "explore": ({"IPython", "ipywidgets", "ipyevents", "anywidget", "traitlets", "ipyniivue", "itkwidgets",

@@ -9,6 +9,7 @@ __all__ = ['Model', 'load', 'segment', 'translate']
 import os
 import threading
 from dataclasses import replace
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -133,6 +134,7 @@ class Loaded(NamedTuple):
     grid: Grid  # that they were trained on
     ranges: dict[str, list[float]]  # domain's name → what -1 and 1 stand for
     task: Task  # what they translate and segment
+    place: Path|None = None  # the checkpoint's folder
 
     def network(
         self,
@@ -175,7 +177,8 @@ def load_networks(
     if checkpoint is None: checkpoint = shipped_model()
     nets, about, _ = load_checkpoint(checkpoint)
     grid = Grid(*(tuple(about["grid"][key]) for key in ("shape", "spacing")))
-    return Loaded(accelerate(nets.to(device)), grid, about["ranges"], as_task(about["task"], checkpoint))
+    task = as_task(about["task"], checkpoint)
+    return Loaded(accelerate(nets.to(device)), grid, about["ranges"], task, Path(checkpoint))
 
 # %% ../../nbs/08_inference/03_apply.ipynb #40d44daa
 class Segmented(NamedTuple):
@@ -289,6 +292,16 @@ class Model(Loaded):
         "Translate a scan of any size into the other modality."
         made = run_generator(self, scan, to, centre, strict, affine)
         return in_kind(made, made.voxels, scan)
+
+    def evaluate(
+        self,
+        cases,  # list of `Case`: labelled scans that the model has not learned from
+        judge: str|Path|None = None,  # another checkpoint, to judge translations; None: the run's own evaluators
+        progress: bool = False,  # show a bar?
+    ):  # an `Evaluation`, whose repr is a table
+        "Score it on labelled scans, in their own grids."
+        evaluation = import_module("cssgan.inference.evaluation")  # it needs this module, and so comes later
+        return evaluation.evaluate(self.place, cases, judge, progress)
 
     def __repr__(self):
         return (f"{self.task.name} in {' and '.join(self.task.names)}, {format_size(self.grid.shape)} voxels at "
