@@ -104,6 +104,7 @@ class Finding(NamedTuple):
 
     def beats(self, other) -> bool:
         "Is it clearly better than another finding, and the network not less sure of it?"
+        if not other.seen.label.any(): return bool(self.seen.label.any())
         better = self.score > other.score + CLEARLY or (other.doubts and not self.doubts)
         return bool(better and self.sure > other.sure - LESS_SURE)
 
