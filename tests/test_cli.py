@@ -17,7 +17,7 @@ import pytest
 from scans import write_dicom
 
 from cssgan.cli import commands as cli
-from cssgan.cli import parsing, runs, sweeps, tasks, training
+from cssgan.cli import evaluate, export, parsing, runs, sweeps, tasks, training
 from cssgan.cli import phantoms as phantom_commands
 from cssgan.cli import scans as scan_commands
 from cssgan.data.finding import from_manifest
@@ -97,10 +97,11 @@ def test_version(run, command):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_of_the_help_can_be_parsed(command, monkeypatch):
     jobs = []
-    for module in (phantom_commands, tasks, training, scan_commands, sweeps):
+    for module in (phantom_commands, tasks, training, scan_commands, sweeps, evaluate, export):
         monkeypatch.setattr(module, "attempt", lambda name, job, *_: jobs.append(name) or 0)
     texts = (training.TRAIN_EXAMPLES, scan_commands.TRANSLATE_EXAMPLES, scan_commands.SEGMENT_EXAMPLES,
-             phantom_commands.PHANTOM_EXAMPLES, tasks.TASK_EXAMPLES, sweeps.SWEEP_EXAMPLES)
+             phantom_commands.PHANTOM_EXAMPLES, tasks.TASK_EXAMPLES, sweeps.SWEEP_EXAMPLES,
+             evaluate.EVALUATE_EXAMPLES, export.EXPORT_EXAMPLES)
     for example in "\n".join(texts).splitlines():
         name, *words = example.split()
         if name == command: assert COMMANDS[command](words) == 0

@@ -7,6 +7,7 @@ from functools import cache
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from cssgan.cli.scans import segment_main
 from cssgan.data.cases import apply_table, label_codes
@@ -113,6 +114,12 @@ def test_turns_are_eight_and_mirror_nothing():
     for t in turns: assert np.isclose(np.linalg.det(t.matrix), 1) and (t.matrix[2, 2] < 0) == t.feet_first
 
 
+def finding(seen, sure, inside=None):
+    "What a segmentor found, and that it knows it for certain."
+    certain = torch.nn.functional.one_hot(torch.from_numpy(seen.label).long(), 6).movedim(-1, 0).float()
+    return Finding(seen, sure=sure, inside=inside, probabilities=certain)
+
+
 class SeesUpright:
     "In the place of `segment_box`: it sees the heart of a patient who lies as usual, and else a ball that it calls LV."
     def __init__(self, patient, lies=UPRIGHT, sure=.9):
@@ -125,10 +132,10 @@ class SeesUpright:
         seen = to_grid(scan, box or grid, centre)
         if np.array_equal(axes, np.eye(3)): seen = to_grid(self.patient, box or grid, centre)
         inside = inside_scan(seen, scan)
-        if seen.label is not None and seen.label.any(): return Finding(seen, sure=self.sure, inside=inside)
+        if seen.label is not None and seen.label.any(): return finding(seen, self.sure, inside)
         ball = np.zeros(seen.shape, np.uint8)
         ball[8:14, 8:14, 5:9] = 1
-        return Finding(replace(seen, label=ball), sure=.6, inside=inside)
+        return finding(replace(seen, label=ball), .6, inside)
 
 
 @pytest.mark.parametrize("lies", [UPRIGHT, *OTHER_TURNS], ids=lambda t: str(t) if t != UPRIGHT else "as usual")
@@ -165,7 +172,7 @@ class SeesTwo(SeesUpright):
         lower[2, 3] = -160
         belly = replace(self.patient, affine=self.patient.affine + lower)
         seen = to_grid(self.patient if centre[2] > -75 else belly, box or grid, centre)
-        return Finding(seen, sure=.9 if centre[2] > -75 else .62)
+        return finding(seen, .9 if centre[2] > -75 else .62)
 
 
 def test_in_a_long_scan_the_likelier_of_two_hearts_is_chosen(monkeypatch):

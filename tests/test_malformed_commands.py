@@ -63,7 +63,7 @@ for word, says in [("lr", "sets nothing"), ("=3", "sets nothing"), ("learning_ra
                    ("phases.joint.epochs=-1", "joint"), ("phases.joint.epochs=0.5", "joint"), ("seed=one", "at seed"),
                    ("engine=slow", "at engine"), ("width=[4", "not plain YAML"), ("lr=&a [*a]", "not plain YAML"),
                    (f"{LONG}=1", "no setting"), (f"{STEERING}=1", "no setting"), ("lr=!!python/name:os.kill", "YAML")]:
-    row("train", f"--set {word[:20]!r}", typed("train", "--set", word), "", says)
+    row("train", f"--set {word[:24]!r}", typed("train", "--set", word), "", says)
 for value in ("0", "-5", "many", DIGITS, "1.5"):
     row("train", f"--updates {value[:12]!r}", typed("train", "--updates", value), "--updates", "whole number")
 for value in ("gpu", "cuda:99", "cuda:x", "CPU", "", LONG, STEERING):

@@ -60,7 +60,7 @@ def names_a_file(
     out: str,  # as it was typed
 ) -> bool:
     "Is it the name of one result, and not of a folder for several?"
-    return out.lower().endswith(RESULTS) and (not os.path.isdir(out) or out.lower().endswith(".dcm"))
+    return out.lower().endswith(RESULTS)
 
 def result_names(
     scans: list[str],  # to be named

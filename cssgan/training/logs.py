@@ -182,7 +182,7 @@ class TrainingLog:
     def begin(self, run):
         self.run, self.began, self.spent = run, time.monotonic(), 0.
         self.mark, self.seen, self.seen_before = self.began, run.seen, run.seen
-        first = len(run.history) + 1
+        first = len(run.history) + bool(run.seen)  # the epoch that is over now, or the one under way
         self.loggers = tensorboard(make_folder(self.folder), first) if self.given is None else self.given
 
     def epoch_over(self, run, keep):

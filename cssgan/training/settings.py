@@ -175,7 +175,7 @@ def long_enough(
     pairs: int,  # in an epoch
 ) -> Config:
     "At least as many updates as the preset was made for."
-    return scaled(config, max(1, MADE_FOR.get(name, 0) / pairs), math.ceil)
+    return scaled(config, max(1, MADE_FOR.get(name, 0) / max(pairs, 1)), math.ceil)
 
 def for_budget(
     config: Config,  # of a run
@@ -209,7 +209,7 @@ def warn_if_short(
     "Warn of a run that ends before anything can have been learned."
     updates = updates_of(config, pairs, processes)
     learning, whole = sum(n for name, n in updates.items() if name != "generators"), sum(updates.values())
-    if learning >= FEWEST: return
+    if learning >= FEWEST or not pairs: return  # without pairs there is no run at all
     enough = math.ceil(whole * FEWEST / max(1, learning))
     warn(f"the segmentors get {learning} updates, and below {FEWEST} they have learned next to nothing: "
          f"ask for more (--updates {max(enough, FEWEST)})")
