@@ -213,7 +213,7 @@ def test_threads_load_once_and_give_what_one_thread_gives(loads, checkpoint, qui
         assert np.array_equal(cssgan.translate(one, checkpoint).voxels, made)
 
 
-@pytest.mark.parametrize("device, says", [("tpu", "no device"), ("cuda:99", "PyTorch finds"), (3.5, "no device"),
+@pytest.mark.parametrize("device, says", [("tpu", "no device"), ("cuda:99", "PyTorch sees"), (3.5, "no device"),
                                           ("meta", "no device")])
 def test_a_device_that_is_none(checkpoint, device, says):
     with pytest.raises(InputError, match=says): cssgan.load(checkpoint, device)
@@ -221,7 +221,7 @@ def test_a_device_that_is_none(checkpoint, device, says):
 
 def test_the_packages_model_has_a_name(checkpoint, monkeypatch, tmp_path):
     monkeypatch.setattr(apply, "PRETRAINED", checkpoint)
-    assert cssgan.load() is cssgan.load("heart") is cssgan.load(checkpoint) is cssgan.load_pretrained()
+    assert cssgan.load() is cssgan.load("pretrained") is cssgan.load(checkpoint) is cssgan.load_pretrained()
     monkeypatch.setattr(apply, "PRETRAINED", tmp_path / "none")
     with pytest.raises(InputError, match="without a trained model"): cssgan.load()
 

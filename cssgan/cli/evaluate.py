@@ -134,7 +134,7 @@ def evaluate_cases(
     args: argparse.Namespace,  # from `evaluate_parser`
 ):
     "Score, write, print."
-    from cssgan.cli.training import SHIPPED
+    from cssgan.cli.runs import SHIPPED
     from cssgan.inference.apply import shipped_model
     from cssgan.inference.evaluation import evaluate, write_pictures
     from cssgan.training.checkpoints import find_checkpoint

@@ -18,6 +18,7 @@ from pathlib import Path
 import cssgan
 from .batches import RESULTS, Plan, check_all_done, names_a_file, planned, run_each, scan_stem
 from .parsing import Parser, attempt, choice, number_between, parser, path_name, print_line
+from .runs import SHIPPED
 from ..guard import InputError, InputWarning, begins_with_mark, brief, check_writable, warn, write_whole
 
 # %% ../../nbs/11_cli/08_scans.ipynb #cell-047
@@ -33,7 +34,7 @@ def scan_parser(
     new.add_argument("scans", type=path_name, metavar="SCAN", nargs="+",
                      help="a .nii.gz, .nii, .nrrd or .mha file, a folder with the slices of one DICOM series, or a "
                           "folder of such scans; a CT in HU")
-    new.add_argument("--checkpoint", type=path_name, metavar="DIR", default="heart",
+    new.add_argument("--checkpoint", type=path_name, metavar="DIR", default=SHIPPED,
                      help="folder of a trained checkpoint (a run's best/) (default: the model that comes with cssgan)")
     new.add_argument(option, type=path_name, metavar="MODALITY", required=True, help=meaning)
     new.add_argument("--out", type=path_name, metavar="OUT", required=True,

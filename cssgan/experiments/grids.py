@@ -12,7 +12,6 @@ import json
 import math
 import re
 from ast import literal_eval
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,41 +19,20 @@ from typing import Annotated, Any
 import msgspec
 
 from .runs import RunError, need
-from ..guard import brief, check_schema, read_bytes
+from ..guard import InputError, brief, check_schema, read_bytes
+from ..training.settings import parse_yaml
 
 # %% ../../nbs/10_experiments/04_grids.ipynb #cell-012
 LONGEST_GRID = 50_000  # bytes
-DEEPEST = 8  # levels
-
-def plain_loader(
-    yaml,  # the module
-):  # a YAML loader
-    "What a grid needs of YAML."
-    class Plain(yaml.SafeLoader):
-        "Plain values; no aliases, no name twice, few levels."
-        level = 0
-        def compose_node(self, parent, index):
-            if self.check_event(yaml.AliasEvent):
-                raise ValueError(f"line {self.peek_event().start_mark.line + 1} has an alias, write the values out")
-            if self.level == DEEPEST: raise ValueError(f"it is nested deeper than {DEEPEST} levels")
-            self.level += 1
-            node = super().compose_node(parent, index)
-            self.level -= 1
-            if isinstance(node, yaml.MappingNode):
-                for name, n in Counter(str(key.value) for key, _ in node.value).items():
-                    if n > 1: raise ValueError(f"it says {name} twice")
-            return node
-    return Plain
 
 def read_yaml(
     path: str|Path,  # the grid file
 ) -> dict[str, Any]:  # what it says
     "A YAML file that holds names and values."
-    yaml = need("yaml")
     content = read_bytes(path, LONGEST_GRID, RunError)
-    try: found = yaml.load(content.decode("utf-8"), plain_loader(yaml))
-    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as e:
-        raise RunError(f"{path} is not plain YAML ({brief(e, 140)}): correct it there") from e
+    try: found = parse_yaml(content.decode("utf-8"), path)
+    except InputError as e: raise RunError(str(e)) from e
+    except UnicodeDecodeError as e: raise RunError(f"{path} is no text: name a YAML file") from e
     if not isinstance(found, dict): raise RunError(f"{path} must hold names and values: notebook: and grid:")
     return found
 

@@ -40,6 +40,7 @@ from cssgan.scans.volumes import (
 )
 from ..task import Domain, Task, as_task
 from ..training.checkpoints import CHECKPOINT, find_checkpoint, load_checkpoint
+from ..training.trainer import named_device
 
 # %% ../../nbs/08_inference/03_apply.ipynb #cell-018
 def type_name(
@@ -144,7 +145,8 @@ class Loaded(NamedTuple):
         "One of the six."
         return getattr(self.nets, f"{kind}_{self.task.side(domain)}")
 
-PRETRAINED = Path(cssgan.__file__).parent / "pretrained" / "heart"  # the checkpoint that comes with the package
+SHIPPED = "pretrained"  # the word for the checkpoint that comes with the package
+PRETRAINED = Path(cssgan.__file__).parent / "pretrained" / "heart"  # where it lies
 
 def shipped_model(
     cure: str = "--checkpoint DIR, or checkpoint=DIR in Python",  # how another one is named, for the message
@@ -157,16 +159,8 @@ def as_device(
     name=None,  # "cpu", "cuda", "cuda:1", or PyTorch's own; None: a GPU if there is one
 ) -> torch.device:
     "A device that is there."
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name is None: return torch.device("cuda" if gpus else "cpu")
-    try: device = torch.device(name)
-    except (RuntimeError, TypeError): device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise InputError(f"{brief(repr(name), 40)} is no device that is known here: use cpu, cuda or cuda:1")
-    if device.type == "cuda" and (device.index or 0) >= gpus:
-        raise InputError(f"there is no {device}, PyTorch finds {gpus or 'no'} GPU{'s' * (gpus != 1)} here: use cpu"
-                         + ", or cuda:0" * bool(gpus))
-    return device
+    if name is None: return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return named_device(str(name))
 
 def load_networks(
     checkpoint: str|Path|None = None,  # a checkpoint's folder; None: the one that comes with the package
@@ -309,12 +303,12 @@ class Model(Loaded):
 
 # %% ../../nbs/08_inference/03_apply.ipynb #0f296750
 def load(
-    checkpoint: str|Path = "heart",  # a checkpoint's folder, or "heart": the model that comes with the package
+    checkpoint: str|Path = "pretrained",  # a checkpoint's folder, or this word: the model that comes with the package
     device=None,  # "cpu", "cuda" or "cuda:1"; None: a GPU if there is one
 ) -> Model:  # the same one while the checkpoint stays as it is
     "A trained model, ready to segment and translate."
     device = as_device(device)
-    place = find_checkpoint(shipped_model() if checkpoint in (None, "heart") else checkpoint)
+    place = find_checkpoint(shipped_model() if checkpoint in (None, SHIPPED) else checkpoint)
     key = os.path.realpath(place), _fingerprint(place), device
     with _LOADING:
         if key not in _LOADED:
