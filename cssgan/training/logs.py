@@ -46,7 +46,7 @@ def history_csv(
     return text.getvalue().encode()
 
 # %% ../../nbs/07_training/09_logs.ipynb #80a75371
-COST = {"segmentors": 1., "generators": 2.7, "joint": 5.5}  # of an update; measured on 40×40×32 and 56×56×48 voxels
+COST = {"segmentors": 1., "generators": 2.7, "joint": 5.5}  # of an update, about; `cssgan_train --show` measures them
 
 def seconds_left(
     run: Run,  # after an epoch

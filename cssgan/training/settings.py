@@ -206,7 +206,7 @@ def describe_length(
     return f"{each}; an epoch has {counted(pairs, 'pair')}"
 
 # %% ../../nbs/07_training/08_settings.ipynb #1c221280
-FEWEST = 200  # updates of the segmentors; with fewer, a dozen phantoms taught them next to nothing
+FEWEST = 200  # updates of the segmentors; with fewer, ten phantoms taught them next to nothing
 
 def warn_if_short(
     config: Config,  # of a new run with fresh weights
