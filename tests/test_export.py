@@ -19,12 +19,12 @@ from cssgan.inference import steps
 from cssgan.inference.bundle import bundle_files, network_source, steps_source
 from cssgan.inference.export import Compared, export, network_files, sample_volume
 from cssgan.inference.location import segment_until_stable
-from cssgan.inference.windows import prepare_scan
+from cssgan.inference.windows import labels_in_scan, prepare_scan
 from cssgan.models import Networks
 from cssgan.phantoms.scanners import phantom
 from cssgan.phantoms.shapes import shapes
 from cssgan.scans.files import read_label, write_volume
-from cssgan.scans.volumes import Grid, grid_centre, label_to_scan
+from cssgan.scans.volumes import Grid, grid_centre
 from cssgan.task import HEART, as_task
 from cssgan.training.checkpoints import load_checkpoint
 from cssgan.training.schema import about_networks
@@ -190,7 +190,7 @@ def test_a_bundle_gives_our_labels(modality, centre, tmp_path):
     scan = replace(scan, label=None)
     centre = tuple(grid_centre(scan)) if centre is None else centre
     ours = segment_until_stable(getattr(nets, f"S_{ODD.side(modality)}"), scan, GRID, about["ranges"][modality], centre)
-    labels = label_to_scan(ours.seen.label, ours.seen.affine, scan)
+    labels = labels_in_scan(ours.probabilities, ours.seen.affine, scan)
     found = run_bundle(bundle_files(nets, about), f"two_shapes_{modality}_segmentation", tmp_path, scan,
                        centre=[float(c) for c in centre])
     assert labels.any() and np.allclose(found.affine, scan.affine, atol=1e-4)

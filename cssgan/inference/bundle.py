@@ -74,7 +74,7 @@ def back_config() -> list:
     "From the network's answer to a file in the scan's own grid."
     save = {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "seg",
             "output_dtype": "$numpy.uint8", "resample": False, "separate_folder": False}
-    return ["@labels", {"_target_": "scripts.steps.BackToScand", "keys": "pred"}, save]
+    return [{"_target_": "scripts.steps.BackToScand", "keys": "pred", "labels": "@labels"}, save]
 
 def inference_config(
     about: dict,  # what the checkpoint says

@@ -157,13 +157,27 @@ class Labelsd(MapTransform):
 
 # %% ../../nbs/08_inference/07_steps.ipynb #57e90014
 class BackToScand(MapTransform):
-    "Labels in the scan's own grid, by nearest neighbour; background outside of the box."
+    "Logits become labels in the scan's own grid: the likeliest region; background outside of the box."
+    def __init__(
+        self,
+        keys="pred",  # (regions, X, Y, Z) on the grid of "box"; "scan" is the scan itself
+        labels=None,  # a `Labelsd`, which knows what has to go
+    ):
+        super().__init__(keys)
+        self.labels = labels
+
     def __call__(self, data):
-        data, scan = dict(data), data["scan"]
+        data, kept, scan = dict(data), self.labels(data), data["scan"]
+        matrix = np.linalg.inv(affine_of(data["box"])) @ affine_of(scan)
         for key in self.keys:
-            matrix = np.linalg.inv(affine_of(data[key])) @ affine_of(scan)
-            labels = ndimage.affine_transform(as_array(data[key]), matrix[:3, :3], matrix[:3, 3], scan.shape[1:],
-                                              order=0, mode="grid-constant")
+            shares = data[key].softmax(0).cpu().numpy()
+            shares[1:, (shares.argmax(0) > 0) & (as_array(kept[key]) == 0)] = 0
+            highest, labels = (np.zeros(scan.shape[1:], np.float32) for _ in range(2))
+            for k, share in enumerate(shares):
+                there = ndimage.affine_transform(share, matrix[:3, :3], matrix[:3, 3], scan.shape[1:], order=1,
+                                                 mode="grid-constant")
+                labels[there > highest] = k
+                highest = np.maximum(highest, there)
             data[key] = MetaTensor(torch.from_numpy(labels)[None], meta=scan.meta)
         return data
 
