@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -32,16 +31,10 @@ FOREIGN = re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])")  # addresses on o
 WITHOUT_NETWORK = re.compile(r"^Failed to load resource: net::|Network Error\s.*imjoy-core")  # in the console
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 class Server:
     "JupyterLab on a folder, with settings of its own."
     def __init__(self, folder, *command, cwd=None):
-        self.folder, self.port, token = folder / "notebooks", free_port(), "seen"
+        self.folder, self.runtime, token = folder / "notebooks", folder / "runtime", "seen"
         self.folder.mkdir()
         for name, what in SETTINGS.items():
             file = folder / f"settings/@jupyterlab/{name}.jupyterlab-settings"
@@ -54,7 +47,7 @@ class Server:
             "TQDM_DISABLE": "1", "CSSGAN_CACHE": str(folder / "cache"),
             "JUPYTER_CONFIG_PATH": str(ROOT / "etc/jupyter"),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        options = ["--no-browser", "--allow-root", f"--port={self.port}", "--ServerApp.port_retries=0",
+        options = ["--no-browser", "--allow-root", "--port=0",  # the system gives a free one
                    f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
                    "--ServerApp.shutdown_no_activity_timeout=900",
                    "--MappingKernelManager.cull_idle_timeout=900"]  # and none of it stays if a test run is killed
@@ -63,18 +56,24 @@ class Server:
         else: command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={self.folder}", *options]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(command, env=env, cwd=cwd, stdout=log, stderr=log, start_new_session=True)
-        self.address = lambda path: f"http://127.0.0.1:{self.port}/{path}?token={token}"
+        self.address = lambda path: f"http://127.0.0.1:{self.port()}/{path}?token={token}"
         try: self.wait()
         except BaseException:
             self.close()
             raise
+
+    def port(self):
+        "Where it listens, as it says itself; OSError before it does."
+        said = next(self.runtime.glob("jpserver-*.json"), None)
+        if not said: raise FileNotFoundError("JupyterLab has not said yet where it listens")
+        return json.loads(said.read_text())["port"]
 
     def wait(self):
         "Until it answers."
         ask, end = urllib.request.build_opener(urllib.request.ProxyHandler({})).open, time.monotonic() + PATIENCE
         while time.monotonic() < end and self.process.poll() is None:
             try: return ask(self.address("api/status"), timeout=5).read()
-            except OSError: time.sleep(0.5)
+            except (OSError, json.JSONDecodeError): time.sleep(0.5)  # not there, or half written
         raise RuntimeError("JupyterLab does not answer: " + self.log.read_text()[-2000:])
 
     def close(self):
