@@ -57,6 +57,8 @@ class Config:
     activation_checkpointing: bool = False  # of the generators, and one direction at a time: less memory, more time
     dice_loss: bool = False  # of the segmentors while they learn alone, beside the paper's cross-entropy
     augment: bool = False  # change training volumes from epoch to epoch, as patients and scanners differ
+    averaging: float = 0.  # decay of a moving average of all weights, which is scored and kept; 0: none
+    keep: str = "best"  # the weights of the epoch with the highest validation Dice, or "last": of the last epoch
     seed: int = 0  # of the initial weights, of the order of cases, of the pools, of the augmentation
     engine: str = "fast"  # or "reference": the plain update of `cssgan.joint`, to read, change and compare with
 

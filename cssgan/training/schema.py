@@ -91,6 +91,8 @@ class ConfigRecord(Struct, forbid_unknown_fields=True):
     activation_checkpointing: bool = False
     dice_loss: bool = False
     augment: bool = False
+    averaging: Annotated[float, Meta(ge=0, lt=1)] = 0.
+    keep: Literal["best", "last"] = "best"
     engine: Literal["fast", "reference"] = "fast"
 
 # %% ../../nbs/07_training/01_schema.ipynb #f4ed999e
