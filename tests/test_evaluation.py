@@ -18,6 +18,7 @@ from cssgan.data.cases import Case, phantom_cases
 from cssgan.data.finding import write_manifest
 from cssgan.guard import InputError, warn
 from cssgan.inference import evaluation as module
+from cssgan.inference.apply import Segmented, load_networks
 from cssgan.inference.evaluation import (
     Judge,
     check_results,
@@ -50,17 +51,17 @@ def scan_of(case):
 def stubs(monkeypatch):
     "Networks that read labels from voxels, and translate by moving everything by a voxel; what they were shown."
     shown = []
-    def segment(scan, checkpoint, modality):
-        shown.append((scan.label, modality, checkpoint))
+    def run_segmentor(loaded, scan, modality):
+        shown.append((scan.label, modality, loaded))
         if modality == "MRI": warn("the volume: this may not be the heart: it is a box. Look at the result")
-        return replace(scan, label=np.rint(scan.voxels / 10).astype(np.uint8))
-    def translate(scan, checkpoint, to):
-        shown.append((scan.label, to, checkpoint))
+        return Segmented(replace(scan, label=np.rint(scan.voxels / 10).astype(np.uint8)), None)
+    def run_generator(loaded, scan, to):
+        shown.append((scan.label, to, loaded))
         return replace(scan, modality=to, voxels=np.roll(scan.voxels, 1, 0))
     def read_case(case, grid):
         if case.image in ("gone", "bug"): raise {"gone": InputError, "bug": KeyError}[case.image]("gone.nii is gone")
         return scan_of(case)
-    for stub in (segment, translate, read_case): monkeypatch.setattr(module, stub.__name__, stub)
+    for stub in (run_segmentor, run_generator, read_case): monkeypatch.setattr(module, stub.__name__, stub)
     return shown
 
 
@@ -98,7 +99,7 @@ def test_a_case_that_fails_says_so_and_the_others_go_on(stubs, checkpoint, how, 
 
 def test_a_translation_that_fails_leaves_the_other_scores(stubs, checkpoint, monkeypatch):
     def fails(*_): raise RuntimeError("no room")
-    monkeypatch.setattr(module, "translate", fails)
+    monkeypatch.setattr(module, "run_generator", fails)
     found = evaluate(checkpoint, CASES[:1])
     assert found.failed == [CASES[0].id] and found.rows[0]["error"] == "not translated: RuntimeError: no room"
     assert found.rows[0]["dice_percent"] == 100 and math.isnan(found.rows[0]["s_score_percent"])
@@ -139,21 +140,24 @@ def run_folder(folder, evaluators=True, **more):
 
 def test_a_run_is_judged_by_the_evaluators_that_it_kept(tmp_path):
     folder, kept = run_folder(tmp_path)
-    with judge_of(folder / "best", None) as judge:
-        nets, place = load_checkpoint(judge.checkpoint).nets, judge.checkpoint
-        assert all(torch.equal(a, b) for a, b in zip(nets.S_B.parameters(), kept.S_B.parameters()))
-    assert judge.doubts and "own evaluators" in judge.name and not place.exists()
+    own = load_networks(folder / "best")
+    judge = judge_of(own, None)
+    assert judge.doubts and "own evaluators" in judge.name
+    for mine, S in ((judge.loaded, kept.S_B), (own, load_checkpoint(folder / "best").nets.S_B)):
+        assert all(torch.equal(a, b) for a, b in zip(mine.nets.S_B.parameters(), S.parameters()))
 
 
 def test_without_evaluators_its_own_segmentors_judge_and_it_is_said(tmp_path):
     folder, _ = run_folder(tmp_path, evaluators=False)
-    with judge_of(folder / "best", None) as judge: assert judge.checkpoint == folder / "best" and judge.doubts
+    own = load_networks(folder / "best")
+    judge = judge_of(own, None)
+    assert judge.loaded is own and judge.doubts
 
 
 def test_a_judge_that_is_named_judges(stubs, tmp_path, checkpoint):
     folder, _ = run_folder(tmp_path)
     found = evaluate(checkpoint, CASES[:1], judge=folder)
-    assert stubs[-1][2] == folder and found.facts["judge"]["name"] == str(folder)
+    assert stubs[-1][2].place == folder and found.facts["judge"]["name"] == str(folder)
     assert found.facts["judge"]["doubts"] == ["it is the same checkpoint"] and "not independent" in repr(found)
 
 
