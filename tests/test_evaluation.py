@@ -289,6 +289,42 @@ def test_scans_that_the_run_was_trained_with_are_pointed_out(run):
     assert status == 0 and "have trained or validated this run" in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("kept, other", [("CT", "MRI"), ("MRI", "CT")])
+def test_cases_of_one_domain_are_scored_and_the_other_is_named(run, kept, other):
+    "Their translations as well: who judges those are networks, not cases."
+    cases = [case for case in phantom_cases({"test": (2, 2)}, first=50) if case.modality == kept]
+    write_manifest(cases, "data.csv")
+    status, out, err = run("run --data data.csv --out scores.csv")
+    assert status == 0 and f"{kept} (cases: 2" in out and f"{other} (cases" not in out
+    assert f"no {other} case" in err and err.count("no MRI case" if other == "MRI" else "no CT case") == 1
+    with open("scores.csv", encoding="utf-8", newline="") as f: rows = list(csv.DictReader(f))
+    assert {row["domain"] for row in rows} == {kept} and all(row["s_score_percent"] for row in rows)
+
+
+def test_a_folder_of_one_domain_is_scored(run):
+    Path("data/CT").mkdir(parents=True)
+    for name in "1_image", "1_label", "2_image", "2_label": Path(f"data/CT/{name}.nii.gz").touch()
+    status, out, err = run("run --data data --out scores.csv")
+    assert status == 0 and "CT (cases: 2" in out and "no MRI case" in err
+
+
+def test_pictures_of_a_domain_that_is_not_scored_any_more_go(run):
+    assert run("run --out scores.csv --pictures pictures")[0] == 0 and Path("pictures/MRI_best.png").exists()
+    write_manifest([case for case in phantom_cases({"test": (2, 2)}, first=50) if case.modality == "CT"], "data.csv")
+    assert run("run --data data.csv --out scores.csv --pictures pictures --force")[0] == 0
+    assert sorted(p.name for p in Path("pictures").iterdir()) == ["CT_best.png", "CT_worst.png"]
+
+
+def test_own_segmentors_are_asked_for_what_the_run_learned_from(tmp_path):
+    "Cases of CT alone do not say which structures the MRI segmentor was shown; the run's own cases do."
+    folder, _ = run_folder(tmp_path)
+    acdc = [Case(f"acdc{k}", f"acdc{k}", "MRI", f"{k}.nii", f"{k}_label.nii", "train", "ACDC") for k in range(2)]
+    write_manifest([*phantom_cases({"train": (1, 0), "test": (1, 1)}), *acdc], folder / "cases.csv")
+    scored = phantom_cases({"test": (2, 1)}, first=50)[:2]
+    judge = judge_of(load_networks(folder / "best"), None, scored)
+    assert judge.unlearned["MRI"] == frozenset({3, 4})
+
+
 def test_scans_without_labels_are_left_out_and_it_is_said(run):
     cases = phantom_cases({"test": (2, 2)}, first=50)
     write_manifest([replace(cases[0], image="ct.nii.gz"), *cases[1:]], "data.csv")

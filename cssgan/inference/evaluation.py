@@ -23,7 +23,8 @@ import torch
 from tqdm import tqdm
 
 import cssgan
-from ..data.cases import Case
+from ..data.cases import Case, task_of
+from ..data.finding import from_manifest
 from ..data.prepared import read_case, undrawn_of
 from ..guard import InputError, InputWarning, begins_with_mark, brief, check_writable, make_folder, write_whole
 from .apply import Loaded, load_networks, run_generator, run_segmentor, shipped_model
@@ -73,6 +74,15 @@ class Judge(NamedTuple):
     weights: list[str] = []  # checksums
     unlearned: dict[str, frozenset[int]] = {}  # domain → regions that it had no labels of
 
+def learned_cases(
+    loaded: Loaded,  # a run's checkpoint
+    cases: list[Case],  # that are scored
+) -> list[Case]:
+    "What a run learned from, as it wrote it down; where it did not, the cases at hand."
+    try: own = from_manifest(Path(loaded.place).parent / "cases.csv", loaded.task)
+    except InputError: return cases
+    return [case for case in own if case.split == "train"]
+
 def unlearned_regions(
     about: dict,  # what a run's checkpoint.json says
     cases: list[Case],  # of the data set that it learned from
@@ -114,7 +124,7 @@ def judge_of(
 ) -> Judge:
     "Find who judges."
     about = load_checkpoint(loaded.place).about
-    phases, unlearned = phases_done(about), unlearned_regions(about, cases)
+    phases, unlearned = phases_done(about), unlearned_regions(about, learned_cases(loaded, cases))
     if phases and not {"joint", "generators"} & set(phases):
         return Judge(None, "nobody", ["its generators have not been trained"])
     if judge is not None:
@@ -375,7 +385,7 @@ def write_pictures(
         picture.savefig(drawn, format="png", dpi=2 * picture.dpi, metadata={"Software": PICTURE_MARK})
         written.append(folder / f"{name}.png")
         write_whole(written[-1], drawn.getvalue())
-    domains = dict.fromkeys(row["domain"] for row in evaluation.rows)
-    for old in picture_files(folder, tuple(domains)):
-        if old not in written: old.unlink(missing_ok=True)  # of an earlier evaluation, with more cases
+    for old in picture_files(folder, task_of(evaluation.cases).names):
+        # of an earlier evaluation, with more cases or both domains
+        if old not in written and begins_with_mark(old, PICTURE_MARK): old.unlink()
     return written
