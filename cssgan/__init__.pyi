@@ -2,11 +2,11 @@ from .data.finding import find_cases as find_cases
 from .data.cases import phantom_cases as phantom_cases
 from .data.prepared import load_case as load_case
 from .data.datasets import unpaired as unpaired
-from .inference.apply import Model as Model
-from .inference.apply import load as load
-from .inference.apply import segment as segment
-from .inference.apply import translate as translate
-from .inference.pretrained import load_pretrained as load_pretrained
+from .inference.model import Model as Model
+from .inference.model import load as load
+from .inference.model import segment as segment
+from .inference.model import translate as translate
+from .inference.model import load_pretrained as load_pretrained
 from .metrics import dice_scores as dice_scores
 from .metrics import s_score as s_score
 from .models import Networks as Networks

@@ -60,7 +60,7 @@ def pytest_runtest_setup(item):
 @pytest.fixture(autouse=True)
 def nothing_loaded():
     "No test gets networks that another one has loaded, or put in the place of a checkpoint's."
-    if "cssgan.inference.apply" in sys.modules: sys.modules["cssgan.inference.apply"]._LOADED.clear()
+    if "cssgan.inference.model" in sys.modules: sys.modules["cssgan.inference.model"]._LOADED.clear()
 
 
 @pytest.fixture(scope="session")

@@ -218,3 +218,26 @@ def test_without_shared_names_the_splits_are_what_they_always_were(ct, mri):
 def test_that_shared_names_are_one_patient_is_said():
     message = said(draw_splits, numbered(20, 4))[1]
     assert "000, 001, 002 and 1 more" in message and "same patients" in message
+
+
+# ---- one domain
+
+def test_a_data_set_of_one_domain_is_found_only_by_those_who_can_use_it(tmp_path):
+    place(tmp_path / "plain", "CT/anna_image.nii.gz", "CT/anna_label.nii.gz")
+    place(tmp_path / "mmwhs", "mr_train/mr_1_image.nii.gz", "mr_train/mr_1_label.nii.gz")
+    (tmp_path / "cases.csv").write_text("image,label,modality,split\na.nii.gz,a_label.nii.gz,CT,test\n")
+    for name, kept, lacks in ("plain", "CT", "MRI"), ("mmwhs", "MRI", "CT"), ("cases.csv", "CT", "MRI"):
+        assert [case.modality for case in find_cases(tmp_path / name, complete=False)] == [kept]
+        with pytest.raises(InputError, match=f"holds no {lacks} case"): find_cases(tmp_path / name)
+
+
+def test_no_domain_at_all_is_refused_by_everybody(tmp_path):
+    for name in "CT", "MRI": (tmp_path / "empty" / name).mkdir(parents=True)
+    (tmp_path / "bare").mkdir()
+    for name in "empty", "bare":
+        with pytest.raises(InputError, match="holds no CT case"): find_cases(tmp_path / name, complete=False)
+
+
+def test_a_slip_in_the_folder_that_is_there_is_refused_by_everybody(tmp_path):
+    place(tmp_path, "CT/anna_image.nii.gz", "CT/anna_label.nii.gz", "MRI/bert.nrrd")
+    with pytest.raises(InputError, match="holds no MRI case, only bert.nrrd"): find_cases(tmp_path, complete=False)

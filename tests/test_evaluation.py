@@ -18,6 +18,7 @@ from cssgan.data.cases import Case, phantom_cases
 from cssgan.data.finding import write_manifest
 from cssgan.guard import InputError, warn
 from cssgan.inference import evaluation as module
+from cssgan.inference.apply import Segmented, load_networks
 from cssgan.inference.evaluation import (
     Judge,
     check_results,
@@ -50,17 +51,17 @@ def scan_of(case):
 def stubs(monkeypatch):
     "Networks that read labels from voxels, and translate by moving everything by a voxel; what they were shown."
     shown = []
-    def segment(scan, checkpoint, modality):
-        shown.append((scan.label, modality, checkpoint))
+    def run_segmentor(loaded, scan, modality):
+        shown.append((scan.label, modality, loaded))
         if modality == "MRI": warn("the volume: this may not be the heart: it is a box. Look at the result")
-        return replace(scan, label=np.rint(scan.voxels / 10).astype(np.uint8))
-    def translate(scan, checkpoint, to):
-        shown.append((scan.label, to, checkpoint))
+        return Segmented(replace(scan, label=np.rint(scan.voxels / 10).astype(np.uint8)), None)
+    def run_generator(loaded, scan, to):
+        shown.append((scan.label, to, loaded))
         return replace(scan, modality=to, voxels=np.roll(scan.voxels, 1, 0))
     def read_case(case, grid):
         if case.image in ("gone", "bug"): raise {"gone": InputError, "bug": KeyError}[case.image]("gone.nii is gone")
         return scan_of(case)
-    for stub in (segment, translate, read_case): monkeypatch.setattr(module, stub.__name__, stub)
+    for stub in (run_segmentor, run_generator, read_case): monkeypatch.setattr(module, stub.__name__, stub)
     return shown
 
 
@@ -98,7 +99,7 @@ def test_a_case_that_fails_says_so_and_the_others_go_on(stubs, checkpoint, how, 
 
 def test_a_translation_that_fails_leaves_the_other_scores(stubs, checkpoint, monkeypatch):
     def fails(*_): raise RuntimeError("no room")
-    monkeypatch.setattr(module, "translate", fails)
+    monkeypatch.setattr(module, "run_generator", fails)
     found = evaluate(checkpoint, CASES[:1])
     assert found.failed == [CASES[0].id] and found.rows[0]["error"] == "not translated: RuntimeError: no room"
     assert found.rows[0]["dice_percent"] == 100 and math.isnan(found.rows[0]["s_score_percent"])
@@ -139,21 +140,24 @@ def run_folder(folder, evaluators=True, **more):
 
 def test_a_run_is_judged_by_the_evaluators_that_it_kept(tmp_path):
     folder, kept = run_folder(tmp_path)
-    with judge_of(folder / "best", None) as judge:
-        nets, place = load_checkpoint(judge.checkpoint).nets, judge.checkpoint
-        assert all(torch.equal(a, b) for a, b in zip(nets.S_B.parameters(), kept.S_B.parameters()))
-    assert judge.doubts and "own evaluators" in judge.name and not place.exists()
+    own = load_networks(folder / "best")
+    judge = judge_of(own, None)
+    assert judge.doubts and "own evaluators" in judge.name
+    for mine, S in ((judge.loaded, kept.S_B), (own, load_checkpoint(folder / "best").nets.S_B)):
+        assert all(torch.equal(a, b) for a, b in zip(mine.nets.S_B.parameters(), S.parameters()))
 
 
 def test_without_evaluators_its_own_segmentors_judge_and_it_is_said(tmp_path):
     folder, _ = run_folder(tmp_path, evaluators=False)
-    with judge_of(folder / "best", None) as judge: assert judge.checkpoint == folder / "best" and judge.doubts
+    own = load_networks(folder / "best")
+    judge = judge_of(own, None)
+    assert judge.loaded is own and judge.doubts
 
 
 def test_a_judge_that_is_named_judges(stubs, tmp_path, checkpoint):
     folder, _ = run_folder(tmp_path)
     found = evaluate(checkpoint, CASES[:1], judge=folder)
-    assert stubs[-1][2] == folder and found.facts["judge"]["name"] == str(folder)
+    assert stubs[-1][2].place == folder and found.facts["judge"]["name"] == str(folder)
     assert found.facts["judge"]["doubts"] == ["it is the same checkpoint"] and "not independent" in repr(found)
 
 
@@ -283,6 +287,42 @@ def test_scans_that_the_run_was_trained_with_are_pointed_out(run):
     write_manifest([replace(case, split="") for case in phantom_cases({"test": (3, 2)})], "data.csv")
     status, _, err = run("run --data data.csv --out scores.csv --quiet")
     assert status == 0 and "have trained or validated this run" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("kept, other", [("CT", "MRI"), ("MRI", "CT")])
+def test_cases_of_one_domain_are_scored_and_the_other_is_named(run, kept, other):
+    "Their translations as well: who judges those are networks, not cases."
+    cases = [case for case in phantom_cases({"test": (2, 2)}, first=50) if case.modality == kept]
+    write_manifest(cases, "data.csv")
+    status, out, err = run("run --data data.csv --out scores.csv")
+    assert status == 0 and f"{kept} (cases: 2" in out and f"{other} (cases" not in out
+    assert f"no {other} case" in err and err.count("no MRI case" if other == "MRI" else "no CT case") == 1
+    with open("scores.csv", encoding="utf-8", newline="") as f: rows = list(csv.DictReader(f))
+    assert {row["domain"] for row in rows} == {kept} and all(row["s_score_percent"] for row in rows)
+
+
+def test_a_folder_of_one_domain_is_scored(run):
+    Path("data/CT").mkdir(parents=True)
+    for name in "1_image", "1_label", "2_image", "2_label": Path(f"data/CT/{name}.nii.gz").touch()
+    status, out, err = run("run --data data --out scores.csv")
+    assert status == 0 and "CT (cases: 2" in out and "no MRI case" in err
+
+
+def test_pictures_of_a_domain_that_is_not_scored_any_more_go(run):
+    assert run("run --out scores.csv --pictures pictures")[0] == 0 and Path("pictures/MRI_best.png").exists()
+    write_manifest([case for case in phantom_cases({"test": (2, 2)}, first=50) if case.modality == "CT"], "data.csv")
+    assert run("run --data data.csv --out scores.csv --pictures pictures --force")[0] == 0
+    assert sorted(p.name for p in Path("pictures").iterdir()) == ["CT_best.png", "CT_worst.png"]
+
+
+def test_own_segmentors_are_asked_for_what_the_run_learned_from(tmp_path):
+    "Cases of CT alone do not say which structures the MRI segmentor was shown; the run's own cases do."
+    folder, _ = run_folder(tmp_path)
+    acdc = [Case(f"acdc{k}", f"acdc{k}", "MRI", f"{k}.nii", f"{k}_label.nii", "train", "ACDC") for k in range(2)]
+    write_manifest([*phantom_cases({"train": (1, 0), "test": (1, 1)}), *acdc], folder / "cases.csv")
+    scored = phantom_cases({"test": (2, 1)}, first=50)[:2]
+    judge = judge_of(load_networks(folder / "best"), None, scored)
+    assert judge.unlearned["MRI"] == frozenset({3, 4})
 
 
 def test_scans_without_labels_are_left_out_and_it_is_said(run):

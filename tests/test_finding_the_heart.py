@@ -13,8 +13,8 @@ from cssgan.cli.scans import segment_main
 from cssgan.data.cases import apply_table, label_codes
 from cssgan.guard import InputError, InputWarning
 from cssgan.inference import location
-from cssgan.inference.apply import segment
 from cssgan.inference.location import OTHER_TURNS, UPRIGHT, Finding, find_regions, inside_scan, turned
+from cssgan.inference.model import segment
 from cssgan.phantoms.heart import draw_anatomy
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import read_label, write_volume

@@ -20,7 +20,7 @@ def loaded_by(module):
 
 @pytest.mark.parametrize("module, forbidden", [
     ("cssgan.joint", f"{HEAVY} {DRAWING} {DEVELOPMENT}"),
-    ("cssgan.inference.apply", f"{DRAWING} {DEVELOPMENT}"),
+    ("cssgan.inference.model", f"{DRAWING} {DEVELOPMENT}"),
     ("cssgan.cli.commands", DEVELOPMENT)])
 def test_import_loads_nothing_heavy(module, forbidden):
     assert not loaded_by(module) & set(forbidden.split()) - loaded_by("torch")

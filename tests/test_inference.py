@@ -11,8 +11,8 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from cssgan.guard import InputError, InputWarning
 from cssgan.inference import apply as inference
 from cssgan.inference import location
-from cssgan.inference.apply import segment, translate
 from cssgan.inference.location import largest_piece
+from cssgan.inference.model import segment, translate
 from cssgan.inference.windows import labels_in_scan, prepare_scan, sliding_window
 from cssgan.phantoms.heart import rotation
 from cssgan.phantoms.scanners import phantom

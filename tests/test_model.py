@@ -15,6 +15,7 @@ from scipy.ndimage import maximum_filter
 import cssgan
 from cssgan.guard import InputError
 from cssgan.inference import apply, location
+from cssgan.inference import model as model_module
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import write_volume
 from cssgan.scans.inputs import as_volume_unturned, from_image, in_kind
@@ -194,7 +195,7 @@ def test_what_has_changed_is_loaded_again(loads, checkpoint, tmp_path):
 def test_only_a_few_are_kept(checkpoint, tmp_path):
     import shutil
     for k in range(7): cssgan.load(shutil.copytree(checkpoint, tmp_path / str(k)))
-    assert len(apply._LOADED) == 4
+    assert len(model_module._LOADED) == 4
 
 
 def test_threads_load_once_and_give_what_one_thread_gives(loads, checkpoint, quick):

@@ -23,7 +23,8 @@ def evaluate_parser() -> Parser:
                      help="folder of a run, or of a checkpoint (a run's best/), or the word pretrained: the model that "
                           "comes with cssgan")
     new.add_argument("--data", type=path_name, metavar="DATA",
-                     help="labelled scans, in any form that cssgan_train takes (default: the run's own cases)")
+                     help="labelled scans of one modality or both, in any form that cssgan_train takes (default: "
+                          "the run's own cases)")
     new.add_argument("--split", type=choice("test", "valid", "train", "all"), default="test", metavar="SPLIT",
                      help="which cases: test, valid, train or all; where there are no splits, all count as test "
                           "(default: %(default)s)")
@@ -70,6 +71,9 @@ def with_labels(
     known = [case for case in cases if has_labels(case)]
     if not known: raise InputError(f"{name}: none of the {len(cases)} cases has labels: scores need some")
     if left := len(cases) - len(known): warn(f"{name}: {left} of {len(cases)} cases have no labels, and are left out")
+    there = [domain for domain in known[0].task.names if any(case.modality == domain for case in known)]
+    if len(there) == 1:
+        warn(f"{name}: no {known[0].task.other(there[0]).name} case to score, so {there[0]} is scored alone")
     return known
 
 # %% ../../nbs/11_cli/10_evaluate.ipynb #ce000016
@@ -81,7 +85,7 @@ def cases_of(
     from cssgan.data.finding import find_cases, find_task
     from cssgan.task import HEART, as_task
     beside = find_task(data)
-    return find_cases(data, as_task(about["task"]) if beside is HEART else beside)
+    return find_cases(data, as_task(about["task"]) if beside is HEART else beside, complete=False)
 
 def seen_in_training(
     cases: list,  # of Case

@@ -90,7 +90,8 @@ def translate_scan(
     plan: Plan,  # a scan and its result
 ) -> dict:  # what was done
     "Translate a scan into a file, or into a folder of DICOM slices."
-    from cssgan.inference.apply import as_scan, load, named_domain, run_generator
+    from cssgan.inference.apply import as_scan, named_domain, run_generator
+    from cssgan.inference.model import load
     from cssgan.scans.dicom_writing import check_dicom_folder, write_dicom_images
     from cssgan.scans.files import write_volume
     def check():
@@ -122,7 +123,8 @@ def add_to_nnunet(
 ) -> dict:  # what was done
     "Translate a scan, and let it join a folder of nnU-Net with its label."
     from cssgan.data.nnunet import with_own_label, write_nnunet
-    from cssgan.inference.apply import as_scan, load, named_domain, run_generator, run_segmentor
+    from cssgan.inference.apply import as_scan, named_domain, run_generator, run_segmentor
+    from cssgan.inference.model import load
     model = load(args.checkpoint, args.device)
     own = model.task.other(named_domain(model.task, args.to).name).name
     scan = with_own_label(as_scan(plan.scan, own, model.task), plan.scan)
@@ -226,7 +228,8 @@ def segment_scan(
 ) -> dict:  # its statistics
     "Segment a scan into a file."
     check_label_paths(args, plan)
-    from cssgan.inference.apply import load, probabilities_in_scan, run_segmentor
+    from cssgan.inference.apply import probabilities_in_scan, run_segmentor
+    from cssgan.inference.model import load
     from cssgan.scans.files import probability_path, write_probabilities
     from cssgan.scans.plausible import describe_volumes
     model = load(args.checkpoint, args.device)

@@ -89,6 +89,7 @@ def task_of(
 def check_cases(
     cases: list[Case],  # of one data set
     name,  # where they come from, for the errors
+    complete: bool = True,  # refuse a data set of one domain? Training needs both, scores do not
 ) -> list[Case]:  # the same
     "The cases, if they make a data set."
     task = task_of(cases)
@@ -97,9 +98,10 @@ def check_cases(
             if getattr(case, key) not in known:
                 raise InputError(f"{name}: {brief(case.image)} has the {key} {brief(repr(getattr(case, key)))}; known "
                                  f"are {', '.join(filter(None, known)) or 'none'}")
-    for modality in task.names:
-        if not any(c.modality == modality for c in cases):
-            raise InputError(f"{name} holds no {modality} case; both {' and '.join(task.names)} are needed")
+    missing = [modality for modality in task.names if not any(c.modality == modality for c in cases)]
+    if missing and (complete or not cases):
+        needed = f"both {' and '.join(task.names)} are needed" if complete else f"nor one of {task.names[1]}: give some"
+        raise InputError(f"{name} holds no {missing[0]} case; {needed}")
     ids = Counter(c.id for c in cases)
     if len(ids) < len(cases):
         raise InputError(f"{name} names the case {brief(ids.most_common(1)[0][0])} twice; give each its own id")

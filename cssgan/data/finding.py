@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from .cases import SPLITS, Case, check_cases, phantom_few, phantom_S1, phantom_S2, task_of
-from .folders import from_folder, from_mmwhs
+from .folders import MMWHS, from_folder, from_mmwhs
 from ..guard import InputError, brief, check_schema, read_bytes, warn, write_whole
 from ..task import HEART, Task, is_heart, read_task
 
@@ -105,6 +105,7 @@ def manifest_path(
 def from_manifest(
     path: str|Path,  # a CSV file with at least the columns image, label, modality, split
     task: Task = HEART,  # of the data set
+    complete: bool = True,  # refuse a data set of one domain? Training needs both, scores do not
 ) -> list[Case]:
     "The cases of a manifest."
     path, cases = Path(path), []
@@ -125,7 +126,7 @@ def from_manifest(
         image, label = (manifest_path(file, path.parent, name) for file in (row.image, row.label))
         cases.append(Case(row.id or f"{row.modality}_{number:04d}", row.patient or f"{number:04d}", row.modality,
                           image, label, row.split, row.table, task))
-    return check_cases(cases, path)
+    return check_cases(cases, path, complete)
 
 # %% ../../nbs/04_data/03_finding.ipynb #cell-062
 def relative_path(
@@ -181,15 +182,17 @@ def find_task(
 def find_cases(
     data: str|Path,  # a manifest, a plain folder, a folder of MM-WHS, "phantom-S1", "phantom-S2" or "phantom-few"
     task: Task|str|Path|None = None,  # or its file; None: task.json beside the data, if there is one, or the heart
+    complete: bool = True,  # refuse a data set of one domain? Training needs both, scores do not
 ) -> list[Case]:
     "The cases of whatever the user names."
     task = task if isinstance(task, Task) else find_task(data, task)
     phantoms = {"phantom-S1": phantom_S1, "phantom-S2": phantom_S2, "phantom-few": phantom_few}
     heart = is_heart(task)
     if str(data) in phantoms and heart: return phantoms[str(data)]()
-    if os.path.isdir(Path(data) / "ct_train") and heart: return on_common_regions(from_mmwhs(data, task))
-    if os.path.isdir(data): return on_common_regions(from_folder(data, task))
-    if Path(data).suffix.lower() == ".csv": return on_common_regions(from_manifest(data, task))
+    mmwhs = heart and any(os.path.isdir(Path(data) / name) for name in MMWHS)
+    if mmwhs: return on_common_regions(from_mmwhs(data, task, complete))
+    if os.path.isdir(data): return on_common_regions(from_folder(data, task, complete))
+    if Path(data).suffix.lower() == ".csv": return on_common_regions(from_manifest(data, task, complete))
     folders = f"a folder with {'/ and '.join(task.names)}/" + ", one with ct_train/ and mr_train/" * heart
     raise InputError(f"{brief(data, 100) or 'an empty name'} is no data set; name {folders}, a manifest (.csv)"
                      + f", or {' or '.join(phantoms)}" * heart)

@@ -298,21 +298,31 @@ def folder_cases(
     return [pair_case(pair, modality, task, table) for pair in pairs]
 
 # %% ../../nbs/04_data/02_folders.ipynb #929d8420
+def folders_to_read(
+    places: dict[str, Path],  # domain → its folder
+    complete: bool,  # both domains, whether their folders are there or not?
+) -> dict[str, Path]:
+    "The folders in which there must be cases."
+    there = {modality: place for modality, place in places.items() if place.is_dir()}
+    return places if complete else there or places
+
 def from_folder(
     folder: str|Path,  # holds a folder for each domain, or is one of nnU-Net with two channels
     task: Task = HEART,  # whose domains they are
+    complete: bool = True,  # refuse a data set of one domain? Training needs both, scores do not
 ) -> list[Case]:
     "A plain folder: `CT/NAME_image.nii.gz`, `CT/NAME_label.nii.gz`, and the same for the other domain."
     folder = Path(folder)
     both, tables = is_nnunet(folder), {}
     if both and len(channels := read_nnunet(folder).channels) < 2:
         raise InputError(f"{folder} is one domain of nnU-Net ({brief(', '.join(channels), 40) or 'no channel'}): "
-                         f"put such a folder for each of {' and '.join(task.names)} into one, and name that")
-    places = {modality: folder if both else folder / modality for modality in task.names}
+                         f"put such a folder for each of {' and '.join(task.names)} into one, and name that"
+                         + " (for scores, one of them will do)" * (not complete))
+    places = folders_to_read({m: folder if both else folder / m for m in task.names}, complete)
     for modality, place in places.items():
         if is_nnunet(place): task, tables[modality] = reading_of(place, modality, task)
     found = [folder_cases(place, m, task, tables.get(m, "")) for m, place in places.items()]
-    cases = check_cases([case for domain in found for case in domain], folder)
+    cases = check_cases([case for domain in found for case in domain], folder, complete)
     if not both: name_scans_beside(folder, task)
     return cases
 
@@ -327,11 +337,15 @@ def name_scans_beside(
                     f"{describe_files(beside)}")
 
 # %% ../../nbs/04_data/02_folders.ipynb #cell-028
+MMWHS = "ct_train", "mr_train"  # the folders of its CT and MRI
+
 def from_mmwhs(
     folder: str|Path,  # holds ct_train/ and mr_train/
     task: Task = HEART,  # with the table MM-WHS
+    complete: bool = True,  # refuse a data set of one domain? Training needs both, scores do not
 ) -> list[Case]:
     "The training scans of MM-WHS 2017, in the folders they come in."
     folder = Path(folder)
-    folders = zip(("ct_train", "mr_train"), HEART.names)
-    return check_cases([c for name, m in folders for c in folder_cases(folder / name, m, task, "MM-WHS")], folder)
+    places = folders_to_read({m: folder / name for m, name in zip(HEART.names, MMWHS)}, complete)
+    cases = [case for m, place in places.items() for case in folder_cases(place, m, task, "MM-WHS")]
+    return check_cases(cases, folder, complete)

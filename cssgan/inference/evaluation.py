@@ -11,7 +11,6 @@ import io
 import json
 import math
 import os
-import tempfile
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,10 +23,11 @@ import torch
 from tqdm import tqdm
 
 import cssgan
-from ..data.cases import Case
+from ..data.cases import Case, task_of
+from ..data.finding import from_manifest
 from ..data.prepared import read_case, undrawn_of
 from ..guard import InputError, InputWarning, begins_with_mark, brief, check_writable, make_folder, write_whole
-from .apply import segment, shipped_model, translate
+from .apply import Loaded, load_networks, run_generator, run_segmentor, shipped_model
 from cssgan.inference.scores import (
     DEFINITIONS,
     box_of,
@@ -41,8 +41,8 @@ from cssgan.inference.scores import (
 from ..pictures import Picture, show_volumes
 from ..scans.volumes import Grid, Volume, is_region, marked_slices
 from ..task import as_task
-from ..training.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
-from ..training.saving import EVALUATOR, PROGRESS, essentials
+from ..training.checkpoints import find_checkpoint, load_checkpoint
+from ..training.saving import EVALUATOR, essentials
 from ..training.schema import CheckpointError, as_json
 
 # %% ../../nbs/08_inference/06_evaluation.ipynb #ev000011
@@ -68,11 +68,20 @@ def judge_doubts(
 # %% ../../nbs/08_inference/06_evaluation.ipynb #ev000014
 class Judge(NamedTuple):
     "Whose segmentors look at translations."
-    checkpoint: str|Path|None  # its folder; None: there is nothing to judge
+    loaded: Loaded|None  # its networks; None: there is nothing to judge
     name: str  # for people
     doubts: list[str]  # why it may be partial
     weights: list[str] = []  # checksums
     unlearned: dict[str, frozenset[int]] = {}  # domain → regions that it had no labels of
+
+def learned_cases(
+    loaded: Loaded,  # a run's checkpoint
+    cases: list[Case],  # that are scored
+) -> list[Case]:
+    "What a run learned from, as it wrote it down; where it did not, the cases at hand."
+    try: own = from_manifest(Path(loaded.place).parent / "cases.csv", loaded.task)
+    except InputError: return cases
+    return [case for case in own if case.split == "train"]
 
 def unlearned_regions(
     about: dict,  # what a run's checkpoint.json says
@@ -98,38 +107,35 @@ def own_evaluators(
             return kept
     return {}
 
-def write_evaluators(
-    folder: Path,  # to write
+def with_evaluators(
     place: Path,  # of the run's checkpoint
     evaluators: dict,  # name → tensor
-):
-    "Make a checkpoint of which the segmentors are a run's evaluators."
-    nets, about, _ = load_checkpoint(place)
-    torch.nn.ModuleDict({"S_A": nets.S_A, "S_B": nets.S_B}).load_state_dict(evaluators)
-    kept = {name: value for name, value in about.items() if name not in ("config", "data", *PROGRESS)}
-    save_checkpoint(folder, nets, kept)
+) -> Loaded:  # whose segmentors are the run's evaluators
+    "A run's networks, as its evaluators know the domains."
+    loaded = load_networks(place)
+    torch.nn.ModuleDict({"S_A": loaded.nets.S_A, "S_B": loaded.nets.S_B}).load_state_dict(evaluators)
+    return loaded
 
 # %% ../../nbs/08_inference/06_evaluation.ipynb #ev000018
-@contextmanager
 def judge_of(
-    place: Path,  # of the checkpoint whose translations are judged
+    loaded: Loaded,  # the checkpoint whose translations are judged
     judge: str|Path|None,  # a checkpoint's folder; None: the run's own evaluators
     cases: list[Case] = (),  # whose scans are translated
-):  # yields a Judge
+) -> Judge:
     "Find who judges."
-    about = load_checkpoint(place).about
-    phases, unlearned = phases_done(about), unlearned_regions(about, cases)
+    about = load_checkpoint(loaded.place).about
+    phases, unlearned = phases_done(about), unlearned_regions(about, learned_cases(loaded, cases))
     if phases and not {"joint", "generators"} & set(phases):
-        yield Judge(None, "nobody", ["its generators have not been trained"])
-    elif judge is not None:
+        return Judge(None, "nobody", ["its generators have not been trained"])
+    if judge is not None:
         known = load_checkpoint(judge).about
-        refuse_other_task(as_task(known["task"]), as_task(about["task"]), f"the judge {brief(judge, 100)}")
-        yield Judge(judge, str(judge), judge_doubts(known, about), [*known["files"]["weights"].values()])
-    elif evaluators := own_evaluators(place):
-        with tempfile.TemporaryDirectory() as folder:
-            write_evaluators(Path(folder), place, evaluators)
-            yield Judge(Path(folder), "the run's own evaluators", ["its generators' first teachers"], [], unlearned)
-    else: yield Judge(place, "the checkpoint's own segmentors", ["they know its translations"], [], unlearned)
+        refuse_other_task(as_task(known["task"]), loaded.task, f"the judge {brief(judge, 100)}")
+        doubts, weights = judge_doubts(known, about), [*known["files"]["weights"].values()]
+        return Judge(load_networks(judge), str(judge), doubts, weights)
+    if evaluators := own_evaluators(loaded.place):
+        kept = with_evaluators(loaded.place, evaluators)
+        return Judge(kept, "the run's own evaluators", ["its generators' first teachers"], [], unlearned)
+    return Judge(loaded, "the checkpoint's own segmentors", ["they know its translations"], [], unlearned)
 
 def refuse_other_task(
     task,  # a Task: of cases, or of a judge
@@ -166,37 +172,36 @@ def failure(
 # %% ../../nbs/08_inference/06_evaluation.ipynb #ev000024
 def translation_dice(
     scan: Volume,  # in its own grid, with its label
-    checkpoint: str|Path|None,  # whose generators translate
+    loaded: Loaded,  # the checkpoint whose generators translate
     judge: Judge,  # whose segmentors look at the translation
     undrawn: frozenset[int] = frozenset(),  # indices of regions that the scan's data set does not draw
 ) -> dict[str, float]:  # region → Dice, percent
     "S-scores of one scan."
     other = scan.task.other(scan.modality).name
     asked = {*range(1, len(scan.task.regions))} - undrawn - judge.unlearned.get(other, frozenset())
-    if judge.checkpoint is None or not asked: return {}
-    seen = segment(translate(replace(scan, label=None), checkpoint, other), judge.checkpoint, other)
+    if judge.loaded is None or not asked: return {}
+    seen = run_segmentor(judge.loaded, run_generator(loaded, replace(scan, label=None), other), other).volume
     found, true = comparable(seen.label, scan.label, undrawn)
     return {scan.task.regions[k]: compare_masks(found == k, true == k) for k in sorted(asked)}
 
 # %% ../../nbs/08_inference/06_evaluation.ipynb #ev000025
 def case_rows(
     case: Case,  # a labelled scan
-    checkpoint: str|Path|None,  # a checkpoint's folder
+    loaded: Loaded,  # the checkpoint that is measured
     judge: Judge,  # of translations
-    grid: Grid,  # the training grid, to draw a phantom on
 ) -> list[dict]:  # by `COLUMNS`, one for each structure; one alone for a case that failed
     "Everything that is measured of a case."
     facts = {"case": case.id, "patient": case.patient, "domain": case.modality, "split": case.split}
     notes, s_scores, wrong = [], {}, ""
     try:
         with noted_warnings(notes):
-            scan = read_case(case, grid)
-            found = segment(replace(scan, label=None), checkpoint, case.modality).label
+            scan = read_case(case, loaded.grid)
+            found = run_segmentor(loaded, replace(scan, label=None), case.modality).volume.label
             scores = scan_scores(found, scan, undrawn_of(case))
     except Exception as e: return [facts | {"structure": "", "error": failure(e), "warning": "; ".join(notes)}]
     try:
         with noted_warnings(notes, "translated: "):
-            s_scores = translation_dice(scan, checkpoint, judge, undrawn_of(case))
+            s_scores = translation_dice(scan, loaded, judge, undrawn_of(case))
     except Exception as e: wrong = f"not translated: {failure(e)}"
     known = facts | {"warning": "; ".join(notes), "error": wrong}
     return [known | {"structure": s.structure, "dice_percent": s.dice, "hd95_mm": s.hd95, "assd_mm": s.assd,
@@ -285,12 +290,12 @@ def evaluate(
     "Segment and translate scans as a user would, and score both; a case that fails says so in its row."
     place = find_checkpoint(shipped_model() if checkpoint is None else checkpoint)
     about = load_checkpoint(place).about
-    grid = Grid(*(tuple(about["grid"][key]) for key in ("shape", "spacing")))
     for case in cases: refuse_other_task(case.task, as_task(about["task"]), f"the case {brief(case.id)}")
-    with judge_of(place, judge, cases) as judge:
-        bar = tqdm(cases, "evaluating", disable=not progress, leave=False)
-        rows = [row for case in bar for row in case_rows(case, place, judge, grid)]
-    return Evaluation(rows, evaluation_facts(place, about, judge), list(cases), grid)
+    loaded = load_networks(place)
+    judge = judge_of(loaded, judge, cases)
+    bar = tqdm(cases, "evaluating", disable=not progress, leave=False)
+    rows = [row for case in bar for row in case_rows(case, loaded, judge)]
+    return Evaluation(rows, evaluation_facts(place, about, judge), list(cases), loaded.grid)
 
 # %% ../../nbs/08_inference/06_evaluation.ipynb #ev000044
 MARGIN = 25.  # mm
@@ -342,11 +347,11 @@ def example_pictures(
     evaluation: Evaluation,  # from `evaluate`
 ):  # yields a name such as "CT_worst", and a Picture
     "Pictures of the best, the median and the worst cases."
-    cases, checkpoint = {case.id: case for case in evaluation.cases}, evaluation.facts["checkpoint"]["name"]
+    cases, loaded = {case.id: case for case in evaluation.cases}, load_networks(evaluation.facts["checkpoint"]["name"])
     for name, means in examples(evaluation.rows).items():
         with noted_warnings([]):
             scan = read_case(cases[means["case"]], evaluation.grid)
-            found = segment(replace(scan, label=None), checkpoint, scan.modality).label
+            found = run_segmentor(loaded, replace(scan, label=None), scan.modality).volume.label
         title = f"{means['rank']}: {means['case']}, Dice {means['dice_percent']:.0f} %"
         yield name, truth_and_found(scan, found, title)
 
@@ -380,7 +385,7 @@ def write_pictures(
         picture.savefig(drawn, format="png", dpi=2 * picture.dpi, metadata={"Software": PICTURE_MARK})
         written.append(folder / f"{name}.png")
         write_whole(written[-1], drawn.getvalue())
-    domains = dict.fromkeys(row["domain"] for row in evaluation.rows)
-    for old in picture_files(folder, tuple(domains)):
-        if old not in written: old.unlink(missing_ok=True)  # of an earlier evaluation, with more cases
+    for old in picture_files(folder, task_of(evaluation.cases).names):
+        # of an earlier evaluation, with more cases or both domains
+        if old not in written and begins_with_mark(old, PICTURE_MARK): old.unlink()
     return written

@@ -259,7 +259,7 @@ def repeat(quick):
     "Inferences in one process."
     import warnings
 
-    from cssgan.inference.apply import segment, translate
+    from cssgan.inference.model import segment, translate
     from cssgan.models import Networks
     from cssgan.phantoms.scanners import phantom
     from cssgan.scans.files import write_label
