@@ -8,6 +8,7 @@ import sys
 from functools import reduce
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,8 +74,12 @@ def runs(tmp_path_factory, checkpoint):
             if name == "adaptation": how = [*smoke, "-r", "checkpoint", checkpoint]  # it draws its data, too
             tiny = [*how, *FEW.get(name, [])]
             papermill(name, out, *tiny, *words)
-            done[name, words] = [json.loads((out / f"{what}.json").read_text()) for what in ("metrics", "params")]
+            metrics, params = (json.loads((out / f"{what}.json").read_text()) for what in ("metrics", "params"))
+            means = [row for row in metrics if "patient" not in row]
+            run.patients[name, words] = [row for row in metrics if "patient" in row]
+            done[name, words] = means, params
         return done[name, words]
+    run.patients = {}
     return run
 
 
@@ -104,6 +109,14 @@ def test_compared_generators_had_equally_many_updates(name, runs):
 def test_table2_holds_all_methods(runs):
     methods = [record["method"] for record in runs("table2_segmentation")[0]]
     assert methods == ["Baseline (R)", "ADA (R+S)", "Ours (R+S)", "All real"]
+
+
+def test_table2_has_every_method_on_every_patient(runs):
+    from cssgan.experiments.statistics import paired_scores
+    (means, _), patients = runs("table2_segmentation"), runs.patients["table2_segmentation", ()]
+    frame = pd.DataFrame([row | {"seed": 0} for row in patients])
+    scores = paired_scores(frame, [row["method"] for row in means])
+    assert scores.shape[:2] == (4, 1) and scores.shape[2] == frame["patient"].nunique() > 1
 
 
 def test_table2_trains_all_methods_longer_from_the_same_start(runs):

@@ -11,6 +11,8 @@ from cssgan.data.cases import phantom_cases
 from cssgan.data.datasets import UnpairedData
 from cssgan.data.prepared import Samples, load_case
 from cssgan.experiments import studies
+from cssgan.experiments.records import CaseScores, record_with_patients, score_cases, score_record
+from cssgan.experiments.results import read_results
 from cssgan.experiments.studies import (
     DIRECTIONS,
     Stage,
@@ -18,7 +20,6 @@ from cssgan.experiments.studies import (
     count_updates,
     direction_of,
     open_study,
-    score_record,
     stage_key,
     train_once,
     true_translation,
@@ -223,10 +224,57 @@ def test_real_scans_have_no_twin(study):
 
 def test_records_are_flat_and_carry_their_budget():
     made = score_record(
-        torch.tensor([80., 70., float("nan"), 60., 50.]), Stage("k", None, [], {"S": 3, "G": 4}), method="ours"
+        torch.tensor([80., 70., float("nan"), 60., 50.]), HEART, {"S": 3, "G": 4}, method="ours"
     )
     assert made["mean"] == 65 and made["LV"] == 80 and made["updates_S"] == 3 and made["method"] == "ours"
     assert all(not isinstance(value, (dict, list)) for value in made.values())
+
+
+class Finds(torch.nn.Module):
+    "A segmentor that finds one region everywhere."
+    def __init__(self, region):
+        super().__init__()
+        self.weight, self.region = torch.nn.Parameter(torch.zeros(())), region
+
+    def forward(self, volumes):
+        return torch.nn.functional.one_hot(torch.full_like(volumes[:, 0], self.region).long(), 6).movedim(-1, 1).float()
+
+
+def test_what_is_found_where_nothing_is_counts_as_in_the_scores_of_scans(study, monkeypatch):
+    "Dice 0, not left out; and who misses a region has no finite distance."
+    samples = study.test_data("CT")
+    blank = [(volume, torch.where(labels == 3, 0, labels), name) for volume, labels, name in samples]
+    monkeypatch.setattr(Samples, "__getitem__", lambda self, i: blank[i])
+    cases = score_cases(Finds(3), samples)
+    record = record_with_patients(cases, HEART, {"S": 0, "G": 0}, "Dice", method="x")
+    assert record["LA"] == 0 and dice_of_segmentor(Finds(3), samples)[2].isnan()
+    assert all(row["LA"] == 0 and row["HD95"] is None and row["missed"] == 5 for row in record.patients)
+
+
+def test_a_record_is_the_mean_of_its_patients(study, stages):
+    record = study.segmentation_record(stages["ours"], "MRI", method="ours", seed=3)
+    cases = study.test_data("MRI").cases
+    assert [row["patient"] for row in record.patients] == [case.patient for case in cases]
+    for name in ("mean", *HEART.regions[1:]):
+        assert sum(row[name] for row in record.patients) / len(cases) == pytest.approx(record[name], abs=.011)
+    assert all(row["score"] == "Dice by patient" and row["seed"] == 3 for row in record.patients)
+
+
+def test_nothing_to_measure_is_no_zero():
+    nothing = [CaseScores("P1", [])]
+    row, = record_with_patients(nothing, HEART, {"S": 0, "G": 0}, "Dice").patients
+    assert row["mean"] is None and row["HD95"] is None and row["missed"] == 0
+
+
+def test_patients_are_written_after_the_means_and_read_when_asked(tmp_path, study, stages):
+    record = study.truth_record(stages["ours"], "CT", n=2, method="ours")
+    assert write_results(tmp_path, {}, [record]) == [record]
+    rows = json.loads((tmp_path / "metrics.json").read_text())
+    assert rows[0] == record and [row["score"] for row in rows[1:]] == ["truth by patient"] * 2
+    (tmp_path / "all.json").write_text(json.dumps({"command": "x", "made_by": [], "rows": rows}))
+    assert len(read_results(tmp_path / "all.json")) == 1
+    assert read_results(tmp_path / "all.json", score="truth by patient")["error"].mean() == pytest.approx(
+        record["error"], abs=2e-4)
 
 
 def test_results_are_written_whole(tmp_path):

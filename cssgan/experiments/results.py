@@ -24,6 +24,7 @@ class Collected(msgspec.Struct):
     made_by: list[dict[str, Any]]  # versions, commits and machines
     rows: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]  # the records
 
+BY_PATIENT = " by patient"  # ends the score of a record of a single patient
 OLD_NAMES = {"way": "direction"}  # a column of files that older versions wrote: its name today
 
 # %% ../../nbs/10_experiments/01_results.ipynb #1028e12f
@@ -31,11 +32,13 @@ def read_results(
     file: str|Path,  # results/NAME.json
     **chosen,  # keep only records with these values, e.g. score="Dice", modality="MRI"
 ):  # pandas.DataFrame, one record a row
-    "The records of a result file."
+    "The records of a result file; those of single patients only if `score` asks for them."
     import pandas as pd
     if not os.path.lexists(file):
         raise InputError(f"{file} is not there; run its sweep (results/README.md names the command)")
     frame = pd.DataFrame(read_json(file, Collected, "collect its sweep again").rows).rename(columns=OLD_NAMES)
+    if "score" in frame and BY_PATIENT not in str(chosen.get("score")):
+        frame = frame[~frame["score"].astype(str).str.endswith(BY_PATIENT)]
     for column, value in chosen.items(): frame = frame[frame[column] == value]
     if frame.empty: raise InputError(f"{file} holds no record with {chosen}; run its sweep with these parameters")
     return frame

@@ -24,9 +24,11 @@ from ..data.datasets import UnpairedData, unpaired
 from ..data.finding import find_cases
 from ..data.prepared import Samples, fingerprint, load_case
 from ..data.splits import select, thin, with_splits
+from .records import Record, record_with_patients, score_cases
+from .results import BY_PATIENT
 from ..fast.networks import accelerate
 from ..guard import InputError, folder_lock, make_folder, read_json, write_whole
-from ..metrics import dice_of_segmentor, distortion, s_score, translation_error
+from ..metrics import distortion, translation_error
 from ..models import Networks
 from ..scans.volumes import Volume, is_region
 from ..task import HEART, Task, as_task
@@ -252,16 +254,6 @@ def train_ada(
     return train_once(self.folder, stage_key(config, data, start, translators), half_and_half, config, start)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-042
-def score_record(
-    scores: torch.Tensor,  # percent [regions]
-    stage: Stage,  # whose networks were measured
-    **facts,  # method, modality, fraction, ...
-) -> dict[str, str | float]:  # flat
-    "One line of a table."
-    regions = {name: round(score, 2) for name, score in zip(stage.task.regions[1:], scores.tolist())}
-    updates = {f"updates_{name}": n for name, n in stage.updates.items()}
-    return facts | {"mean": round(scores.nanmean().item(), 2)} | regions | updates
-
 def direction_of(
     modality: str,  # of the source
     task: Task = HEART,  # whose domains there are
@@ -298,10 +290,10 @@ def segmentation_record(
     stage: Stage,  # whose segmentor is tested
     modality: str,  # the name of a domain
     **facts,  # method, fraction, ...
-) -> dict[str, str | float]:  # flat
+) -> Record:  # flat, with the patients
     "Dice on the test cases."
-    scores = dice_of_segmentor(stage.segmentor(modality), self.test_data(modality))
-    return score_record(scores, stage, score="Dice", modality=modality, **facts)
+    cases = score_cases(stage.segmentor(modality), self.test_data(modality))
+    return record_with_patients(cases, stage.task, stage.updates, score="Dice", modality=modality, **facts)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-046
 DIRECTIONS = {modality: direction_of(modality) for modality in HEART.names}  # of the paper's experiments, by source
@@ -319,11 +311,12 @@ def shape_record(
     evaluators: Stage,  # segmentors of real volumes
     modality: str,  # of the sources
     **facts,  # method, ...
-) -> dict[str, str | float]:  # flat
+) -> Record:  # flat, with the patients
     "S-score on the test cases (section 5.2)."
     evaluator = evaluators.segmentor(self.task.other(modality).name)
-    scores = s_score(stage.generator(modality), evaluator, self.test_data(modality))
-    return score_record(scores, stage, score="S-score", direction=direction_of(modality, self.task), **facts)
+    facts = {"direction": direction_of(modality, self.task)} | facts
+    cases = score_cases(evaluator, self.test_data(modality), stage.generator(modality))
+    return record_with_patients(cases, stage.task, stage.updates, score="S-score", **facts)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-049
 @patch_to(Stage)
@@ -372,15 +365,18 @@ def truth_record(
     modality: str,  # of the sources
     n: int = 16,  # how many test cases are measured
     **facts,  # method, ...
-) -> dict[str, str | float]:  # flat: mean absolute error in [-1, 1], distortion of the regions in mm
+) -> Record:  # flat: mean absolute error in [-1, 1], distortion of the regions in mm; with the patients
     "True error and true distortion, on phantoms."
     errors, moved, samples, grid = [], [], self.test_data(modality), self.config.grid
     for case, (volume, labels, _) in zip(samples.cases[:n], samples):
         fake, true = stage.translate(modality, volume), true_translation(case, grid)
         errors.append(translation_error(fake, true))
         moved.append(distortion(fake, true, is_region(labels[None]), grid.spacing))
-    numbers = {"error": round(mean(errors), 4), "distortion_mm": round(mean(moved), 3), "n": len(errors)}
-    return facts | {"score": "truth", "direction": direction_of(modality, self.task)} | numbers
+    numbers = lambda error, mm: {"error": round(error, 4), "distortion_mm": round(mm, 3)}
+    facts = facts | {"score": "truth", "direction": direction_of(modality, self.task)}
+    by_patient = [facts | {"score": f"truth{BY_PATIENT}", "patient": case.patient} | numbers(*own)
+                  for case, own in zip(samples.cases, zip(errors, moved))]
+    return Record(facts | numbers(mean(errors), mean(moved)) | {"n": len(errors)}, patients=by_patient)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-059
 def write_results(
@@ -388,8 +384,9 @@ def write_results(
     params: dict,  # what it was asked
     records: list[dict[str, str | float]],  # what it found, flat
 ) -> list[dict[str, str | float]]:  # the records
-    "Write params.json and metrics.json."
+    "Write params.json and metrics.json: the records, then the patients behind them."
     folder, asked = make_folder(out_dir), params | {"cssgan": cssgan.__version__}
+    rows = [*records, *(row for record in records for row in getattr(record, "patients", ()))]
     write_whole(folder / "params.json", json.dumps(asked, indent=1, default=str).encode())
-    write_whole(folder / "metrics.json", json.dumps(records, indent=1).encode())
+    write_whole(folder / "metrics.json", json.dumps(rows, indent=1).encode())
     return records

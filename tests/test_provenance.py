@@ -1,0 +1,47 @@
+"Every result file can be made again: its parameters are its notebook's, and its commit is in the history."
+import json
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+FOLDER = ROOT / "results"
+OLDER = json.loads((FOLDER / "older_code.json").read_text(encoding="utf-8"))  # file → why; until they are made again
+MADE = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+SWEPT = {name: made for name, made in MADE.items() if "rows" in made}
+
+
+def parameters(row):
+    "Names of a row's parameters: `cssgan_sweep --collect` writes them before the version."
+    return list(row)[:list(row).index("cssgan")]
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_a_result_file_is_of_the_present_parameters_and_of_unchanged_files_or_is_listed_as_older(name):
+    from cssgan.experiments.grids import parameters_of, read_grid
+    known = parameters_of(read_grid(FOLDER / f"{name}.yaml").notebook)
+    gone = {o for row in SWEPT[name]["rows"] for o in parameters(row)} - set(known)
+    changed = any(maker["changed"] for maker in SWEPT[name]["made_by"])
+    assert (bool(gone) or changed) == (name in OLDER), f"gone: {gone}, changed: {changed}; see results/older_code.json"
+
+
+def test_no_other_file_is_listed_as_older(): assert set(OLDER) <= set(SWEPT)
+
+
+def git(*words): return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
+
+
+def need_history():
+    "Skip where there is none to look into."
+    try: shallow = git("rev-parse", "--is-shallow-repository")
+    except FileNotFoundError: pytest.skip("no git here")
+    if shallow.returncode: pytest.skip("not a git repository")
+    if shallow.stdout.strip() == "true": pytest.skip("a shallow clone has no history")
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_a_result_files_commit_is_in_the_history(name):
+    need_history()
+    makers = {maker["commit"] for maker in SWEPT[name]["made_by"]}
+    assert makers == {row["commit"] for row in SWEPT[name]["rows"]}
+    for commit in makers: assert not git("merge-base", "--is-ancestor", commit, "HEAD").returncode, commit
