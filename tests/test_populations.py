@@ -58,7 +58,7 @@ def test_dilated_hearts_have_larger_left_ventricles():
     sizes = {domain: label_volumes(Samples(select(cases, domain, "train"), grid), 4.2 * 4.2 * 4 / 1000)
              for domain in ("CT", "MRI")}
     assert sizes["CT"]["LV"].mean() > 1.3 * sizes["MRI"]["LV"].mean()
-    assert sizes["CT"]["share"].mean() > 10 + sizes["MRI"]["share"].mean()
+    assert sizes["CT"]["share"].mean() > 5 + sizes["MRI"]["share"].mean()
     assert sizes["CT"]["LA"].mean() < 1.3 * sizes["MRI"]["LA"].mean()
 
 
@@ -73,7 +73,7 @@ def test_volumes_are_counted():
     labels = torch.zeros(4, 4, 4, dtype=torch.long)
     labels[0], labels[1, :2], labels[2, 0, 0] = 1, 5, 3
     found = region_volumes(labels, .5)
-    assert found["LV"] == 8 and found["myocardium"] == 4 and found["LA"] == 2 and found["RV"] == 0
+    assert found["LV"] == 8 and found["myocardium"] == 4 and found["LA"] == .5 and found["RV"] == 0
     assert found["share"] == pytest.approx(200 / 3)
     empty = region_volumes(torch.zeros_like(labels), .5)
     assert empty["share"] != empty["share"]
