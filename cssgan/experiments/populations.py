@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/10_experiments/09_populations.ipynb #popul002
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count, cycle, islice
 
 import torch
@@ -68,10 +68,16 @@ def region_volumes(
 def label_volumes(
     samples,  # (volume [1, X, Y, Z], labels [X, Y, Z], id) one by one
     voxel_ml: float,  # volume of a voxel
-):  # pandas.DataFrame, a row for each volume, see `region_volumes`
+) -> dict[str, float]:  # means over the volumes, see `region_volumes`
     "How large the labelled hearts are."
-    import pandas as pd
-    return pd.DataFrame([region_volumes(labels, voxel_ml) for _, labels, _ in samples])
+    return mean_volumes(region_volumes(labels, voxel_ml) for _, labels, _ in samples)
+
+def mean_volumes(
+    hearts: Iterable[dict[str, float]],  # from `region_volumes`, at least one
+) -> dict[str, float]:  # by the same names; nan where no heart has a number
+    "How large hearts are on average; what a heart does not have is left out."
+    rows = list(hearts)
+    return {name: torch.tensor([row[name] for row in rows]).nanmean().item() for name in rows[0]}
 
 # %% ../../nbs/10_experiments/09_populations.ipynb #popul018
 @torch.no_grad()
@@ -80,12 +86,11 @@ def found_volumes(
     samples,  # (volume, labels, id) one by one
     voxel_ml: float,  # volume of a voxel
     translate=lambda volumes: volumes,  # what happens to a volume first
-):  # pandas.DataFrame, a row for each volume, see `region_volumes`
+) -> dict[str, float]:  # means over the volumes, see `region_volumes`
     "How large the hearts are that a segmentor finds."
-    import pandas as pd
     device = next(segmentor.parameters()).device
     found = (segmentor(translate(volume[None].to(device))).argmax(1)[0].cpu() for volume, *_ in samples)
-    return pd.DataFrame([region_volumes(labels, voxel_ml) for labels in found])
+    return mean_volumes(region_volumes(labels, voxel_ml) for labels in found)
 
 def training_means(
     study: Study,  # of hearts
@@ -93,8 +98,7 @@ def training_means(
 ) -> dict[str, dict[str, float]]:  # domain → means of its training labels, see `region_volumes`
     "The populations that the discriminators see."
     data = study.training_data()
-    return {domain: label_volumes(data.parts()[domain, "train"], voxel_ml).mean().to_dict()
-            for domain in study.task.names}
+    return {domain: label_volumes(data.parts()[domain, "train"], voxel_ml) for domain in study.task.names}
 
 # %% ../../nbs/10_experiments/09_populations.ipynb #popul019
 def volume_record(
@@ -108,12 +112,12 @@ def volume_record(
     voxel_ml = float(torch.tensor(study.config.grid.spacing).prod()) / 1000
     other = study.task.other(modality).name
     segmentor, sources = evaluators.segmentor(other), study.test_data(modality)
-    twin = found_volumes(segmentor, twin_samples(study, modality), voxel_ml).mean()
-    found = found_volumes(segmentor, sources, voxel_ml, stage.generator(modality)).mean() if stage else twin
-    true, record = label_volumes(sources, voxel_ml).mean(), {"direction": direction_of(modality, study.task)} | facts
+    twin = found_volumes(segmentor, twin_samples(study, modality), voxel_ml)
+    found = found_volumes(segmentor, sources, voxel_ml, stage.generator(modality)) if stage else twin
+    true, record = label_volumes(sources, voxel_ml), {"direction": direction_of(modality, study.task)} | facts
     for name in (*HEART.regions[1:], "share"):
         values = {"": found[name], "_true": true[name], "_change": found[name] - twin[name]}
-        record |= {f"{name}{what}": round(float(value), 2) for what, value in values.items()}
+        record |= {f"{name}{what}": round(value, 2) for what, value in values.items()}
     return record | {"score": "volumes", "n": len(sources)}
 
 def way_to_others(
