@@ -145,6 +145,14 @@ def distortion(
     sizes = torch.as_tensor(spacing, device=true.device).view(1, 3, 1, 1, 1)
     return (find_displacement(fake.float(), true.float()) * sizes).norm(dim=1)[where].mean().item()
 
+# %% ../nbs/05_method/05_metrics.ipynb #ruler004
+def above_floor(
+    found: float,  # distortion that was found, mm
+    floor: float,  # distortion that is found where nothing was moved, mm
+) -> float:  # mm; 0 for what lies below the floor
+    "The displacement without what noise and contrast add to it."
+    return max(found**2 - floor**2, 0.)**.5
+
 # %% ../nbs/05_method/05_metrics.ipynb #cell-040
 def gap_reduction(
     ours: float,  # Dice with our synthetic data, percent

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cssgan.metrics import (
+    above_floor,
     dice_of_segmentor,
     dice_scores,
     distortion,
@@ -12,7 +13,9 @@ from cssgan.metrics import (
     surface_distances,
     translation_error,
 )
-from cssgan.scans.volumes import IGNORE
+from cssgan.phantoms.moved import moved_anatomy
+from cssgan.phantoms.scanners import render
+from cssgan.scans.volumes import IGNORE, Grid, normalise
 
 
 def labels(shape=(8, 8, 8)): return torch.zeros(1, *shape, dtype=torch.long)
@@ -152,6 +155,18 @@ def test_distortion_tells_a_shift_from_none():
     still, moved, where = ball((12, 12, 12)), ball((14, 12, 12)), ball((12, 12, 12))[:, 0] > 0.3
     none, shift = (distortion(v, still, where, (2.0, 2.0, 2.0)) for v in (still, moved))
     assert none < 0.3 and 2.5 < shift < 5.5
+
+
+@pytest.mark.parametrize("modality", ["CT", "MRI"])
+def test_the_ruler_rises_with_the_displacement_of_a_patient_who_is_drawn_and_scanned_again(modality):
+    grid = Grid((40, 40, 32), (4.2, 4.2, 4.0))
+    scan = lambda mm, seed: torch.from_numpy(
+        normalise(render(moved_anatomy(5, grid, (0, 0, mm)), modality, seed)).voxels)[None, None]
+    true, heart = scan(0, 5), torch.from_numpy(moved_anatomy(5, grid, (0, 0, 0)).label > 0)[None]
+    fakes = {mm: torch.stack([scan(mm, seed) for seed in (1, 2, 3, 4)]).mean(0) for mm in (0, 1, 2)}
+    found = {mm: distortion(fake, true, heart, grid.spacing) for mm, fake in fakes.items()}
+    assert found[0] < .35 < found[1] < found[2]
+    for mm in (1, 2): assert above_floor(found[mm], found[0]) == pytest.approx(mm, abs=.35)
 
 
 def test_gap_reduction_of_the_paper():
