@@ -37,7 +37,8 @@ def as_config(
     plain = settings | {"phases": [asdict(phase) for phase in phases]}
     known = to_builtins(check_schema(plain, ConfigRecord, "the configuration", "change it"))
     grid = Grid(tuple(known["grid"]["shape"]), tuple(known["grid"]["spacing"]))
-    return Config(**known | {"grid": grid, "phases": tuple(phases), "segmentor_weights": tuple(known["segmentor_weights"])})
+    weights = tuple(known["segmentor_weights"])
+    return Config(**known | {"grid": grid, "phases": tuple(phases), "segmentor_weights": weights})
 
 # %% ../../nbs/07_training/08_settings.ipynb #f09054d7
 def flat(
