@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT
 from malformed import LONGEST, Bad, listing, refuses
 from safetensors.torch import load_file, save_file
-from tiny import SHORT, noise
+from tiny import AVERAGED, noise
 
 from cssgan.cli.commands import segment_main, train_main
 from cssgan.training import run as training
@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     "A run that was stopped in its last epoch: best/ and last/, without the checkpoint before."
     folder = tmp_path_factory.mktemp("stopped") / "run"
     def stop(run, keep): keep.button.pressed = len(run.history) == 3 and run.seen == 2
-    with pytest.raises(Stopped): fit(noise(), SHORT, folder, progress=False, callback=stop, save_every=1e9)
+    with pytest.raises(Stopped): fit(noise(), AVERAGED, folder, progress=False, callback=stop, save_every=1e9)
     now = (folder / "last" / "checkpoint.json").read_text()
     for file in (folder / "last").iterdir():
         if file.name == "previous.json" or file.suffix == ".safetensors" and file.name not in now: file.unlink()
@@ -234,6 +234,7 @@ GOING_ON |= {f"config.{field} {value}": put(("config", field), value) for field,
     ("phases", [{"name": "adjoint", "epochs": 1}]), ("phases", [{"name": "joint", "epochs": float("nan")}]),
     ("phases", [{"name": "joint", "epochs": HUGE}]),
     ("phases", [{"name": "joint", "epochs": -1}]), ("activation_checkpointing", "yes"), ("epochs", 5),
+    ("averaging", 1), ("averaging", -0.5), ("averaging", float("nan")), ("averaging", None), ("keep", "first"),
     ("grid", {"shape": [1, 2, 3], "spacing": [1, 1, 1]}))}
 GOING_ON |= {
     "no data": put(("data",), ...), "data a list": put(("data",), [1]), "others' data": put(("data",), "0" * 16),
@@ -286,6 +287,12 @@ GOING_ON |= {f"training: {name}": tensors("training", alter) for name, alter in 
     "an evaluator NaN": set_to("judge.S_B.net.last.bias", lambda t: t * float("nan")),
     "half a pair of evaluators": lambda c: [c.pop(n) for n in list(c) if n.startswith("judge.S_B")],
     "an evaluator too many": set_to("judge.S_C.net.last.bias", torch.zeros(6)),
+    "an average missing": without("average.S_B.net.last.bias"),
+    "an average of another shape": set_to("average.S_B.net.last.bias", torch.zeros(9)),
+    "an average NaN": set_to("average.G_A.net.last.bias", lambda t: t * float("nan")),
+    "an average in double": set_to("average.G_A.net.last.bias", lambda t: t.double()),
+    "an average too many": set_to("average.S_C.net.last.bias", torch.zeros(6)),
+    "no averages": lambda c: [c.pop(n) for n in list(c) if n.startswith("average.")],
     "an evaluator in half": set_to("judge.S_A.net.last.bias", lambda t: t.half()),
     "nothing": lambda content: content.clear(), "a gigabyte": set_to("rng", torch.zeros(250_000_000 // 4))}.items()}
 GOING_ON |= {f"training file: {name}": file_of("training", damage) for name, damage in {
@@ -318,7 +325,7 @@ def test_no_run_goes_on_from_it(run, tmp_path, monkeypatch, name):
     folder = shutil.copytree(run / "last", tmp_path / "last")
     GOING_ON[name](folder)
     monkeypatch.setattr(training, "step", lambda *_: pytest.fail("trained"))
-    refused(lambda place: resume_run(SHORT, place, noise()), folder)
+    refused(lambda place: resume_run(AVERAGED, place, noise()), folder)
 
 
 @pytest.mark.parametrize("name", ["phase null", "training: exp_avg of another shape", "training file: zeroed end",
@@ -328,7 +335,7 @@ def test_fit_refuses_it_too_and_leaves_the_folder_as_it_is(run, tmp_path, monkey
     (GOING_ON | WORDS | WEIGHTS)[name](folder / "last")
     monkeypatch.setattr(training, "step", lambda *_: pytest.fail("trained"))
     before = listing(folder)
-    with pytest.raises(CheckpointError): fit(noise(), SHORT, folder, resume=True, progress=False)
+    with pytest.raises(CheckpointError): fit(noise(), AVERAGED, folder, resume=True, progress=False)
     assert listing(folder) == before
 
 

@@ -55,6 +55,14 @@ def test_one_setting_changes_and_the_others_stay():
     assert settings.differences(preset("cpu"), now) == {"phases.joint.decay": (4, 9), "lr": (1e-3, 1.0)}
 
 
+def test_averages_and_what_is_kept_are_settings_like_any_other(phantoms, cache, stub, tmp_path):
+    (tmp_path / "run.yaml").write_text("averaging: 0.999\nkeep: last\n")
+    train(phantoms, cache, "--out", tmp_path / "a", "--config", tmp_path / "run.yaml", "--set", "averaging=0")
+    assert (stub[0][0].averaging, stub[0][0].keep) == (0, "last")
+    train(phantoms, cache, "--out", tmp_path / "b", "--config", tmp_path / "a/settings.yaml", "--set", "averaging=0.9")
+    assert (stub[1][0].averaging, stub[1][0].keep) == (0.9, "last")
+
+
 def test_a_phase_can_be_left_out_and_put_in_again_in_its_place():
     joint = changed(preset("cpu"), {"phases.segmentors": None, "phases.generators": None})
     assert [phase.name for phase in joint.phases] == ["joint"]

@@ -141,7 +141,7 @@ def test_equal_or_missing_dice_still_leaves_a_best(data, tmp_path):
     assert not is_best(run) and is_best(replace(run, history=run.history[:2]))
     nan = float("nan")
     unlabelled = history(run, [1], [nan])
-    assert is_best(unlabelled), "no validation case is annotated: the first epoch is the best so far"
+    assert is_best(unlabelled) and is_best(history(run, [1, 1], [nan, None])), "no Dice at all: the latest"
     mixed = replace(run, history=[{"phase": 0, "dice_CT": d, "dice_MRI": nan} for d in (50, 40, 60)])
     shorter = replace(mixed, history=mixed.history[:2])
     assert is_best(mixed) and not is_best(shorter), "one domain without labels: the other one decides"
@@ -359,6 +359,7 @@ def test_a_place_for_checkpoints_that_is_none_is_said_before_training(tmp_path, 
     {"seed": -1}, {"seed": 2**32}, {"seed": 2**64}, {"seed": 0.5},
     {"lr": 0}, {"lr": float("nan")}, {"lr": -1e-3}, {"lr": float("inf")},
     {"batch_size": 0}, {"batch_size": 10**9}, {"pool_size": -1}, {"width": 0}, {"width": 2**70}, {"patch_layers": 99},
+    {"averaging": 1.0}, {"averaging": -0.1}, {"averaging": float("nan")}, {"averaging": "0.9"}, {"keep": "first"},
     {"lambda_cyc": float("nan")}, {"gamma_shape": -1}, {"phases": ()}, {"phases": (1,)},
     {"grid": "small"}, {"grid": None}, {"grid": Grid((4096, 4096, 16), (7, 7, 8))},
     {"grid": Grid((24, 24, 16), (7, 7, 1e-300))}], ids=str)

@@ -1,4 +1,6 @@
 "Runs so small that they end in seconds, for the tests of training."
+from dataclasses import replace
+
 import torch
 
 from cssgan.data.datasets import UnpairedData
@@ -9,6 +11,7 @@ from cssgan.training.schedule import Config, Phase
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
 SHORT = Config(TINY, 4, 1, phases=(Phase("segmentors", 1), Phase("generators", 1), Phase("joint", 1, 1)), lr=1e-3,
                pool_size=2)
+AVERAGED = replace(SHORT, averaging=0.9)
 
 
 class Random:

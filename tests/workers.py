@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from tiny import SHORT, noise
+from tiny import AVERAGED, noise
 
 from cssgan.fast import networks
 from cssgan.fast import processes as parallel
@@ -20,7 +20,7 @@ from cssgan.training.trainer import fit, train_worker
 
 torch.set_num_threads(1)
 
-JOINT = replace(SHORT, phases=(Phase("joint", 1),)) # in each process: one volume of each domain in a step
+JOINT = replace(AVERAGED, phases=(Phase("joint", 1),)) # in each process: one volume of each domain in a step
 
 
 def pairs():

@@ -64,8 +64,8 @@ class Protocol:
     rates: tuple[float, ...]  # learning rate in each epoch after the common start; a validation ends each
     augment: bool|str  # see `Config`
     scarce: str  # "images" or "labels"
-    choice: str  # which epoch's weights are tested
-    averaging: float  # decay of the averaged weights; 0: none
+    keep: str  # which epoch's weights are tested: "best" by validation labels, or "last"
+    averaging: float  # decay of the averages that are tested; 0: none
     settings: str  # a name for all other settings: grid, sizes, the course before
     test: str  # a name for the test cases
 
@@ -89,12 +89,12 @@ def protocol_of(
     config = study.config
     rates = tuple(config.lr * lr_factor(phase, epoch) for phase in study.config_for("joint").phases
                   for epoch in range(phase.epochs + phase.decay))
-    settings, chosen = asdict(config), ("augment", "choice", "averaging")
-    others = {name: value for name, value in settings.items() if name not in (*chosen, "seed", "engine")}
+    apart = "augment", "keep", "averaging", "seed", "engine"
+    others = {name: value for name, value in asdict(config).items() if name not in apart}
     tested = [[case.id, case.image] for case in study.cases if case.split == "test"]
-    how = settings.get("choice", "best"), settings.get("averaging", 0.)
     updates = len(rates) * -(-study.pairs // config.batch_size)
-    return Protocol(study.pairs, updates, rates, config.augment, study.scarce, *how, digest(others), digest(tested))
+    return Protocol(study.pairs, updates, rates, config.augment, study.scarce, config.keep, config.averaging,
+                    digest(others), digest(tested))
 
 # %% ../../nbs/10_experiments/07_methods.ipynb #74e0170d
 def compare(
@@ -103,13 +103,12 @@ def compare(
 ) -> dict[str, str|None]:  # "protocol", "commit": for every record of the comparison
     "Refuse stages that differ in what must be equal."
     protocol = protocol_of(study)
-    must = {name: getattr(protocol, name) for name in ("updates", "rates", "augment", "choice", "averaging")}
     for name, stage in stages.items():
-        settings = asdict(stage.config)
-        has = must | {key: settings[key] for key in ("augment", "choice", "averaging") if key in settings}
+        has = {key: getattr(stage.config, key) for key in ("augment", "keep", "averaging")}
         has |= {"updates": max(stage.own.values()), "rates": tuple(stage.rates)}
-        for key, value in must.items():
-            if has[key] == value: continue
-            raise InputError(f"{name} has other {key} ({has[key]}) than the comparison's protocol ({value}): train it "
-                             "by the same study")
+        for key, value in has.items():
+            must = getattr(protocol, key)
+            if value != must:
+                raise InputError(f"{name}: {key} is {value}, and {must} by the protocol of its comparison: train it by "
+                                 "the same study")
     return {"protocol": protocol.fingerprint, "commit": source_state(Path(cssgan.__file__).parent)["commit"]}

@@ -42,7 +42,7 @@ class Stage:
     def rates(self) -> list[float]:  # one for each of its epochs
         "The learning rates."
         phases, lr = self.config.phases, self.config.lr
-        return [lr * lr_factor(phases[epoch["phase"]], epoch["epoch"]) for epoch in self.history]
+        return [lr * lr_factor(phases[int(h["phase"])], int(h["epoch"])) for h in self.history]
 
 # %% ../../nbs/10_experiments/03_stages.ipynb #cell-008
 LEARNERS = {"segmentors": "S", "generators": "G", "joint": "GS"}  # discriminators go with the generators

@@ -242,7 +242,8 @@ def read_checkpoint(
     weights = read_tensors(folder, about["files"]["weights"], most)
     check_tensors(weights, expected_weights(about["precision"], **about["networks"]), folder)
     pools = 8 * about["config"]["pool_size"] * math.prod(about["grid"]["shape"]) if "config" in about else 0
-    training = read_tensors(folder, about["files"]["training"], 3 * most + pools) if with_training else {}
+    most_training = 4 * most + pools  # Adam's two memories, averages and evaluators
+    training = read_tensors(folder, about["files"]["training"], most_training) if with_training else {}
     nets = Networks(**about["networks"])
     nets.load_state_dict(weights)  # float32, whatever the file has
     return Checkpoint(nets.eval(), about, training)

@@ -117,7 +117,7 @@ def translation_picture(
     side: str,  # "A" or "B": its domain
 ):  # Figure
     "How a case is translated now."
-    nets, was, (own, other) = run.nets, run.nets.training, run.task.names[::1 if side == "A" else -1]
+    nets, was, (own, other) = run.result, run.result.training, run.task.names[::1 if side == "A" else -1]
     forward, back = (nets.G_B, nets.G_A) if side == "A" else (nets.G_A, nets.G_B)
     evaluator = (run.evaluators or dict(nets.named_children()))["S_B" if side == "A" else "S_A"]
     try:

@@ -15,6 +15,7 @@ from statistics import mean
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from .. import joint, pretraining
@@ -51,9 +52,13 @@ class Run:
     losses: dict = field(default_factory=dict)  # by name, of each update of the present epoch so far
     evaluators_given: bool = False  # were the evaluators trained elsewhere?
     task: Task = HEART  # what is translated into what
+    averages: Networks|None = None  # of the weights of the present phase; None: without averaging
 
     @property
     def device(self): return next(self.nets.parameters()).device
+
+    @property
+    def result(self): return self.averages or self.nets  # what is scored and kept
 
 # %% ../../nbs/07_training/04_run.ipynb #bebd3d8b
 def start(
@@ -79,7 +84,9 @@ def start(
     rng, pools = torch.Generator().manual_seed(config.seed), {side: Pool(config.pool_size) for side in "AB"}
     ranges = ranges or {domain.name: domain.ends or (0., 1000.) for domain in task.domains}
     optimizers = make_optimizers(nets, config.lr)
-    return Run(config, nets, optimizers, pools, rng, evaluators, ranges, evaluators_given=given, task=task)
+    averages = deepcopy(nets).requires_grad_(False) if config.averaging else None
+    return Run(config, nets, optimizers, pools, rng, evaluators, ranges, evaluators_given=given, task=task,
+               averages=averages)
 
 # %% ../../nbs/07_training/04_run.ipynb #cell-011
 def step(
@@ -106,6 +113,17 @@ def describe_engine(
     "Which update is computed, and how."
     if config.engine == "reference": return "engine reference: plain PyTorch, float32"
     return f"engine fast: {which_path(device)}"
+
+# %% ../../nbs/07_training/04_run.ipynb #2697f95e
+def follow(
+    averages: nn.Module,  # of the weights so far; changed in place
+    nets: nn.Module,  # the same networks after one more update
+    decay: float,  # how much of the averages stays, at most
+    updates: int,  # that they have followed already, in this phase
+):
+    "Move averages towards the weights; by large steps at first, as TensorFlow's `ExponentialMovingAverage` does."
+    move = get_ema_multi_avg_fn(min(decay, (1 + updates) / (10 + updates)))
+    move(list(averages.parameters()), list(nets.parameters()), None)
 
 # %% ../../nbs/07_training/04_run.ipynb #cell-015
 @torch.no_grad()
@@ -148,6 +166,7 @@ def begin_with_background(
     "Let a segmentor call background what its labels leave open, until the other domain's labels tell it more."
     for segmentor, samples in ((run.nets.S_A, data.train_A), (run.nets.S_B, data.train_B)):
         segmentor.net.last.bias[sorted(never_drawn(samples))] = UNLIKELY
+    if run.averages: run.averages.load_state_dict(run.nets.state_dict())
 
 # %% ../../nbs/07_training/04_run.ipynb #8c0e36fe
 def segmentation_scores(
@@ -170,7 +189,7 @@ def translation_scores(
     data: UnpairedData,  # with validation samples
 ) -> dict:  # mean S-score in percent, or None
     "How well evaluators find the source's regions in its translation."
-    nets = run.nets
+    nets = run.result
     evaluators = run.evaluators or {"S_A": nets.S_A, "S_B": nets.S_B}
     def score(translator, evaluator, sources, learned_from):
         if not run.evaluators_given and not is_labelled(learned_from): return None
@@ -187,11 +206,11 @@ def validate(
     phase: str = "joint",  # what is being trained; the rest has not changed
 ) -> dict:  # scores in percent, and the validation loss
     "Scores on the validation samples of both domains."
-    run.nets.eval()
+    nets = run.result.eval()
     scores = {}
-    if phase != "generators": scores |= segmentation_scores(run.nets, data, run.device, run.task)
+    if phase != "generators": scores |= segmentation_scores(nets, data, run.device, run.task)
     if phase != "segmentors": scores |= translation_scores(run, data)
-    run.nets.train()
+    nets.train()
     return {name: None if score is None or math.isnan(score) else score for name, score in scores.items()}
 
 # %% ../../nbs/07_training/04_run.ipynb #cell-021
@@ -236,13 +255,16 @@ def train_epoch(
     "One epoch of the present phase, or what is left of it."
     config, phase = run.config, run.config.phases[run.phase]
     per_step = config.batch_size * processes()
+    steps = -(-data.length() // per_step)
     set_learning_rate(run)
-    with progress_bar(run, -(-data.length() // per_step), run.seen // per_step, progress) as bar:
+    with progress_bar(run, steps, run.seen // per_step, progress) as bar:
         how = (what_changes(config, phase.name),) if config.augment else ()
         batches = data.epoch(config.seed, len(run.history), config.batch_size, run.seen, (rank(), processes()), *how)
         for batch in batches:
             where = f"in step {run.seen // per_step + 1} of epoch {run.epoch + 1} ({phase.name})"
             losses = finite_losses(step(run, phase.name, to_device(batch, run.device)), batch.ids, where)
+            updates = run.epoch * steps + run.seen // per_step  # of this phase, before this one
+            if run.averages: follow(run.averages, run.nets, config.averaging, updates)
             for name, loss in losses.items(): run.losses.setdefault(name, []).append(loss)
             run.seen += per_step
             bar.update()

@@ -31,7 +31,7 @@ from .schedule import Config
 from .schema import CheckpointError, about_networks
 
 # %% ../../nbs/07_training/05_saving.ipynb #cell-025
-EVALUATOR = "judge."  # what the names of the evaluators' tensors begin with, in the files
+EVALUATOR, AVERAGE = "judge.", "average."  # what the names of their tensors begin with, in the files
 
 def training_tensors(
     run: Run,  # after any update
@@ -39,6 +39,7 @@ def training_tensors(
     "All of a run's state that is made of tensors, but the weights."
     tensors = {"rng": run.rng.get_state()}
     tensors |= {f"{EVALUATOR}{name}": t for name, t in run.evaluators.state_dict().items()}
+    if run.averages: tensors |= {f"{AVERAGE}{name}": t for name, t in run.averages.state_dict().items()}
     for name, optimizer in vars(run.optimizers).items(): tensors |= optimizer_tensors(optimizer, name)
     for side, pool in run.pools.items():
         if pool.volumes: tensors[f"pool.{side}"] = torch.stack(pool.volumes)
@@ -57,8 +58,9 @@ def save_run(
     if rank() > 0: return
     state = {"config": asdict(run.config), "data": data.name() if data else None}
     state |= {name: getattr(run, name) for name in PROGRESS}
-    about = about_networks(run.nets, run.config.grid, run.ranges, run.task, **state)
-    save_checkpoint(folder, run.nets, about, training_tensors(run) if with_training else None)
+    nets = run.nets if with_training else run.result
+    about = about_networks(nets, run.config.grid, run.ranges, run.task, **state)
+    save_checkpoint(folder, nets, about, training_tensors(run) if with_training else None)
 
 # %% ../../nbs/07_training/05_saving.ipynb #cell-028
 def refuse_other_config(
@@ -101,12 +103,14 @@ def refuse_other_tensors(
     data: UnpairedData|None,  # whose volumes the pools hold
     folder: Path,  # for the error
 ):
-    "The random state, the evaluators and the pools must be those of this run."
+    "The random state, the averages, the evaluators and the pools must be those of this run."
     starting = lambda prefix: {name: tensor for name, tensor in tensors.items() if (name + ".").startswith(prefix)}
-    known = EVALUATOR, "pool.", *(f"{adam}." for adam in vars(run.optimizers))
+    known = EVALUATOR, AVERAGE, "pool.", *(f"{adam}." for adam in vars(run.optimizers))
     strange = [name for name in tensors if name != "rng" and not name.startswith(known)]
     if strange: raise CheckpointError(f"{folder} holds a tensor {strange[0]!r}, which no run needs; copy it again")
     check_tensors(starting("rng."), {"rng": run.rng.get_state()}, folder)
+    averages = run.averages.state_dict() if run.averages else {}
+    check_tensors(starting(AVERAGE), {f"{AVERAGE}{name}": tensor for name, tensor in averages.items()}, folder)
     if given := starting(EVALUATOR):
         like = nn.ModuleDict({"S_A": run.nets.S_A, "S_B": run.nets.S_B}).state_dict()
         check_tensors(given, {f"{EVALUATOR}{name}": tensor for name, tensor in like.items()}, folder)
@@ -147,9 +151,10 @@ def restore_tensors(
     tensors: dict,  # from `training_tensors`, known to be those of this run
     folder: Path,  # for the error
 ):
-    "Give a run its evaluators, its optimizers' memory, its pools and its random state back."
-    evaluators = {name.removeprefix(EVALUATOR): t for name, t in tensors.items() if name.startswith(EVALUATOR)}
-    if evaluators:
+    "Give a run its averages, its evaluators, its optimizers' memory, its pools and its random state back."
+    own = lambda prefix: {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    if run.averages: run.averages.load_state_dict(own(AVERAGE))
+    if evaluators := own(EVALUATOR):
         run.evaluators = nn.ModuleDict({"S_A": deepcopy(run.nets.S_A), "S_B": deepcopy(run.nets.S_B)})
         run.evaluators.load_state_dict(evaluators)
     for name, optimizer in vars(run.optimizers).items(): restore_optimizer(optimizer, tensors, name, folder)

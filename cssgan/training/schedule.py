@@ -58,6 +58,8 @@ class Config:
     dice_loss: bool = False  # of the segmentors while they learn alone, beside the paper's cross-entropy
     augment: bool|str = False  # change training volumes as patients and scanners differ; "shape": as patients alone
     segmentor_weights: tuple = (1., 1., 1.)  # of real, synthetic, reconstructed volumes in the joint phase
+    averaging: float = 0.  # decay of a moving average of all weights, which is scored and kept; 0: none
+    keep: str = "best"  # the weights of the epoch with the highest validation Dice, or "last": of the last epoch
     seed: int = 0  # of the initial weights, of the order of cases, of the pools, of the augmentation
     engine: str = "fast"  # or "reference": the plain update of `cssgan.joint`, to read, change and compare with
 
@@ -74,7 +76,8 @@ PRESETS = {
     "cpu": Config(Grid((40, 40, 32), (4.2, 4.2, 4.)), 8, 2,
                   (Phase("segmentors", 12), Phase("generators", 4), Phase("joint", 3, 4)), lr=1e-3),
     "study": Config(Grid((48, 48, 48), (3.5, 3.5, 2.75)), 8, 1,
-                    (Phase("segmentors", 20), Phase("generators", 8), Phase("joint", 10, 20)), lr=1e-3),
+                    (Phase("segmentors", 20), Phase("generators", 8), Phase("joint", 10, 20)), lr=1e-3,
+                    averaging=0.995, keep="last"),
     "demo": Config(Grid((40, 40, 32), (4.2, 4.2, 4.)), 8, 2,
                    (Phase("segmentors", 28), Phase("generators", 7), Phase("joint", 4, 5)), lr=1e-3),
     "pretrained": Config(Grid((56, 56, 48), (3., 3., 3.)), 12, 2,

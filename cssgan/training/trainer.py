@@ -54,12 +54,12 @@ def stalled(
 # %% ../../nbs/07_training/06_trainer.ipynb #693efaa5
 def is_best(
     run: Run,  # after an epoch
-) -> bool:  # is its validation Dice the highest of this phase?
-    "The Dice of both domains (that have labels) decides; for generators alone, who have none, the latest."
-    if run.config.phases[run.phase].name == "generators": return True
-    known = lambda *scores: sum(dice for dice in scores if dice is not None and not math.isnan(dice))
-    names = run.task.scores.dice
-    dice = [known(*map(h.get, names)) for h in run.history if h["phase"] == run.phase]
+) -> bool:  # are its weights the ones to keep so far?
+    "The highest Dice of both domains (that have labels) in this phase; without Dice, or if `keep` says so, the latest."
+    rows = [map(h.get, run.task.scores.dice) for h in run.history if h["phase"] == run.phase]
+    known = [[dice for dice in row if dice is not None and not math.isnan(dice)] for row in rows]
+    if run.config.keep == "last" or not any(known): return True
+    dice = [sum(scores) for scores in known]
     return dice[-1] > max(dice[:-1], default=-1)
 
 # %% ../../nbs/07_training/06_trainer.ipynb #cell-037
@@ -140,7 +140,8 @@ def advance(
 def end_phase(
     run: Run,  # after the last epoch of a phase
 ):
-    "On to the next phase; segmentors that have seen real volumes only stay as evaluators."
+    "On to the next phase, from the averages if there are any; segmentors of real volumes alone stay as evaluators."
+    if run.averages: run.nets.load_state_dict(run.averages.state_dict())
     if run.config.phases[run.phase].name == "segmentors" and not run.evaluators:
         run.evaluators = nn.ModuleDict({"S_A": deepcopy(run.nets.S_A), "S_B": deepcopy(run.nets.S_B)})
     run.phase, run.epoch = run.phase + 1, 0
@@ -273,7 +274,8 @@ def with_best_weights(
 ) -> Run:
     "What a run leaves to its user."
     any_process(False, run.device)  # wait for rank 0 to have written
-    run.nets.load_state_dict(load_checkpoint(folder / "best").nets.state_dict())
+    best = load_checkpoint(folder / "best").nets.state_dict()
+    for nets in (run.nets, run.result): nets.load_state_dict(best)
     return run
 
 # %% ../../nbs/07_training/06_trainer.ipynb #6bf45b3d

@@ -50,7 +50,7 @@ def translate_case(
     side,  # "A" or "B": its domain
 ) -> tuple:  # fake, reconstruction [X, Y, Z]; the fake's labels [X, Y, Z]
     "A case translated and translated back, and what a segmentor sees in its translation."
-    nets = run.nets
+    nets = run.result
     forward, back = (nets.G_B, nets.G_A) if side == "A" else (nets.G_A, nets.G_B)
     evaluator = (run.evaluators if run.evaluators else dict(nets.named_children()))["S_B" if side == "A" else "S_A"]
     with evaluation_mode(nets):
