@@ -134,11 +134,12 @@ def train_baseline(
     self,
     data: UnpairedData,  # to learn from
     start: Stage,  # pre-trained segmentors
-    volumes: int = 1,  # of each domain in an update
+    volumes: int = 1,  # times the volumes that others have in an update; as many updates
 ) -> Stage:
     "Baseline (R): real volumes only."
-    config = replace(in_place_of_joint(self.config_for("joint"), "segmentors"), batch_size=volumes)
-    return self.train_stage(replace(labelled_part(data), pairs=volumes * data.length()), config, start)
+    config = in_place_of_joint(self.config_for("joint"), "segmentors")
+    more = replace(labelled_part(data), pairs=volumes * data.length())
+    return self.train_stage(more, replace(config, batch_size=volumes * config.batch_size), start)
 
 @patch_to(Study)
 def train_without_shape(
