@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from cssgan.experiments.methods import METHODS, compare, protocol_of, train_methods
+from cssgan.experiments.methods import METHODS, compare, labelled_volumes, protocol_of, train_methods
 from cssgan.experiments.studies import open_study
 from cssgan.guard import InputError
 
@@ -73,3 +73,12 @@ def test_the_fingerprint_is_of_the_protocol_and_not_of_the_seed(study):
 
 def test_an_unknown_method_is_refused(study, few):
     with pytest.raises(InputError, match="no method 'theirs': name some of R, "): train_methods(study, few, ["theirs"])
+
+
+@pytest.mark.parametrize("scarce", ["labels", "images"])
+def test_ada_learns_from_what_ours_does(scarce, tmp_path):
+    study = open_study("phantom-S1", "study", 0, tmp_path, scarce)
+    found = labelled_volumes(study, study.training_data(MRI=.14), "MRI")
+    assert list(found) == list(METHODS) and found["ADA"] == found["ours"] and found["R"] == (1, 0, 0)
+    assert found["ours"] == (1, 1, 1) if scarce == "images" else found["ours"] == pytest.approx((.5, 1, .5), abs=.01)
+    assert labelled_volumes(study, study.training_data(MRI=.14), "CT")["ours"][0] == 1

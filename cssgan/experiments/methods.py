@@ -8,12 +8,13 @@ __all__ = []
 # %% ../../nbs/10_experiments/07_methods.ipynb #faa147b5
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import mean
 
 import cssgan
-from ..data.datasets import UnpairedData
+from ..data.datasets import UnpairedData, has_labels, order_of
 from .runs import source_state
 from .stages import Stage
 from .studies import Study
@@ -54,6 +55,24 @@ def train_methods(
     if unknown: raise InputError(f"there is no method {unknown[0]!r}: name some of {', '.join(METHODS)}")
     segmentors = study.train_segmentors(data)
     return {name: METHODS[name](study, data, segmentors) for name in names}
+
+# %% ../../nbs/10_experiments/07_methods.ipynb #6c4e09cf
+def labelled_volumes(
+    study: Study,  # what all methods share
+    data: UnpairedData,  # its volumes, some without labels, or fewer
+    modality: str,  # whose segmentor
+) -> dict[str, tuple]:  # method → real, synthetic, reconstructed volumes with labels in an update, the mean
+    "What the segmentor of a modality learns from, by method."
+    samples, own = (data.train_A, data.train_B), study.task.names.index(modality)
+    known = [[has_labels(case) for case in side.cases] for side in samples]
+    epochs = range(sum(phase.epochs + phase.decay for phase in study.config_for("joint").phases))
+    pairs = [pair for epoch in epochs for pair in order_of(replace(data, turns=True), study.config.seed, epoch)]
+    real, fake = (mean(known[side][pair[side]] for pair in pairs) for side in (own, 1 - own))
+    half, online = sum(known[1 - own]) / sum(map(sum, known)), (real, fake, real)
+    shares = {"R ×3": (3, 0, 0), "ADA, half real": (1, half, 1 - half), "ADA": online, "offline from ours": online,
+              "ours without SC": online, "ours without rec": (real, fake, 0), "ours without fake": (real, 0, real),
+              "ours": online}
+    return {name: shares.get(name, (1, 0, 0)) for name in METHODS}
 
 # %% ../../nbs/10_experiments/07_methods.ipynb #9648a1f4
 @dataclass(frozen=True)
