@@ -99,13 +99,15 @@ def segmentor_losses(
     nets: Networks,  # the six networks
     batch: Batch,  # real volumes and their labels
     passes: Passes|None = None,  # what the generators made; None: real volumes alone
+    weights: tuple[float, ...] = (1., 1., 1.),  # of real, synthetic and reconstructed volumes
 ) -> dict[str, torch.Tensor]:  # scalars by name
     "Cross-entropy, mean over all kinds of volumes that a segmentor sees (section 3.5)."
     seen_A, seen_B = [(batch.real_A, batch.y_A)], [(batch.real_B, batch.y_B)]
     if passes is not None:
         seen_A += [(passes.fake_A, batch.y_B), (passes.rec_A, batch.y_A)]
         seen_B += [(passes.fake_B, batch.y_A), (passes.rec_B, batch.y_B)]
-    def mean(S, seen): return sum(shape_loss(S(x), y) for x, y in seen) / len(seen)
+    def mean(S, seen):
+        return sum(w * shape_loss(S(x), y) for w, (x, y) in zip(weights, seen)) / sum(weights[:len(seen)])
     return {"S_A": mean(nets.S_A, seen_A), "S_B": mean(nets.S_B, seen_B)}
 
 # %% ../nbs/05_method/03_joint.ipynb #725aa83c
@@ -141,6 +143,7 @@ def joint_step(
     rng: torch.Generator,  # of the pools
     lambda_cyc: float = 10.,  # the paper's λ
     gamma_shape: float = 1.,  # the paper's γ
+    weights: tuple[float, ...] = (1., 1., 1.),  # of what segmentors see; others than the paper's are for ablations
 ) -> dict[str, torch.Tensor]:  # losses by name
     "One alternating update of all six networks (section 3.6)."
     freeze_all_but(nets, "G_A", "G_B")
@@ -150,7 +153,7 @@ def joint_step(
 
     freeze_all_but(nets, "S_A", "S_B")
     passes = Passes(*(volumes.detach() for volumes in passes))
-    losses |= segmentor_losses(nets, batch, passes)
+    losses |= segmentor_losses(nets, batch, passes, weights)
     minimize(losses["S_A"] + losses["S_B"], optimizers.S)
 
     freeze_all_but(nets, "D_A", "D_B")

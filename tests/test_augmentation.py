@@ -15,8 +15,10 @@ from cssgan.data.augmentation import (
 )
 from cssgan.data.cases import phantom_cases
 from cssgan.data.datasets import unpaired
+from cssgan.guard import InputError
 from cssgan.scans.volumes import IGNORE, Grid
 from cssgan.task import HEART
+from cssgan.training.run import what_changes
 from cssgan.training.schedule import Config, Phase, preset
 from cssgan.training.trainer import fit
 
@@ -137,9 +139,21 @@ def test_the_command_augments_if_the_preset_or_the_user_says_so(name, asked, aug
 
 def test_synthetic_volumes_of_the_ad_hoc_approach_are_augmented_too(data, tmp_path):
     from cssgan.models import Networks
-    from cssgan.training.baselines import HalfAndHalf, translate_offline
+    from cssgan.training.baselines import HalfAndHalf, RealFakeRec, translate_offline
     made = translate_offline(Networks(4, 1).eval(), data, tmp_path)
-    both = HalfAndHalf(data.train_A, data.train_B, data.valid_A, data.valid_B, *made)
-    plain, changed = (next(iter(both.epoch(0, 0, augmented=how))) for how in ("", "shape"))
-    assert len(plain.real_A) == len(changed.real_A) == 2
-    assert not any(torch.equal(one, two) for one, two in zip(plain.real_A, changed.real_A))
+    for mixture, n in ((HalfAndHalf, 2), (RealFakeRec, 3)):
+        both = mixture(data.train_A, data.train_B, data.valid_A, data.valid_B, *made)
+        plain, changed = (next(iter(both.epoch(0, 0, augmented=how))) for how in ("", "shape"))
+        assert len(plain.real_A) == len(changed.real_A) == n
+        assert not any(torch.equal(one, two) for one, two in zip(plain.real_A, changed.real_A))
+
+
+@pytest.mark.parametrize("augment, changed", [
+    (False, ("", "", "")), (True, ("all", "shape", "shape")), ("shape", ("shape", "shape", "shape"))])
+def test_what_an_augmentation_changes_in_each_phase(augment, changed):
+    config = replace(TINY, augment=augment)
+    assert tuple(what_changes(config, phase) for phase in ("segmentors", "generators", "joint")) == changed
+
+
+def test_an_augmentation_is_one_that_there_is():
+    with pytest.raises(InputError, match="augment"): replace(TINY, augment="colours")

@@ -6,10 +6,17 @@ import pytest
 import torch
 
 from cssgan.data.datasets import UnpairedData
+from cssgan.joint import round_trips
 from cssgan.models import Networks
 from cssgan.scans.volumes import Grid
 from cssgan.training import run as training
-from cssgan.training.baselines import HalfAndHalf, SyntheticSamples, in_place_of_joint, translate_offline
+from cssgan.training.baselines import (
+    HalfAndHalf,
+    RealFakeRec,
+    SyntheticSamples,
+    in_place_of_joint,
+    translate_offline,
+)
 from cssgan.training.schedule import Config, Phase
 from cssgan.training.trainer import fit
 
@@ -78,6 +85,26 @@ def test_every_batch_is_half_real_half_synthetic(mixed, data, batch_size):
         assert {i for i in h.ids if not i.startswith(("fake", "rec"))} == set(r.ids)
         for volume, y in zip(h.real_A[n:], h.y_A[n:]):
             assert any(torch.equal(volume, v) and torch.equal(y, l) for v, l, _ in mixed.synthetic_A)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_thirds_are_what_the_joint_loop_would_have_made_of_the_same_pairs(data, offline, nets, batch_size):
+    thirds = RealFakeRec(data.train_A, data.train_B, data.valid_A, data.valid_B, *offline)
+    for pair, both in zip(data.epoch(0, 4, batch_size), thirds.epoch(0, 4, batch_size), strict=True):
+        with torch.no_grad(): passes = round_trips(nets, pair.real_A, pair.real_B)
+        of_A = (pair.real_A, pair.y_A), (passes.fake_A, pair.y_B), (passes.rec_A, pair.y_A)
+        of_B = (pair.real_B, pair.y_B), (passes.fake_B, pair.y_A), (passes.rec_B, pair.y_B)
+        for (volumes, labels), seen in (((both.real_A, both.y_A), of_A), ((both.real_B, both.y_B), of_B)):
+            assert torch.equal(labels, torch.cat([y for _, y in seen]))
+            assert (volumes - torch.cat([x for x, _ in seen])).abs().max() < 2e-3  # kept in half precision
+        kinds = Counter(id.split("_")[0] for id in both.ids)
+        assert kinds["fake"] == kinds["rec"] == 2 * batch_size and len(both.ids) == 6 * batch_size
+
+
+def test_thirds_go_on_where_an_epoch_was_interrupted_and_change_every_volume(data, offline):
+    thirds = RealFakeRec(data.train_A, data.train_B, data.valid_A, data.valid_B, *offline, pairs=4)
+    whole = list(thirds.epoch(0, 4))
+    assert [b.ids for b in thirds.epoch(0, 4, seen=1)] == [b.ids for b in whole[1:]] and len(whole) == 4
 
 
 def test_all_of_the_synthetic_data_is_used(mixed):

@@ -15,7 +15,7 @@ from scans import write_dicom
 
 from cssgan.data import prepared
 from cssgan.data.cases import Case, apply_table, check_cases, label_codes, phantom_cases, phantom_S1, phantom_S2
-from cssgan.data.datasets import unpaired, unpaired_order
+from cssgan.data.datasets import labelled_part, order_of, unpaired, unpaired_order
 from cssgan.data.finding import find_cases, from_manifest, write_manifest
 from cssgan.data.folders import from_folder, from_mmwhs
 from cssgan.data.prepared import (
@@ -28,7 +28,7 @@ from cssgan.data.prepared import (
     fingerprint,
     load_case,
 )
-from cssgan.data.splits import draw_splits, select, take_fraction, thin, with_splits
+from cssgan.data.splits import draw_splits, hide_labels, select, take_fraction, thin, with_splits
 from cssgan.data.writing import (
     heart_paths,
     phantom_paths,
@@ -536,6 +536,45 @@ def test_an_epoch_is_one_pass_over_the_larger_domain(n_A, n_B):
 def test_the_order_is_a_function_of_seed_and_epoch():
     orders = [unpaired_order(9, 4, s, e) for s in range(3) for e in range(3)]
     assert len({tuple(o) for o in orders}) == 9 and orders[4] == unpaired_order(9, 4, 1, 1)
+
+
+@pytest.mark.parametrize("pairs", [1, 3, 6, 20])
+def test_an_epoch_has_as_many_pairs_as_it_is_told(five, pairs):
+    told = replace(five, pairs=pairs)
+    ids = [b.ids for b in told.epoch(0, 0)]
+    assert len(ids) == told.length() == pairs and len(list(told.epoch(0, 0, 2))) == -(-pairs // 2)
+    assert [b.ids for b in told.epoch(0, 0, seen=1)] == ids[1:]
+    counts = np.bincount([i for i, _ in order_of(told, 0, 0)], minlength=5)
+    assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize("n_A, n_B, turns_A, turns_B", [(4, 5, [], [3]), (4, 5, [1], [3, 4]), (5, 2, [0, 1], [])])
+@pytest.mark.parametrize("pairs", [1, 2, 7, 12])
+def test_labelled_cases_take_turns_and_no_pair_is_without_labels(n_A, n_B, turns_A, turns_B, pairs):
+    order = unpaired_order(n_A, n_B, 0, 0, pairs, turns_A, turns_B)
+    known = [(not turns_A or i in turns_A, not turns_B or j in turns_B) for i, j in order]
+    assert len(order) == pairs and all(map(any, known))
+    for side in (0, 1): assert sum(known_pair[side] for known_pair in known) >= pairs // 2
+    if pairs == 12: assert {i for i, _ in order} == set(range(n_A)) and {j for _, j in order} == set(range(n_B))
+
+
+def test_hidden_labels_are_ignored_and_the_scan_stays(tmp_path):
+    cases = phantom_cases({"train": (2, 3), "valid": (1, 1)})
+    partly = unpaired(hide_labels(cases, {"MRI": .4}), TINY, tmp_path)
+    whole = unpaired(cases, TINY, tmp_path)
+    hidden = [case.hidden for case in partly.train_B.cases]
+    assert sorted(hidden) == [False, True, True] and partly.name() != whole.name()
+    for (volume, labels, id), (same, truth, other), bare in zip(partly.train_B, whole.train_B, hidden):
+        assert id == other and torch.equal(volume, same)
+        assert (labels == IGNORE).all() if bare else torch.equal(labels, truth)
+    assert len(labelled_part(partly).train_B) == 1 and len(labelled_part(partly).train_A) == 2
+    assert partly.unlabelled() == []
+
+
+def test_a_case_that_comes_again_in_an_epoch_is_changed_otherwise(five):
+    seen = {}
+    for batch in five.epoch(0, 0, augmented="shape"): seen.setdefault(batch.ids[1], []).append(batch.real_B)
+    assert all(not torch.equal(a, b) for volumes in seen.values() for a, b in zip(volumes, volumes[1:]))
 
 
 def test_batches(tmp_path):

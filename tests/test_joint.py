@@ -234,6 +234,29 @@ def test_the_fast_step_is_the_plain_step_in_losses_and_in_weights(cores, batch_s
         ), name
 
 
+@pytest.mark.parametrize("weights", [(1., 1., 0.), (1., 0., 1.), (2., 1., .5)])
+def test_other_weights_of_what_segmentors_see_are_the_same_in_both_steps(weights):
+    ends, batches = [], [doubled(b) for b in noise().epoch(0, 0)]
+    for engine, make in ((joint, Networks), (fast, quick)):
+        nets = make(4, 1, seed=3).double()
+        ends.append((steps(engine, nets, batches, weights=weights), frozen(nets)))
+    for plain, ours in zip(ends[0][0], ends[1][0], strict=True):
+        assert all(math.isclose(plain[n].item(), ours[n].item(), rel_tol=1e-12) for n in NAMES)
+    for name, weight in ends[0][1].items():
+        assert torch.allclose(weight, ends[1][1][name], rtol=0, atol=1e-9 * weight.abs().max().item()), name
+
+
+@ENGINES
+def test_a_segmentor_learns_nothing_from_what_has_no_weight(batch, engine, make):
+    "Where only the other domain has labels, translations are all that there is to learn from."
+    unknown = batch._replace(y_B=torch.full_like(batch.y_B, IGNORE))
+    for weights, learns in (((1., 1., 1.), True), ((1., 0., 1.), False)):
+        nets = make(4, 1)
+        before = frozen(nets.S_B)
+        engine.joint_step(nets, make_optimizers(nets, 1e-3), unknown, pools(), rng(), weights=weights)
+        assert changed(nets.S_B, before) == learns
+
+
 @pytest.mark.parametrize("phase", ["segmentor", "segmentor, Dice", "generator"])
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_the_steps_before_the_joint_phase_are_equal_too(phase, batch_size):

@@ -8,26 +8,24 @@ import torch
 from tiny import SHORT, noise, same
 
 from cssgan.data.cases import phantom_cases
-from cssgan.data.datasets import UnpairedData
+from cssgan.data.datasets import UnpairedData, labelled_part, order_of
 from cssgan.data.prepared import Samples, load_case
+from cssgan.experiments import stages as stages_module
 from cssgan.experiments import studies
 from cssgan.experiments.records import CaseScores, record_with_patients, score_cases, score_record
 from cssgan.experiments.results import read_results
+from cssgan.experiments.stages import Stage, count_updates, stage_key, train_once
 from cssgan.experiments.studies import (
     DIRECTIONS,
-    Stage,
     Study,
-    count_updates,
     direction_of,
     open_study,
-    stage_key,
-    train_once,
     true_translation,
     write_results,
 )
 from cssgan.guard import InputError
 from cssgan.metrics import dice_of_segmentor, s_score
-from cssgan.scans.volumes import UNDRAWN, is_region
+from cssgan.scans.volumes import IGNORE, UNDRAWN, is_region
 from cssgan.task import HEART, as_task, task_json
 from cssgan.training.checkpoints import Checkpoint
 from cssgan.training.schedule import preset
@@ -59,15 +57,37 @@ def test_all_methods_have_equally_many_updates(stages):
     assert stages["without"].updates["G"] == stages["ours"].updates["G"] == 3 * 7
 
 
+@pytest.mark.parametrize("scarce", ["images", "labels"])
 @pytest.mark.parametrize("share", [.14, .28, .57, .86, 1.])
-def test_less_data_is_not_less_training(share, tmp_path):
-    study = open_study("phantom-S1", "cpu", 0, tmp_path)
-    some = study.training_data(CT=share, MRI=.14)
-    suited = study.equally_long(some, 57)
-    for usual, phase in zip(study.config.phases, suited.config.phases):
-        steps = some.length() * (phase.epochs + phase.decay)
-        most = .04 + .1 * (usual.name == "generators")  # 4 epochs cannot be cut finer
-        assert abs(steps / (57 * (usual.epochs + usual.decay)) - 1) < most
+def test_less_data_is_not_less_training(share, scarce, tmp_path):
+    some = open_study("phantom-S1", "cpu", 0, tmp_path, scarce).training_data(CT=share, MRI=.14)
+    assert some.length() == len(order_of(some, 0, 0)) == 57
+
+
+def test_with_few_labels_all_images_are_there(tmp_path):
+    labels, images = (open_study("phantom-few", "smoke", 0, tmp_path, scarce) for scarce in ("labels", "images"))
+    bare, few = labels.training_data(MRI=.14), images.training_data(MRI=.14)
+    assert len(bare.train_B) == 7 and len(few.train_B) == 1
+    assert labelled_part(bare).train_B.cases == few.train_B.cases
+    whole = images.training_data().train_B
+    for (volume, labels, _), (same_volume, all_labels, _), case in zip(bare.train_B, whole, bare.train_B.cases):
+        assert torch.equal(volume, same_volume)
+        assert (labels == IGNORE).all() if case.hidden else torch.equal(labels, all_labels)
+    assert labelled_part(bare).length() == bare.length() == 7
+
+
+def test_few_labels_and_few_images_are_the_same_to_who_learns_from_labels_alone(tmp_path):
+    made = [open_study("phantom-few", "smoke", 0, tmp_path, scarce) for scarce in ("labels", "images")]
+    keys = [study.train_segmentors(study.training_data(MRI=.14)).key for study in made]
+    assert keys[0] == keys[1]
+
+
+def test_what_is_scarce_is_one_of_two(tmp_path):
+    with pytest.raises(InputError, match="say images or labels"): open_study("phantom-few", "smoke", 0, tmp_path, "all")
+
+
+def test_no_method_of_a_study_stops_early(tmp_path):
+    assert all(phase.patience is None for phase in open_study("phantom-few", "paper", 0, tmp_path).config.phases)
 
 
 def test_updates_are_counted_from_the_first_weights_on():
@@ -105,19 +125,19 @@ def test_other_ingredients_have_another_name(study, stages):
 
 def test_other_code_has_another_name(study, monkeypatch):
     before = key(study)
-    monkeypatch.setattr(studies, "code_digest", lambda: "other code")
+    monkeypatch.setattr(stages_module, "code_digest", lambda: "other code")
     assert key(study) != before
 
 
 def test_another_grid_has_another_name(study):
     coarse = replace(study.config.grid, spacing=(8., 8., 8.))
-    samples = [Samples(s.cases, coarse) for s in vars(study.training_data()).values()]
+    samples = [Samples(s.cases, coarse) for s in study.training_data().parts().values()]
     assert key(study, data=UnpairedData(*samples)) != key(study)
 
 
 def test_two_threads_that_need_the_same_stage_train_it_once(tmp_path, monkeypatch):
-    runs, real_fit = [], studies.fit
-    monkeypatch.setattr(studies, "fit", lambda *a, **k: (runs.append(1), real_fit(*a, **k))[1])
+    runs, real_fit = [], stages_module.fit
+    monkeypatch.setattr(stages_module, "fit", lambda *a, **k: (runs.append(1), real_fit(*a, **k))[1])
     found = []
     threads = [
         threading.Thread(target=lambda: found.append(train_once(tmp_path, "one", lambda place: noise(), SHORT)))
@@ -298,7 +318,7 @@ def test_a_damaged_stage_is_named(tmp_path, content):
 
 
 def test_a_stage_without_scores_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(studies, "load_checkpoint",
+    monkeypatch.setattr(stages_module, "load_checkpoint",
                         lambda _: Checkpoint(None, {"task": json.loads(task_json(HEART))}, {}))
     (tmp_path / "k").mkdir()
     epoch = '{"name": "joint", "epoch": 0, "dice_CT": NaN, "dice_MRI": null, "loss": 0.5}'

@@ -17,7 +17,7 @@ from cssgan.data.datasets import UnpairedData, unpaired
 from cssgan.fast import networks
 from cssgan.guard import InputError
 from cssgan.joint import make_optimizers
-from cssgan.models import Networks
+from cssgan.models import Networks, patch_size
 from cssgan.scans.volumes import Grid
 from cssgan.training import run as training
 from cssgan.training import trainer
@@ -71,9 +71,15 @@ def test_the_papers_schedule():
     assert groups["G"] == groups["D"] == 0.5
 
 
+def test_the_studys_discriminator_sees_patches():
+    "Its field is at most a third of the grid's sides; the paper's is larger than that."
+    config = preset("study")
+    assert patch_size(Networks(1, config.patch_layers).D_A) <= min(config.grid.shape) / 3
+
+
 @pytest.mark.parametrize("name", ["papr", "", "CPU", None])
 def test_unknown_preset(name):
-    with pytest.raises(ValueError, match="known are paper, cpu, demo, pretrained, smoke") as e: preset(name)
+    with pytest.raises(ValueError, match="known are paper, cpu, study, demo, pretrained, smoke") as e: preset(name)
     assert "\n" not in str(e.value)
 
 

@@ -11,7 +11,7 @@ import os
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -37,7 +37,7 @@ class RunOptions(msgspec.Struct, forbid_unknown_fields=True):
     preset: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] = "cpu"
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     fraction: dict[Annotated[str, msgspec.Meta(max_length=40)], Share] = {}  # domain → share of its training patients
-    augment: bool = False
+    augment: bool|Literal["shape"] = False
     init: Annotated[str, msgspec.Meta(max_length=4096)] = ""  # a checkpoint's folder, or "pretrained"; empty: none
     updates: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] = 0  # of all phases together; 0: as the epochs say
     settings: dict[str, Any] = {}  # all of them; empty: an older version, which knew its presets only

@@ -101,11 +101,12 @@ def measure_phase(
 ) -> tuple[float, float]:  # seconds of an update, and of the validation of one case of each domain
     "What a phase costs here."
     from cssgan.data.datasets import Batch, augmented_batch, collate
-    from cssgan.training.run import AUGMENTED, step, to_device, validate
+    from cssgan.training.run import step, to_device, validate, what_changes
     samples = data.train_A * run.config.batch_size
     batch = Batch(*(collate(samples)[:2]), *(collate(samples)[:2]), ("noise",) * 2 * len(samples))
     def update():
-        own = augmented_batch(batch, Placed(run), (0, 0), AUGMENTED[phase.name]) if run.config.augment else batch
+        how = what_changes(run.config, phase.name)
+        own = augmented_batch(batch, Placed(run), (0, 0), how) if how else batch
         return {name: loss.item() for name, loss in step(run, phase.name, to_device(own, run.device)).items()}
     return seconds_of(update), seconds_of(lambda: validate(run, data, phase.name))
 

@@ -29,6 +29,7 @@ class Case:
     split: str=""  # "train", "valid" or "test"; empty before it is decided
     table: str=""  # how the label's values are to be read: a table of the task; empty: the domain's own
     task: Task=field(default=HEART, hash=False, compare=False, repr=False)  # of its data set
+    hidden: bool=field(default=False, repr=False)  # a phantom whose labels nobody is to see
 
     @property
     def codes(self) -> dict[int, int]:  # number in a label file → index of a region, IGNORE or UNDRAWN

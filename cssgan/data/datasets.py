@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,7 +81,8 @@ def has_labels(
     case,  # a Case, or whatever else stands for a sample
 ) -> bool:
     "May it have labels?"
-    return not isinstance(case, Case) or bool(case.label) or phantom_seed(case.image) is not None
+    if not isinstance(case, Case): return True
+    return bool(case.label) or (phantom_seed(case.image) is not None and not case.hidden)
 
 def read_scans(
     jobs: list[tuple],  # (samples, one of their cases)
@@ -151,11 +153,23 @@ def unpaired_order(
     n_B: int,  # cases of domain B
     seed: int,  # of the run
     epoch: int,  # counted through the whole run
+    pairs: int|None = None,  # in the epoch; None: as many as the larger domain has cases
+    turns_A: list[int] = (),  # cases of A that every second pair takes one of; empty: all alike
+    turns_B: list[int] = (),  # cases of B
 ) -> list[tuple]:  # (i, j): case i of A meets case j of B
-    "Who meets whom in an epoch: one pass over the larger domain."
-    rng, length = np.random.default_rng([seed, epoch]), max(n_A, n_B)
-    def shuffled(n): return np.concatenate([rng.permutation(n) for _ in range(-(-length // n))])[:length].tolist()
-    return list(zip(shuffled(n_A), shuffled(n_B)))
+    "Who meets whom in an epoch: one pass over the larger domain, or so many pairs."
+    rng, length = np.random.default_rng([seed, epoch]), pairs or max(n_A, n_B)
+    def passes(some, length):
+        n = some if isinstance(some, int) else len(some)
+        rounds = [rng.permutation(some) for _ in range(-(-length // n))]
+        return np.concatenate(rounds)[:length].tolist() if rounds else []
+    def shuffled(n, turns, first):
+        if not turns: return passes(n, length)
+        others, order = [i for i in range(n) if i not in turns], [0] * length
+        for some, place in (list(turns), first), (others, 1 - first):
+            order[place::2] = passes(some, len(range(place, length, 2)))
+        return order
+    return list(zip(shuffled(n_A, turns_A, 0), shuffled(n_B, turns_B, 1 if turns_A else 0)))
 
 # %% ../../nbs/04_data/07_datasets.ipynb #cell-020
 class Batch(NamedTuple):
@@ -172,13 +186,15 @@ def augmented_batch(
     data,  # UnpairedData: the task, the grid
     when: tuple[int, int],  # the run's seed, the epoch
     augmented: str,  # "all": shape and intensities change; "shape": shape alone
+    places: list[int] = (0,),  # of the batch's pairs in the epoch: a case that comes again is changed otherwise
 ) -> Batch:
     "A batch in which every volume is another patient's."
     parts, n = [], len(batch.ids) // 2
-    sides = (batch.real_A, batch.y_A, batch.ids[:n]), (batch.real_B, batch.y_B, batch.ids[n:])
-    for domain, (volumes, labels, ids) in zip(data.task.domains, sides):
-        changed = [augment(x, y, domain, data.train_A.grid, case_stream(*when, str(id)), augmented == "all")
-                   for x, y, id in zip(volumes, labels, ids)]
+    names = [f"{id} {place}" for id, place in zip(batch.ids, cycle(places))]
+    sides = (batch.real_A, batch.y_A, names[:n]), (batch.real_B, batch.y_B, names[n:])
+    for domain, (volumes, labels, own) in zip(data.task.domains, sides):
+        changed = [augment(x, y, domain, data.train_A.grid, case_stream(*when, name), augmented == "all")
+                   for x, y, name in zip(volumes, labels, own)]
         parts += [torch.stack(part) for part in zip(*changed)]
     return Batch(*parts, batch.ids)
 
@@ -189,14 +205,29 @@ def collate(
     volumes, labels, ids = zip(*samples)
     return torch.stack(volumes), torch.stack(labels), ids
 
+# %% ../../nbs/04_data/07_datasets.ipynb #74cc8184
+def order_of(
+    data,  # UnpairedData
+    seed: int,  # of the run
+    number: int,  # the epoch, counted through the whole run
+) -> list[tuple[int, int]]:  # (i, j): case i of A meets case j of B
+    "Who meets whom in an epoch of a data set."
+    def turns(samples):
+        known = [i for i, case in enumerate(samples.cases) if has_labels(case)] if data.turns else []
+        return known if 2 * len(known) < len(samples) else []
+    samples = data.train_A, data.train_B
+    return unpaired_order(*map(len, samples), seed, number, data.pairs, *map(turns, samples))
+
 # %% ../../nbs/04_data/07_datasets.ipynb #cell-021
 @dataclass
 class UnpairedData(BothDomains):
     "Training and validation samples of both domains, and who meets whom."
+    pairs: int|None = field(default=None, kw_only=True)  # in an epoch; None: as many as the larger domain has cases
+    turns: bool = field(default=False, kw_only=True)  # where few have labels, every second pair has one that does
 
     def length(self) -> int:
-        "Pairs in an epoch: the size of the larger domain."
-        return max(len(self.train_A), len(self.train_B))
+        "Pairs in an epoch."
+        return self.pairs or max(len(self.train_A), len(self.train_B))
 
     def ranges(self) -> dict[str, list[float]]:  # domain's name → [low, high]
         "The intensities that -1 and 1 stand for: the domain's window, or the training volumes' median."
@@ -204,6 +235,16 @@ class UnpairedData(BothDomains):
             if domain.ends: return list(domain.ends)
             return torch.stack([samples.prepared(c)["range"] for c in samples.cases]).median(0).values.tolist()
         return {domain.name: of(domain, s) for domain, s in zip(self.task.domains, (self.train_A, self.train_B))}
+
+    def batch(
+        self,
+        pairs: list[tuple[int, int]],  # (i, j): case i of A, case j of B
+    ) -> Batch:
+        "What an update sees of these pairs."
+        of_A, of_B = zip(*pairs)
+        real_A, y_A, ids_A = collate([self.train_A[i] for i in of_A])
+        real_B, y_B, ids_B = collate([self.train_B[j] for j in of_B])
+        return Batch(real_A, y_A, real_B, y_B, (*ids_A, *ids_B))
 
     def epoch(
         self,
@@ -215,14 +256,12 @@ class UnpairedData(BothDomains):
         augmented: str = "",  # "all": shape and intensities change, "shape": shape alone; empty: nothing
     ) -> Iterator[Batch]:
         "The batches of one epoch; the last one is filled up with the epoch's first pairs."
-        order, (which, shares) = unpaired_order(len(self.train_A), len(self.train_B), seed, number), share
+        order, (which, shares) = order_of(self, seed, number), share
         for start in range(seen, len(order), batch_size * shares):
-            own = [order[(start + which * batch_size + i) % len(order)] for i in range(batch_size)]
-            of_A, of_B = zip(*own)
-            real_A, y_A, ids_A = collate([self.train_A[i] for i in of_A])
-            real_B, y_B, ids_B = collate([self.train_B[j] for j in of_B])
-            batch = Batch(real_A, y_A, real_B, y_B, (*ids_A, *ids_B))
-            yield augmented_batch(batch, self, (seed, number), augmented) if augmented else batch
+            places = [(start + which * batch_size + i) % len(order) for i in range(batch_size)]
+            batch = self.batch([order[p] for p in places])
+            if augmented: batch = augmented_batch(batch, self, (seed, number), augmented, places)
+            yield batch
 
 # %% ../../nbs/04_data/07_datasets.ipynb #cell-022
 def unpaired(
@@ -233,3 +272,13 @@ def unpaired(
     "Training and validation data of both domains; each must have cases."
     parts = [(modality, split) for split in ("train", "valid") for modality in task_of(cases).names]
     return UnpairedData(*(Samples(select(cases, *part), grid, cache) for part in parts))
+
+# %% ../../nbs/04_data/07_datasets.ipynb #dd86140e
+def labelled_part(
+    data: UnpairedData,  # of which a domain may have scans without labels
+) -> UnpairedData:
+    "The same without training volumes that nobody annotated; a domain of which none is annotated stays as it is."
+    def known(samples):
+        cases = [case for case in samples.cases if has_labels(case)]
+        return Samples(cases, samples.grid, samples.cache) if 0 < len(cases) < len(samples.cases) else samples
+    return replace(data, train_A=known(data.train_A), train_B=known(data.train_B))

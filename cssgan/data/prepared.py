@@ -140,6 +140,7 @@ def as_drawn(
     case: Case,  # a phantom
 ) -> np.ndarray:  # uint8: what the case's table does not draw is UNDRAWN
     "A phantom's labels, as the data set would have drawn them whose table the case names."
+    if case.hidden: return np.full_like(labels, IGNORE)
     hidden = undrawn_of(case)
     return np.where(np.isin(labels, [0, *hidden]), np.uint8(UNDRAWN), labels) if hidden else labels
 
@@ -260,7 +261,7 @@ def fingerprint(
     label = scan_facts(case.label) if case.label else ""
     task = [case.task.regions, *map(to_builtins, (case.task.domain(case.modality), case.task.centre, case.task.grid))]
     facts = [cssgan.__version__, code_digest(), "checksum", case.modality, image, label, table_facts(case), task,
-             asdict(grid)]
+             asdict(grid), *["hidden"] * case.hidden]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 # %% ../../nbs/04_data/05_prepared.ipynb #644f5654
@@ -269,8 +270,8 @@ def content_digest(
 ) -> str:  # "phantom:SEED", or hexadecimal digits
     "A name for the bytes of a scan and its label, wherever they lie, and for how the label is read."
     if case.image.startswith("phantom:"):
-        if is_heart(case.task) and not undrawn_of(case): return case.image
-        facts = json.dumps([case.task.name, case.task.regions, table_facts(case)])
+        if is_heart(case.task) and not undrawn_of(case) and not case.hidden: return case.image
+        facts = json.dumps([case.task.name, case.task.regions, table_facts(case), *["hidden"] * case.hidden])
         return f"{case.image}:{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     def digests(place):
         for file in scan_files(place):

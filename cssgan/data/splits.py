@@ -115,3 +115,13 @@ def thin(
         left_out = set(training) - set(take_fraction(training, fraction, seed))
         cases = [c for c in cases if c not in left_out]
     return cases
+
+# %% ../../nbs/04_data/04_splits.ipynb #86ffbb10
+def hide_labels(
+    cases: list[Case],  # with splits
+    fractions: dict[str, float],  # modality → share of its training patients that have labels, 0 to 1
+    seed: int = 0,  # of the draw
+) -> list[Case]:  # as many
+    "Labels for a share of the training cases of a modality; the other scans stay, without theirs."
+    kept = set(thin(cases, fractions, seed))
+    return [c if c in kept else replace(c, label="", hidden=True) for c in cases]

@@ -15,7 +15,9 @@ from ..data.cases import Case, phantom_cases, phantom_seed
 from ..data.datasets import unpaired
 from ..data.prepared import Samples, load_case
 from ..data.splits import select
-from .studies import Stage, Study, direction_of, score_record, true_translation
+from .records import score_record
+from .stages import Stage
+from .studies import Study, direction_of, true_translation
 from ..guard import InputError
 from ..metrics import dice_of_segmentor, distortion, translation_error
 from ..phantoms.heart import draw_anatomy
@@ -86,7 +88,7 @@ def twin_record(
     segmentor = evaluators.segmentor(study.task.other(modality).name)
     facts = {"direction": direction_of(modality, study.task), "method": "true twin"} | facts
     scores = dice_of_segmentor(segmentor, twin_samples(study, modality))
-    return score_record(scores, evaluators, score="true twin", **facts)
+    return score_record(scores, evaluators.task, evaluators.updates, score="true twin", **facts)
 
 def real_record(
     study: Study,  # whose test volumes are segmented

@@ -6,109 +6,31 @@
 __all__ = ['DIRECTIONS', 'Study', 'open_study', 'true_translation', 'write_results']
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-002
-import hashlib
 import json
-import shutil
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Annotated
 
-import msgspec
 import torch
 
 import cssgan
 from ..data.cases import Case, phantom_seed, task_of
-from ..data.datasets import UnpairedData, unpaired
+from ..data.datasets import UnpairedData, labelled_part, unpaired
 from ..data.finding import find_cases
-from ..data.prepared import Samples, fingerprint, load_case
-from ..data.splits import select, thin, with_splits
+from ..data.prepared import Samples, load_case
+from ..data.splits import hide_labels, select, thin, with_splits
 from .records import Record, record_with_patients, score_cases
 from .results import BY_PATIENT
+from .stages import Stage, stage_key, train_once
 from ..fast.networks import accelerate
-from ..guard import InputError, folder_lock, make_folder, read_json, write_whole
+from ..guard import InputError, brief, make_folder, write_whole
 from ..metrics import distortion, translation_error
 from ..models import Networks
 from ..scans.volumes import Volume, is_region
-from ..task import HEART, Task, as_task
-from ..training.baselines import HalfAndHalf, in_place_of_joint, translate_offline
-from ..training.checkpoints import load_checkpoint
+from ..task import HEART, Task
+from ..training.baselines import HalfAndHalf, RealFakeRec, in_place_of_joint, translate_offline
 from ..training.schedule import Config, preset
-from ..training.trainer import fit
-
-# %% ../../nbs/10_experiments/03_studies.ipynb #cell-006
-@dataclass
-class Stage:
-    "Networks that came out of some training, and what it took."
-    key: str  # the name that its ingredients decide
-    nets: Networks  # the six networks, with the weights of the best epoch
-    history: list[dict[str, float | str | None]]  # of each epoch: losses and scores by name
-    updates: dict[str, int]  # "S", "G": updates of segmentors and generators since their first weights
-    task: Task = HEART  # what they translate and segment
-
-# %% ../../nbs/10_experiments/03_studies.ipynb #cell-008
-LEARNERS = {"segmentors": "S", "generators": "G", "joint": "GS"}  # discriminators go with the generators
-
-def count_updates(
-    history: list[dict[str, float | str | None]],  # of a run
-    per_epoch: int,  # updates
-    before: dict[str, int],  # "S", "G": updates before the run
-) -> dict[str, int]:  # "S", "G": updates after it
-    "How often the networks have been updated."
-    return {name: before[name] + per_epoch * sum(name in LEARNERS[epoch["name"]] for epoch in history) for name in "SG"}
-
-# %% ../../nbs/10_experiments/03_studies.ipynb #cell-011
-TRAINING_MODULES = (  # that decide what a stage becomes
-    "models", "losses", "joint", "pretraining", "fast/layers", "fast/networks", "fast/step", "training/schedule",
-    "training/run", "training/saving", "training/trainer", "training/baselines")
-
-@lru_cache
-def code_digest() -> str:  # hexadecimal digits
-    "A name for the code that trains, read once."
-    files = [Path(cssgan.__file__).parent / f"{module}.py" for module in TRAINING_MODULES]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-def stage_key(
-    config: Config,  # with the phases of the stage
-    data: UnpairedData,  # that it learns from
-    *before: Stage|None,  # stages that it needs
-) -> str:  # 16 hexadecimal digits
-    "A name for what a stage of training gives."
-    parts = data.train_A, data.train_B, data.valid_A, data.valid_B
-    cases = [[fingerprint(case, samples.grid) for case in samples.cases] for samples in parts]
-    past = [stage.key if stage else None for stage in before]
-    facts = [code_digest(), asdict(config), type(data).__name__, cases, past]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-# %% ../../nbs/10_experiments/03_studies.ipynb #cell-013
-Count = Annotated[int, msgspec.Meta(ge=0)]
-
-class Trained(msgspec.Struct):
-    "What stage.json says."
-    history: list[dict[str, float | str | None]]  # of each epoch: losses and scores by name
-    updates: dict[str, Count]  # "S", "G"
-
-def train_once(
-    folder: str|Path,  # for all stages
-    key: str,  # from `stage_key`
-    make_data,  # the stage's folder → UnpairedData; called if there is something to train
-    config: Config,  # with the phases of the stage
-    start: Stage|None = None,  # whose weights it starts from; None: fresh ones
-) -> Stage:
-    "Train, or read what has been trained."
-    place = make_folder(Path(folder) / key)
-    with folder_lock(place.parent, "stage", name=f"{key}.lock", wait=True):
-        if not (place / "stage.json").exists():
-            data = make_data(place)
-            run = fit(data, config, place, nets=start.nets if start else None, resume=True, progress=False)
-            per_epoch = -(-data.length() // config.batch_size)
-            updates = count_updates(run.history, per_epoch, start.updates if start else {"S": 0, "G": 0})
-            write_whole(place / "stage.json", json.dumps({"history": run.history, "updates": updates}).encode())
-        for leftover in ("last", "synthetic"): shutil.rmtree(place / leftover, ignore_errors=True)
-    trained = read_json(place / "stage.json", Trained, f"delete the folder {place}, and train again")
-    best = load_checkpoint(place / "best")
-    return Stage(key, best.nets, trained.history, trained.updates, as_task(best.about["task"]))
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-016
 @dataclass
@@ -117,21 +39,31 @@ class Study:
     cases: list[Case]  # with splits
     config: Config  # all phases: segmentors, generators, joint
     folder: Path  # for the stages
+    scarce: str = "images"  # what a fraction takes away: "images", or "labels" alone
+    pairs: int|None = None  # in an epoch, for all methods; None: as many as the larger domain has to train with
+
+    def __post_init__(self):
+        if self.scarce not in ("images", "labels"):
+            raise InputError(f"scarce is {brief(repr(self.scarce))}: say images or labels")
+        counts = Counter(case.modality for case in self.cases if case.split == "train")
+        self.pairs = self.pairs or max(counts.values(), default=None)
 
     @property
     def task(self) -> Task: return task_of(self.cases)
 
 def open_study(
     data: str|Path,  # what `find_cases` takes: "phantom-S1", a folder, a manifest
-    preset_name: str,  # "paper", "cpu", "demo" or "smoke"
+    preset_name: str,  # "paper", "cpu", "study", "demo" or "smoke"
     seed: int,  # of the weights, the order of cases, the fractions
     shared: str|Path,  # a folder for what is trained once
+    scarce: str = "images",  # what a fraction takes away: "images", or "labels" alone
     **changes,  # of the configuration, e.g. resnet=True
 ) -> Study:
     "A study by its parameters."
     cases = with_splits(find_cases(data))
     config = replace(preset(preset_name, task_of(cases)), seed=seed, **changes)
-    return Study(cases, config, Path(shared))
+    phases = tuple(replace(phase, patience=None) for phase in config.phases)
+    return Study(cases, replace(config, phases=phases), Path(shared), scarce)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #3f1c07aa
 def patch_to(
@@ -147,10 +79,11 @@ def patch_to(
 @patch_to(Study)
 def training_data(
     self,
-    **fractions,  # share of the training patients that are there, by domain: MRI=.14
+    **fractions,  # share of the training patients that are there, or have labels, by domain: MRI=.14
 ) -> UnpairedData:
     "The study's training and validation volumes."
-    return unpaired(thin(self.cases, fractions, self.config.seed), self.config.grid)
+    take = {"images": thin, "labels": hide_labels}[self.scarce]
+    return replace(unpaired(take(self.cases, fractions, self.config.seed), self.config.grid), pairs=self.pairs)
 
 @patch_to(Study)
 def test_data(
@@ -186,7 +119,7 @@ def train_segmentors(
     data: UnpairedData,  # to learn from
 ) -> Stage:
     "Pre-trained segmentors (section 4.2)."
-    return self.train_stage(data, self.config_for("segmentors"))
+    return self.train_stage(labelled_part(data), self.config_for("segmentors"))
 
 @patch_to(Study)
 def train_generators(
@@ -197,27 +130,18 @@ def train_generators(
     "Pre-trained generators and discriminators (section 4.2)."
     return self.train_stage(data, self.config_for("generators"), start)
 
-# %% ../../nbs/10_experiments/03_studies.ipynb #cell-029
-@patch_to(Study)
-def equally_long(
-    self,
-    data: UnpairedData,  # to learn from
-    pairs: int,  # in an epoch of what it is compared with, for which the schedule was made
-) -> Study:  # with about as many updates in every phase
-    "The same study with epochs that suit the data."
-    epochs = lambda n: max(1, round(n * pairs / data.length())) if n else 0
-    phases = (replace(p, epochs=epochs(p.epochs), decay=epochs(p.decay)) for p in self.config.phases)
-    return replace(self, config=replace(self.config, phases=tuple(phases)))
-
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-032
 @patch_to(Study)
 def train_baseline(
     self,
     data: UnpairedData,  # to learn from
     start: Stage,  # pre-trained segmentors
+    volumes: int = 1,  # times the volumes that others have in an update; as many updates
 ) -> Stage:
     "Baseline (R): real volumes only."
-    return self.train_stage(data, in_place_of_joint(self.config_for("joint"), "segmentors"), start)
+    config = in_place_of_joint(self.config_for("joint"), "segmentors")
+    more = replace(labelled_part(data), pairs=volumes * data.length())
+    return self.train_stage(more, replace(config, batch_size=volumes * config.batch_size), start)
 
 @patch_to(Study)
 def train_without_shape(
@@ -233,9 +157,10 @@ def train_jointly(
     self,
     data: UnpairedData,  # to learn from
     start: Stage,  # pre-trained segmentors and generators
+    **changes,  # of the configuration, for ablations: gamma_shape=0
 ) -> Stage:
-    "Ours: all six networks together."
-    return self.train_stage(data, self.config_for("joint"), start)
+    "Ours: all six networks together; where few volumes have labels, these take turns with the others."
+    return self.train_stage(replace(data, turns=True), replace(self.config_for("joint"), **changes), start)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-035
 @patch_to(Study)
@@ -244,14 +169,17 @@ def train_ada(
     data: UnpairedData,  # to learn from
     start: Stage,  # pre-trained segmentors
     translators: Stage,  # generators that stay as they are
+    thirds: bool = False,  # what the joint loop's segmentors see, instead of the paper's half and half
 ) -> Stage:
     "The ad-hoc approach (section 5.3): translate once, then learn from both."
     config = in_place_of_joint(self.config_for("joint"), "segmentors")
-    def half_and_half(place):
+    real, mixture = (replace(data, turns=True), RealFakeRec) if thirds else (labelled_part(data), HalfAndHalf)
+    def mixed(place):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        synthetic = translate_offline(accelerate(translators.nets.to(device)), data, place / "synthetic")
-        return HalfAndHalf(data.train_A, data.train_B, data.valid_A, data.valid_B, *synthetic)
-    return train_once(self.folder, stage_key(config, data, start, translators), half_and_half, config, start)
+        synthetic = translate_offline(accelerate(translators.nets.to(device)), real, place / "synthetic")
+        return mixture(**vars(real), synthetic_A=synthetic.A, synthetic_B=synthetic.B)
+    key = stage_key(config, real, start, translators, mixture.__name__)
+    return train_once(self.folder, key, mixed, config, start)
 
 # %% ../../nbs/10_experiments/03_studies.ipynb #cell-042
 def direction_of(

@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/06_fast/05_step.ipynb #e234459d
+from copy import deepcopy
 from functools import partial
 from typing import NamedTuple
 
@@ -143,19 +144,22 @@ def learn_direction(
     lambda_cyc: float,  # weight of the cycle loss
     gamma_shape: float,  # weight of the shape loss
     activation_checkpointing: bool,  # compute activations again in the backward pass?
+    weights: tuple[float, ...] = (1., 1., 1.),  # of real, synthetic and reconstructed volumes for the segmentors
 ) -> tuple:  # translation, reconstruction, losses by name
     "Forward and backward for the generators and segmentors of one direction."
+    of_real, of_fake, of_rec = (weight / sum(weights) for weight in weights)
+    S_there = d.S_there if of_fake else deepcopy(d.S_there).requires_grad_(False)  # it judges, and learns nothing
     with mixed_precision(d.real.device):
         fake, rec = round_trip(d, activation_checkpointing)
         gan, cyc = adversarial_loss(upcast(d.D_there(fake))), cycle_loss(upcast(rec), d.real)
-        shape = shape_loss(upcast(d.S_there(scale_gradient(fake, 3 * gamma_shape))), d.labels)
-    (gan + lambda_cyc * cyc + shape / 3).backward()
+        shape = shape_loss(upcast(S_there(scale_gradient(fake, gamma_shape / (of_fake or 1)))), d.labels)
+    (gan + lambda_cyc * cyc + (of_fake or 1) * shape).backward()
     fake, rec, gan, cyc, shape = (x.detach() for x in (fake, rec, gan, cyc, shape))
     with mixed_precision(d.real.device):
-        scores = d.S_here(torch.cat([d.real, rec]))
-        own = 2 / 3 * shape_loss(upcast(scores), torch.cat([d.labels, d.labels]))
+        scores = upcast(d.S_here(torch.cat([d.real, rec])))
+        own = of_real * shape_loss(scores[:1], d.labels) + of_rec * shape_loss(scores[1:], d.labels)
     own.backward()
-    losses = {"gan": gan, "cyc": cyc, "shape": shape, f"S_{d.here}": own.detach(), f"S_{d.there}": shape / 3}
+    losses = {"gan": gan, "cyc": cyc, "shape": shape, f"S_{d.here}": own.detach(), f"S_{d.there}": of_fake * shape}
     return fake, rec, losses
 
 # %% ../../nbs/06_fast/05_step.ipynb #5a7c1e80
@@ -166,11 +170,12 @@ def update_generators_and_segmentors(
     lambda_cyc: float = 10.,  # weight of the cycle loss
     gamma_shape: float = 1.,  # weight of the shape loss
     activation_checkpointing: bool = False,  # save memory so, and by one direction after the other?
+    weights: tuple[float, ...] = (1., 1., 1.),  # of real, synthetic and reconstructed volumes for the segmentors
 ) -> tuple:  # the passes, and the losses by name
     "The generators' turn and the segmentors' in one: the same losses, the same new weights."
     freeze_all_but(nets, "G_A", "G_B", "S_A", "S_B")
     learn = partial(learn_direction, lambda_cyc=lambda_cyc, gamma_shape=gamma_shape,
-                    activation_checkpointing=activation_checkpointing)
+                    activation_checkpointing=activation_checkpointing, weights=weights)
     at_once = side_by_side_pays(batch) and not activation_checkpointing
     return collect(accumulate_and_step((optimizers.G, optimizers.S), learn, directions(nets, batch), at_once))
 
@@ -254,9 +259,10 @@ def joint_step(
     rng: torch.Generator,  # of the pools
     lambda_cyc: float = 10.,  # weight of the cycle loss
     gamma_shape: float = 1.,  # weight of the shape loss
+    weights: tuple[float, ...] = (1., 1., 1.),  # of real, synthetic and reconstructed volumes for the segmentors
     activation_checkpointing: bool = False,  # compute activations again in the backward pass, to save memory?
 ) -> dict[str, torch.Tensor]:  # losses by name
     "One alternating update: generators and segmentors, then discriminators."
-    weights = lambda_cyc, gamma_shape
-    passes, losses = update_generators_and_segmentors(nets, optimizers, batch, *weights, activation_checkpointing)
+    how = lambda_cyc, gamma_shape, activation_checkpointing, weights
+    passes, losses = update_generators_and_segmentors(nets, optimizers, batch, *how)
     return losses | exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file, save
 
-from ..data.datasets import Batch, UnpairedData, augmented_batch
+from ..data.datasets import Batch, UnpairedData, augmented_batch, collate
 from ..guard import make_folder, write_whole
 from ..models import Networks
 from .schedule import Config
@@ -111,3 +111,23 @@ class HalfAndHalf(UnpairedData):
         made, number = UnpairedData(self.synthetic_A, self.synthetic_B, None, None), number + 100_000 * again
         batches = made.epoch(seed + 1, number, batch_size, share=share)
         return (augmented_batch(b, self, (seed + 1, number), augmented) if augmented else b for b in batches)
+
+# %% ../../nbs/07_training/07_baselines.ipynb #2b03abaf
+@dataclass
+class RealFakeRec(HalfAndHalf):
+    "With every pair what fixed generators made of it: what segmentors see in the joint loop."
+
+    def batch(
+        self,
+        pairs: list[tuple[int, int]],  # (i, j): case i of A, case j of B
+    ) -> Batch:  # the real volumes, the synthetic ones, the reconstructions; three times as many as pairs
+        "What an update sees of these pairs."
+        own, n = super().batch(pairs), len(self.train_A)  # `translate_offline` began with A
+        from_A, from_B = [i for i, _ in pairs], [n + j for _, j in pairs]
+        made_A = collate([self.synthetic_A[k] for k in from_B + from_A])
+        made_B = collate([self.synthetic_B[k] for k in from_A + from_B])
+        ids = own.ids[:len(pairs)] + made_A[2], own.ids[len(pairs):] + made_B[2]
+        both = (torch.cat(parts) for parts in zip(own[:4], made_A[:2] + made_B[:2]))
+        return Batch(*both, (*ids[0], *ids[1]))
+
+    epoch = UnpairedData.epoch

@@ -102,7 +102,8 @@ def step(
     loss = pretraining.cross_entropy_and_dice if config.dice_loss else shape_loss
     if phase == "segmentors": return before.segmentor_step(*what, loss)
     if phase == "generators": return before.generator_step(*what, run.pools, run.rng, config.lambda_cyc, **more)
-    return engine.joint_step(*what, run.pools, run.rng, config.lambda_cyc, config.gamma_shape, **more)
+    weights = config.lambda_cyc, config.gamma_shape, config.segmentor_weights
+    return engine.joint_step(*what, run.pools, run.rng, *weights, **more)
 
 # %% ../../nbs/07_training/04_run.ipynb #4ecec57a
 def describe_engine(
@@ -238,6 +239,13 @@ def finite_losses(
 # %% ../../nbs/07_training/04_run.ipynb #756c668e
 AUGMENTED = {"segmentors": "all", "generators": "shape", "joint": "shape"}  # what changes while these learn
 
+def what_changes(
+    config: Config,  # of a run
+    phase: str,  # its name
+) -> str:  # "all", "shape", or empty: nothing
+    "What an augmentation changes in a phase."
+    return config.augment if config.augment == "shape" else AUGMENTED[phase] if config.augment else ""
+
 def train_epoch(
     run: Run,  # networks and optimizers
     data: UnpairedData,  # with training samples
@@ -250,7 +258,7 @@ def train_epoch(
     steps = -(-data.length() // per_step)
     set_learning_rate(run)
     with progress_bar(run, steps, run.seen // per_step, progress) as bar:
-        how = (AUGMENTED[phase.name],) if config.augment else ()
+        how = (what_changes(config, phase.name),) if config.augment else ()
         batches = data.epoch(config.seed, len(run.history), config.batch_size, run.seen, (rank(), processes()), *how)
         for batch in batches:
             where = f"in step {run.seen // per_step + 1} of epoch {run.epoch + 1} ({phase.name})"

@@ -56,7 +56,8 @@ class Config:
     pool_size: int = 50  # past translations that the discriminators may see again
     activation_checkpointing: bool = False  # of the generators, and one direction at a time: less memory, more time
     dice_loss: bool = False  # of the segmentors while they learn alone, beside the paper's cross-entropy
-    augment: bool = False  # change training volumes from epoch to epoch, as patients and scanners differ
+    augment: bool|str = False  # change training volumes as patients and scanners differ; "shape": as patients alone
+    segmentor_weights: tuple = (1., 1., 1.)  # of real, synthetic, reconstructed volumes in the joint phase
     averaging: float = 0.  # decay of a moving average of all weights, which is scored and kept; 0: none
     keep: str = "best"  # the weights of the epoch with the highest validation Dice, or "last": of the last epoch
     seed: int = 0  # of the initial weights, of the order of cases, of the pools, of the augmentation
@@ -67,12 +68,16 @@ class Config:
         except (TypeError, ValueError, RecursionError) as e:
             raise InputError(f"the configuration cannot be kept ({e}): use plain numbers") from e
         check_schema(stored, ConfigRecord, "the configuration", "change it")
+        if not sum(self.segmentor_weights): raise InputError("segmentors would learn from nothing: give them a weight")
 
 # %% ../../nbs/07_training/02_schedule.ipynb #cell-018
 PRESETS = {
     "paper": Config(width=16),
     "cpu": Config(Grid((40, 40, 32), (4.2, 4.2, 4.)), 8, 2,
                   (Phase("segmentors", 12), Phase("generators", 4), Phase("joint", 3, 4)), lr=1e-3),
+    "study": Config(Grid((48, 48, 48), (3.5, 3.5, 2.75)), 8, 1,
+                    (Phase("segmentors", 20), Phase("generators", 8), Phase("joint", 10, 20)), lr=1e-3,
+                    averaging=0.995, keep="last"),
     "demo": Config(Grid((40, 40, 32), (4.2, 4.2, 4.)), 8, 2,
                    (Phase("segmentors", 28), Phase("generators", 7), Phase("joint", 4, 5)), lr=1e-3),
     "pretrained": Config(Grid((56, 56, 48), (3., 3., 3.)), 12, 2,
@@ -83,7 +88,7 @@ PRESETS = {
 
 # %% ../../nbs/07_training/02_schedule.ipynb #05143e66
 def preset(
-    name: str,  # "paper", "cpu", "demo" or "smoke"
+    name: str,  # "paper", "cpu", "study", "demo" or "smoke"
     task: Task = HEART,  # what is trained
 ) -> Config:
     "A configuration by its name; the grid is the task's own, unless the preset has one for the task's box."

@@ -90,7 +90,8 @@ class ConfigRecord(Struct, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0, lt=2**32)]
     activation_checkpointing: bool = False
     dice_loss: bool = False
-    augment: bool = False
+    augment: bool|Literal["shape"] = False
+    segmentor_weights: tuple[LossWeight, LossWeight, LossWeight] = (1., 1., 1.)
     averaging: Annotated[float, Meta(ge=0, lt=1)] = 0.
     keep: Literal["best", "last"] = "best"
     engine: Literal["fast", "reference"] = "fast"

@@ -37,7 +37,8 @@ def as_config(
     plain = settings | {"phases": [asdict(phase) for phase in phases]}
     known = to_builtins(check_schema(plain, ConfigRecord, "the configuration", "change it"))
     grid = Grid(tuple(known["grid"]["shape"]), tuple(known["grid"]["spacing"]))
-    return Config(**known | {"grid": grid, "phases": tuple(phases)})
+    weights = tuple(known["segmentor_weights"])
+    return Config(**known | {"grid": grid, "phases": tuple(phases), "segmentor_weights": weights})
 
 # %% ../../nbs/07_training/08_settings.ipynb #f09054d7
 def flat(
@@ -174,7 +175,7 @@ def scaled(
     return replace(config, phases=tuple(map(stretched, config.phases)))
 
 # %% ../../nbs/07_training/08_settings.ipynb #c4029093
-MADE_FOR = {"cpu": 57, "demo": 12, "pretrained": 300}  # preset → volumes of the larger domain
+MADE_FOR = {"cpu": 57, "study": 57, "demo": 12, "pretrained": 300}  # preset → volumes of the larger domain
 
 def long_enough(
     config: Config,  # from a preset
