@@ -571,6 +571,14 @@ def test_hidden_labels_are_ignored_and_the_scan_stays(tmp_path):
     assert partly.unlabelled() == []
 
 
+def test_a_manifest_has_no_column_for_hidden_labels_and_refuses_them(tmp_path):
+    cases = phantom_cases({"train": (1, 2), "valid": (1, 1)})
+    write_manifest(cases, tmp_path / "cases.csv")
+    assert (tmp_path / "cases.csv").read_text().splitlines()[0] == "id,patient,modality,image,label,split,table"
+    refused(write_manifest, hide_labels(cases, {"MRI": .5}), tmp_path / "partly.csv", says="hidden")
+    assert not (tmp_path / "partly.csv").exists()
+
+
 def test_a_case_that_comes_again_in_an_epoch_is_changed_otherwise(five):
     seen = {}
     for batch in five.epoch(0, 0, augmented="shape"): seen.setdefault(batch.ids[1], []).append(batch.real_B)

@@ -29,7 +29,7 @@ EXTRA_FIELDS = object()  # the key of fields that have no column
 ShortText = Annotated[str, msgspec.Meta(max_length=255)]
 PathText = Annotated[str, msgspec.Meta(max_length=4096)]
 
-COLUMNS = [column.name for column in fields(Case) if column.name != "task"]
+COLUMNS = [column.name for column in fields(Case) if column.name not in ("task", "hidden")]
 
 class Row(msgspec.Struct):
     "A line of a manifest."
@@ -146,6 +146,9 @@ def write_manifest(
     path: str|Path,  # the CSV file to write
 ):
     "Write the cases, splits and all; `from_manifest` reads them again."
+    if any(case.hidden for case in cases):
+        raise InputError(f"{path} cannot say that a phantom's labels are hidden: write the phantoms as files, some "
+                         "without labels")
     path, text = Path(path), io.StringIO()
     out = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     out.writeheader()
