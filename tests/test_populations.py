@@ -17,7 +17,8 @@ from cssgan.experiments.populations import (
     volume_record,
     way_to_others,
 )
-from cssgan.experiments.studies import Stage, Study
+from cssgan.experiments.stages import Stage
+from cssgan.experiments.studies import Study
 from cssgan.guard import InputError
 from cssgan.scans.volumes import Grid
 from cssgan.training.schedule import preset

@@ -14,7 +14,7 @@ from conftest import CHROMIUM, ROOT, without_network
 
 FOLDER = ROOT / "nbs/tutorials"
 ORDER = ["1_first_translation", "2_cycle_is_not_enough", "3_joint_loop", "4_synthetic_data", "5_your_scans",
-         "6_batches", "7_another_task", "exercises"]
+         "6_batches", "7_another_task", "8_trained_model", "exercises"]
 LESSONS = sorted(path.stem for path in FOLDER.glob("[0-9]_*.ipynb"))
 
 # A budget of seconds for every lesson: what papermill puts in the place of its parameters.
@@ -26,6 +26,7 @@ SMALL = {
     "5_your_scans": dict(n=3, epochs_S=1, epochs_G=1, epochs_joint=1),
     "6_batches": dict(seeds=[0], modalities=["MRI"], more_seeds=[0]),
     "7_another_task": dict(n=5, epochs_S=1, epochs_G=1, epochs_joint=2),
+    "8_trained_model": dict(n=5, n_test=1, epochs=1),
 }
 
 

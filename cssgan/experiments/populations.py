@@ -13,7 +13,8 @@ import torch
 
 from ..data.cases import Case, check_cases
 from .judge import twin_samples
-from .studies import Stage, Study, direction_of
+from .stages import Stage
+from .studies import Study, direction_of
 from ..guard import InputError
 from ..phantoms.anatomy import DISEASES, draw_patient, random_stream
 from ..task import HEART
