@@ -89,13 +89,25 @@ def test_what_a_folder_is_its_content_decides(folder, tmp_path):
     assert scans_in(str(tmp_path / "study/empty")) == [str(tmp_path / "study/empty")]
 
 
+def test_series_are_found_however_deep(tmp_path):
+    series = [tmp_path / f"archive/p{n}/study/ser{k}" for n in (1, 2) for k in (1, 2)]
+    for place in series:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_dicom(place, CT.voxels, AFFINES["plain"])
+    (tmp_path / "archive/p1/again").symlink_to(tmp_path / "archive", target_is_directory=True)
+    assert scans_in(str(tmp_path / "archive")) == list(map(str, series))
+    assert result_names(list(map(str, series)), "label")[0] == "p1_study_ser1_label.nii.gz"
+
+
 # ---- what results are called
 
 def test_no_two_results_have_one_name():
     assert result_names(["p1/ct.nii.gz", "p2/ct.nii.gz", "x.mha"], "MRI", ".nrrd") == [
         "p1_ct_MRI.nrrd", "p2_ct_MRI.nrrd", "x_MRI.nrrd"]
+    assert result_names(["x/p/a.nii", "y/p/a.nii"], "label") == ["x_p_a_label.nii.gz", "y_p_a_label.nii.gz"]
+    assert len(set(result_names(["p/a.nii", "q/a.nii", "q/p_a.nii"], "label"))) == 3
     for scans in (["d/a.nii", "d/a.nii.gz"], ["d/a.nii", "d/A.nii.gz"], ["d/a.nii", "d/a.nii"],
-                  ["x/p/a.nii", "y/p/a.nii"], ["p/a.nii", "q/a.nii", "q/p_a.nii"]):
+                  ["x/1/2/3/a.nii", "y/1/2/3/a.nii"]):
         with pytest.raises(InputError, match="two commands"): result_names(scans, "label")
     assert result_names(["case_image.nii.gz", "s 1/"], "../x") == ["case____x.nii.gz", "s 1____x.nii.gz"]
 

@@ -10,6 +10,7 @@ import argparse
 import os
 import re
 import sys
+from collections import Counter
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
@@ -34,15 +35,24 @@ def is_label_map(
     "Is it a label map by its name?"
     return scan_stem(str(path)).lower().endswith("_label")
 
+def series_below(
+    folder: str|Path,  # to look into
+):  # yields paths, in order
+    "Folders of DICOM series, however deep: archives put them below patients and studies."
+    from cssgan.scans.dicom_files import holds_dicom
+    for path in sorted(path for path in Path(folder).iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if holds_dicom(path): yield path
+        elif not path.is_symlink(): yield from series_below(path)
+
 def scans_in(
     word: str,  # a file or folder that was named
 ) -> list[str]:  # files, and folders of one series each; the word itself if nothing is found
     "The scans that are meant by a name."
     from cssgan.scans.dicom_files import holds_dicom
     if not os.path.isdir(word) or holds_dicom(word): return [word]
-    entries = sorted(path for path in Path(word).iterdir() if not path.name.startswith("."))
+    entries = [path for path in Path(word).iterdir() if not path.name.startswith(".")]
     files = [p for p in entries if p.is_file() and p.name.lower().endswith(SCAN_FILES) and not is_label_map(p)]
-    return [str(path) for path in entries if path in files or path.is_dir() and holds_dicom(path)] or [word]
+    return [str(path) for path in sorted([*files, *series_below(word)])] or [word]
 
 # %% ../../nbs/11_cli/07_batches.ipynb #b008bf1f
 RESULTS = ".nii.gz", ".nii", ".nrrd", ".mha", ".dcm"  # how the names of results end
@@ -69,9 +79,11 @@ def result_names(
 ) -> list[str]:
     "A name for each result, no two of them alike."
     stems = [scan_stem(scan) for scan in scans]
-    twice = {stem.lower() for stem in stems if [s.lower() for s in stems].count(stem.lower()) > 1}
-    parents = [os.path.basename(os.path.dirname(os.path.abspath(scan))) for scan in scans]
-    stems = [f"{parent}_{stem}" if stem.lower() in twice else stem for parent, stem in zip(parents, stems)]
+    for depth in (1, 2, 3):  # a series lies in a study, a study at a patient
+        often = Counter(map(str.lower, stems))
+        above = ["_".join(Path(os.path.abspath(scan)).parent.parts[-depth:]) for scan in scans]
+        stems = [f"{folders}_{scan_stem(scan)}" if often[stem.lower()] > 1 else stem
+                 for stem, folders, scan in zip(stems, above, scans)]
     for k, stem in enumerate(stems):
         if stem.lower() in (before := [s.lower() for s in stems[:k]]):
             raise InputError(f"{scans[before.index(stem.lower())]} and {scans[k]} would both become {stem}: name them "
