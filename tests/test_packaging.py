@@ -148,9 +148,11 @@ def python(wheel, folder):
 
 
 def files_of_the_package():
-    "The modules, the front door's names, and the marker that says that types are given."
-    found = {str(p.relative_to(ROOT)) for p in (ROOT / "cssgan").rglob("*") if p.suffix in (".py", ".pyi", ".typed")}
-    assert {"cssgan/__init__.py", "cssgan/__init__.pyi", "cssgan/py.typed"} <= found
+    "The modules, the front door's names, the marker that says that types are given, and the trained model."
+    kinds = ".py", ".pyi", ".typed", ".safetensors", ".json", ".md"
+    found = {str(p.relative_to(ROOT)) for p in (ROOT / "cssgan").rglob("*") if p.suffix in kinds}
+    model = {f"cssgan/pretrained/heart/{name}" for name in ("checkpoint.json", "MODEL_CARD.md")}
+    assert {"cssgan/__init__.py", "cssgan/__init__.pyi", "cssgan/py.typed"} | model <= found
     return found
 
 
