@@ -8,6 +8,7 @@ import sys
 from functools import reduce
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -194,6 +195,25 @@ def test_hearts_that_are_kept_back_are_judged_and_never_learned_from(tmp_path):
     assert not of["test"] & (of["train"] | of["valid"])
     records = json.loads((tmp_path / "out/metrics.json").read_text())
     assert {(row["modality"], row["hearts"], row["n"]) for row in records} == {("CT", 1, 4), ("MRI", 1, 4)}
+
+
+def test_the_recipes_control_and_what_real_scans_say_of_it(tmp_path):
+    "Segmentors alone for as many epochs; another notebook's means stand beside the phantoms' scores."
+    given = nbformat.v4.new_code_cell("checkpoint = out_dir = ''", metadata={"tags": ["parameters"]})
+    lines = ["import json, pathlib", "rows = [{'score': 'mean Dice', 'dice': 9}, {'score': 'case'}]",
+             "pathlib.Path(out_dir, 'metrics.json').write_text(json.dumps(rows))"]
+    cells = [given, nbformat.v4.new_code_cell("\n".join(lines))]
+    for name in ("alone", "patients"): (tmp_path / name).mkdir()
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "measure.ipynb")
+    few = ["-p", "n_drawn", "2", "-p", "n_judged", "1", "-r", "preset", "smoke"]
+    out = papermill("pretrained", tmp_path / "alone", *few, "-r", "patients", tmp_path / "patients",
+                    "-r", "otherwise", "segmentors alone", "-r", "real_scans", tmp_path / "measure.ipynb")
+    phases = [phase["name"] for phase in json.loads((out / "run/last/checkpoint.json").read_text())["config"]["phases"]]
+    records = json.loads((out / "metrics.json").read_text())
+    assert phases == ["segmentors", "segmentors"]
+    assert [row["dice"] for row in records if row["score"] == "mean Dice"] == [9]
+    assert {row["otherwise"] for row in records} == {"segmentors alone"}
 
 
 # ---- real scans
