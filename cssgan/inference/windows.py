@@ -40,12 +40,13 @@ def sliding_window(
     grid: Grid,  # the training grid: the size of a window
 ) -> torch.Tensor:  # float32 [channels, X, Y, Z], on the volume's grid
     "Apply a network window by window, and blend; to a volume that one window covers, at once."
-    from monai.inferers import sliding_window_inference
     device = next(network.parameters()).device
     def predict(window): return network(window).float()
     x = torch.from_numpy(np.ascontiguousarray(volume.voxels, np.float32))[None, None].to(device)
     if volume.shape == grid.shape: out = predict(x)  # nothing to blend
-    else: out = sliding_window_inference(x, grid.shape, 1, predict, overlap=0.5, mode="gaussian", cval=-1.)
+    else:
+        from monai.inferers import sliding_window_inference  # seconds, which a scan with one window need not wait
+        out = sliding_window_inference(x, grid.shape, 1, predict, overlap=0.5, mode="gaussian", cval=-1.)
     if not torch.isfinite(out).all():
         raise InputError("the network answers NaN or infinity, its weights are damaged: use another checkpoint")
     return out[0].cpu()

@@ -19,6 +19,7 @@ import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch.overrides import TorchFunctionMode
 
 from cssgan.guard import (
     InputError,
@@ -221,13 +222,19 @@ class Checkpoint(NamedTuple):
     about: dict  # what checkpoint.json says
     training: dict  # name → tensor: what resuming needs; empty if it was not asked for
 
+class Undrawn(TorchFunctionMode):
+    "Layers keep the weights that they have."
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        draws = function in (torch.Tensor.normal_, torch.nn.init.normal_)
+        return None if draws else function(*args, **(kwargs or {}))
+
 @lru_cache(maxsize=8)
 def expected_weights(
     precision: str = "float32",  # or "float16"
     **sizes,  # of `Networks`
 ) -> dict:  # name → tensor without memory
     "The weights that networks of these sizes have."
-    with torch.device("meta"): return Networks(**sizes).to(getattr(torch, precision)).state_dict()
+    with torch.device("meta"), Undrawn(): return Networks(**sizes).to(getattr(torch, precision)).state_dict()
 
 def read_checkpoint(
     folder: Path,  # a checkpoint's folder
