@@ -74,13 +74,15 @@ def generator_losses(
     batch: Batch,  # real volumes and their labels
     passes: Passes,  # what the generators made of them
     ask_segmentors: bool = True,  # False: a CycleGAN's two losses
+    teachers=None,  # fixed `S_A` and `S_B` that the shape loss asks; None: those that learn
 ) -> dict[str, torch.Tensor]:  # scalars by name, each the sum of both directions
     "Pass for real, come back, keep the shape (sections 3.3 and 3.4)."
     real_A, y_A, real_B, y_B, _ = batch
     fake_A, fake_B, rec_A, rec_B = passes
     losses = {"gan": adversarial_loss(nets.D_A(fake_A)) + adversarial_loss(nets.D_B(fake_B)),
               "cyc": cycle_loss(rec_A, real_A) + cycle_loss(rec_B, real_B)}
-    if ask_segmentors: losses["shape"] = shape_loss(nets.S_A(fake_A), y_B) + shape_loss(nets.S_B(fake_B), y_A)
+    asked = teachers or nets
+    if ask_segmentors: losses["shape"] = shape_loss(asked.S_A(fake_A), y_B) + shape_loss(asked.S_B(fake_B), y_A)
     return losses
 
 # %% ../nbs/05_method/03_joint.ipynb #20301367
@@ -144,11 +146,12 @@ def joint_step(
     lambda_cyc: float = 10.,  # the paper's λ
     gamma_shape: float = 1.,  # the paper's γ
     weights: tuple[float, ...] = (1., 1., 1.),  # of what segmentors see; others than the paper's are for ablations
+    teachers=None,  # fixed `S_A` and `S_B` that the shape loss asks, for ablations; None: the paper's, which learn
 ) -> dict[str, torch.Tensor]:  # losses by name
     "One alternating update of all six networks (section 3.6)."
     freeze_all_but(nets, "G_A", "G_B")
     passes = round_trips(nets, batch.real_A, batch.real_B)  # fake_A, fake_B, rec_A, rec_B
-    losses = generator_losses(nets, batch, passes)
+    losses = generator_losses(nets, batch, passes, teachers=teachers)
     minimize(losses["gan"] + lambda_cyc * losses["cyc"] + gamma_shape * losses["shape"], optimizers.G)
 
     freeze_all_but(nets, "S_A", "S_B")

@@ -246,6 +246,22 @@ def test_other_weights_of_what_segmentors_see_are_the_same_in_both_steps(weights
         assert torch.allclose(weight, ends[1][1][name], rtol=0, atol=1e-9 * weight.abs().max().item()), name
 
 
+@pytest.mark.parametrize("weights", [(1., 1., 1.), (1., 0., 1.)])
+def test_a_teacher_other_than_the_learner_is_the_same_in_both_steps_and_learns_nothing(weights):
+    ends, batches = [], [doubled(b) for b in noise().epoch(0, 0)]
+    for engine, make in ((joint, Networks), (fast, quick)):
+        nets, teachers = make(4, 1, seed=3).double(), make(4, 1, seed=4).double().requires_grad_(False)
+        before = frozen(teachers)
+        ends.append((steps(engine, nets, batches, weights=weights, teachers=teachers), frozen(nets)))
+        assert not changed(teachers, before)
+    for plain, ours in zip(ends[0][0], ends[1][0], strict=True):
+        assert all(math.isclose(plain[n].item(), ours[n].item(), rel_tol=1e-12) for n in NAMES)
+    for name, weight in ends[0][1].items():
+        assert torch.allclose(weight, ends[1][1][name], rtol=0, atol=1e-9 * weight.abs().max().item()), name
+    own = steps(joint, Networks(4, 1, seed=3).double(), batches, weights=weights)
+    assert own[0]["shape"] != ends[0][0][0]["shape"]
+
+
 @ENGINES
 def test_a_segmentor_learns_nothing_from_what_has_no_weight(batch, engine, make):
     "Where only the other domain has labels, translations are all that there is to learn from."

@@ -41,6 +41,8 @@ METHODS = {  # name → a function of the study, its data, its pre-trained segme
     "ours without SC": partial(jointly, gamma_shape=0.),
     "ours without rec": partial(jointly, segmentor_weights=(1., 1., 0.)),
     "ours without fake": partial(jointly, segmentor_weights=(1., 0., 1.)),
+    "ours, frozen teacher": partial(jointly, teacher="frozen"),
+    "ours, averaged teacher": partial(jointly, teacher="averaged"),
     "ours": jointly,
     "all real": lambda study, data, segmentors: study.train_ceiling()}
 
@@ -71,7 +73,7 @@ def labelled_volumes(
     half, online = sum(known[1 - own]) / sum(map(sum, known)), (real, fake, real)
     shares = {"R ×3": (3, 0, 0), "ADA, half real": (1, half, 1 - half), "ADA": online, "offline from ours": online,
               "ours without SC": online, "ours without rec": (real, fake, 0), "ours without fake": (real, 0, real),
-              "ours": online}
+              "ours": online} | {f"ours, {kind} teacher": online for kind in ("frozen", "averaged")}
     return {name: shares.get(name, (1, 0, 0)) for name in METHODS}
 
 # %% ../../nbs/10_experiments/07_methods.ipynb #9648a1f4

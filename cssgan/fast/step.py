@@ -51,25 +51,29 @@ class Direction(NamedTuple):
     D_there: nn.Module  # scores its translation
     S_there: nn.Module  # finds its labels in its translation
     S_here: nn.Module  # finds them in itself, and in its reconstruction
+    teacher: nn.Module|None = None  # finds them in its translation, and learns nothing; None: S_there does both
 
 def direction(
     nets: Networks,  # the six networks
     here: str,  # "A" or "B": the volume's own domain
     real: torch.Tensor,  # [1, 1, X, Y, Z]
     labels: torch.Tensor,  # [1, X, Y, Z]
+    teachers=None,  # fixed `S_A` and `S_B` that the shape loss asks
 ) -> Direction:
     "The round trip of one volume."
     there = {"A": "B", "B": "A"}[here]
     names = f"G_{there}", f"G_{here}", f"D_{there}", f"S_{there}", f"S_{here}"
-    return Direction(here, there, real, labels, *(getattr(nets, name) for name in names))
+    teacher = getattr(teachers, names[3]) if teachers else None
+    return Direction(here, there, real, labels, *(getattr(nets, name) for name in names), teacher)
 
 def directions(
     nets: Networks,  # the six networks
     batch: Batch,  # real volumes and their labels
+    teachers=None,  # fixed `S_A` and `S_B` that the shape loss asks
 ) -> list:  # for each pair two: A→B→A and B→A→B
     "The round trips of a batch."
     pairs = zip(*(part.split(1) for part in batch[:4]), strict=True)
-    return [(direction(nets, "A", real_A, y_A), direction(nets, "B", real_B, y_B))
+    return [(direction(nets, "A", real_A, y_A, teachers), direction(nets, "B", real_B, y_B, teachers))
             for real_A, y_A, real_B, y_B in pairs]
 
 # %% ../../nbs/06_fast/05_step.ipynb #8131ce9b
@@ -139,6 +143,16 @@ def update_generators(
     return collect(accumulate_and_step((optimizer,), learn, directions(nets, batch), at_once))
 
 # %% ../../nbs/06_fast/05_step.ipynb #dfb24eaf
+def learn_from_translation(
+    d: Direction,  # with a teacher
+    fake: torch.Tensor,  # the translation, without gradients
+    weight: float,  # of its loss
+) -> torch.Tensor:  # the weighted loss
+    "The segmentor's pass over a translation, where it shares none with the shape loss."
+    with mixed_precision(fake.device): loss = weight * shape_loss(upcast(d.S_there(fake)), d.labels)
+    loss.backward()
+    return loss.detach()
+
 def learn_direction(
     d: Direction,  # with all the networks that the volume meets
     lambda_cyc: float,  # weight of the cycle loss
@@ -148,18 +162,21 @@ def learn_direction(
 ) -> tuple:  # translation, reconstruction, losses by name
     "Forward and backward for the generators and segmentors of one direction."
     of_real, of_fake, of_rec = (weight / sum(weights) for weight in weights)
-    S_there = d.S_there if of_fake else deepcopy(d.S_there).requires_grad_(False)  # it judges, and learns nothing
     with mixed_precision(d.real.device):
         fake, rec = round_trip(d, activation_checkpointing)
         gan, cyc = adversarial_loss(upcast(d.D_there(fake))), cycle_loss(upcast(rec), d.real)
-        shape = shape_loss(upcast(S_there(scale_gradient(fake, gamma_shape / (of_fake or 1)))), d.labels)
-    (gan + lambda_cyc * cyc + (of_fake or 1) * shape).backward()
+        if d.teacher: found, factor = d.teacher(fake), gamma_shape
+        else: found, factor = d.S_there(scale_gradient(fake, gamma_shape / of_fake)), of_fake
+        shape = shape_loss(upcast(found), d.labels)
+    (gan + lambda_cyc * cyc + factor * shape).backward()
     fake, rec, gan, cyc, shape = (x.detach() for x in (fake, rec, gan, cyc, shape))
     with mixed_precision(d.real.device):
         scores = upcast(d.S_here(torch.cat([d.real, rec])))
         own = of_real * shape_loss(scores[:1], d.labels) + of_rec * shape_loss(scores[1:], d.labels)
     own.backward()
-    losses = {"gan": gan, "cyc": cyc, "shape": shape, f"S_{d.here}": own.detach(), f"S_{d.there}": of_fake * shape}
+    if d.teacher and of_fake: learned = learn_from_translation(d, fake, of_fake)
+    else: learned = of_fake * shape
+    losses = {"gan": gan, "cyc": cyc, "shape": shape, f"S_{d.here}": own.detach(), f"S_{d.there}": learned}
     return fake, rec, losses
 
 # %% ../../nbs/06_fast/05_step.ipynb #5a7c1e80
@@ -171,13 +188,16 @@ def update_generators_and_segmentors(
     gamma_shape: float = 1.,  # weight of the shape loss
     activation_checkpointing: bool = False,  # save memory so, and by one direction after the other?
     weights: tuple[float, ...] = (1., 1., 1.),  # of real, synthetic and reconstructed volumes for the segmentors
+    teachers=None,  # fixed `S_A` and `S_B` that the shape loss asks; None: those that learn
 ) -> tuple:  # the passes, and the losses by name
     "The generators' turn and the segmentors' in one: the same losses, the same new weights."
+    if not weights[1]: teachers = teachers or deepcopy(nets).requires_grad_(False)  # who judges must not learn from it
     freeze_all_but(nets, "G_A", "G_B", "S_A", "S_B")
     learn = partial(learn_direction, lambda_cyc=lambda_cyc, gamma_shape=gamma_shape,
                     activation_checkpointing=activation_checkpointing, weights=weights)
     at_once = side_by_side_pays(batch) and not activation_checkpointing
-    return collect(accumulate_and_step((optimizers.G, optimizers.S), learn, directions(nets, batch), at_once))
+    pairs = directions(nets, batch, teachers)
+    return collect(accumulate_and_step((optimizers.G, optimizers.S), learn, pairs, at_once))
 
 # %% ../../nbs/06_fast/05_step.ipynb #9e0b5e89
 def update_segmentors(
@@ -260,9 +280,10 @@ def joint_step(
     lambda_cyc: float = 10.,  # weight of the cycle loss
     gamma_shape: float = 1.,  # weight of the shape loss
     weights: tuple[float, ...] = (1., 1., 1.),  # of real, synthetic and reconstructed volumes for the segmentors
+    teachers=None,  # fixed `S_A` and `S_B` that the shape loss asks, for ablations; None: the paper's, which learn
     activation_checkpointing: bool = False,  # compute activations again in the backward pass, to save memory?
 ) -> dict[str, torch.Tensor]:  # losses by name
     "One alternating update: generators and segmentors, then discriminators."
-    how = lambda_cyc, gamma_shape, activation_checkpointing, weights
+    how = lambda_cyc, gamma_shape, activation_checkpointing, weights, teachers
     passes, losses = update_generators_and_segmentors(nets, optimizers, batch, *how)
     return losses | exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes)

@@ -61,6 +61,17 @@ class Run:
     def result(self): return self.averages or self.nets  # what is scored and kept
 
 # %% ../../nbs/07_training/04_run.ipynb #bebd3d8b
+def first_teachers(
+    config: Config,  # with a frozen teacher
+    nets: Networks|None,  # weights to start from
+) -> nn.ModuleDict|None:  # None: the run's own phase `segmentors` will leave some
+    "The segmentors that a run begins with, if it trains none by themselves."
+    if config.phases[0].name == "segmentors": return None
+    if not nets:
+        raise InputError("a frozen teacher must have learned before: put a phase of segmentors first, or start from a "
+                         "checkpoint")
+    return nn.ModuleDict({"S_A": nets.S_A, "S_B": nets.S_B})
+
 def start(
     config: Config,  # what is decided
     nets: Networks|None = None,  # weights to start from; None: fresh ones
@@ -79,8 +90,10 @@ def start(
     if nets and nets.sizes["classes"] != len(task.regions):
         raise InputError(f"the networks know {nets.sizes['classes']} classes, {task.name} has {len(task.regions)}: "
                          "start from networks of the same task, or from fresh ones")
+    given = bool(evaluators)
+    if config.teacher == "frozen" and not given: evaluators = first_teachers(config, nets)
     nets = prepare((deepcopy(nets) if nets else Networks(**fresh)).to(device))
-    given, evaluators = bool(evaluators), prepare((deepcopy(evaluators) if evaluators else nn.ModuleDict()).to(device))
+    evaluators = prepare((deepcopy(evaluators) if evaluators else nn.ModuleDict()).to(device))
     rng, pools = torch.Generator().manual_seed(config.seed), {side: Pool(config.pool_size) for side in "AB"}
     ranges = ranges or {domain.name: domain.ends or (0., 1000.) for domain in task.domains}
     optimizers = make_optimizers(nets, config.lr)
@@ -89,6 +102,13 @@ def start(
                averages=averages)
 
 # %% ../../nbs/07_training/04_run.ipynb #cell-011
+def teachers_of(
+    run: Run,  # in its joint phase
+):  # "S_A", "S_B", with fixed weights; None: those that learn
+    "Whom the shape loss asks."
+    teachers = {"online": None, "frozen": run.evaluators, "averaged": run.averages}[run.config.teacher]
+    return teachers and teachers.requires_grad_(False)
+
 def step(
     run: Run,  # networks and optimizers
     phase: str,  # "segmentors", "generators" or "joint"
@@ -103,7 +123,7 @@ def step(
     if phase == "segmentors": return before.segmentor_step(*what, loss)
     if phase == "generators": return before.generator_step(*what, run.pools, run.rng, config.lambda_cyc, **more)
     weights = config.lambda_cyc, config.gamma_shape, config.segmentor_weights
-    return engine.joint_step(*what, run.pools, run.rng, *weights, **more)
+    return engine.joint_step(*what, run.pools, run.rng, *weights, teachers_of(run), **more)
 
 # %% ../../nbs/07_training/04_run.ipynb #4ecec57a
 def describe_engine(

@@ -58,6 +58,7 @@ class Config:
     dice_loss: bool = False  # of the segmentors while they learn alone, beside the paper's cross-entropy
     augment: bool|str = False  # change training volumes as patients and scanners differ; "shape": as patients alone
     segmentor_weights: tuple = (1., 1., 1.)  # of real, synthetic, reconstructed volumes in the joint phase
+    teacher: str = "online"  # whom the shape loss asks: the segmentors as they learn, "frozen" or "averaged" ones
     averaging: float = 0.  # decay of a moving average of all weights, which is scored and kept; 0: none
     keep: str = "best"  # the weights of the epoch with the highest validation Dice, or "last": of the last epoch
     seed: int = 0  # of the initial weights, of the order of cases, of the pools, of the augmentation
@@ -69,6 +70,8 @@ class Config:
             raise InputError(f"the configuration cannot be kept ({e}): use plain numbers") from e
         check_schema(stored, ConfigRecord, "the configuration", "change it")
         if not sum(self.segmentor_weights): raise InputError("segmentors would learn from nothing: give them a weight")
+        if self.teacher == "averaged" and not self.averaging:
+            raise InputError("an averaged teacher needs averages of the weights: set averaging, to 0.999 for example")
 
 # %% ../../nbs/07_training/02_schedule.ipynb #cell-018
 PRESETS = {

@@ -92,6 +92,7 @@ class ConfigRecord(Struct, forbid_unknown_fields=True):
     dice_loss: bool = False
     augment: bool|Literal["shape"] = False
     segmentor_weights: tuple[LossWeight, LossWeight, LossWeight] = (1., 1., 1.)
+    teacher: Literal["online", "frozen", "averaged"] = "online"
     averaging: Annotated[float, Meta(ge=0, lt=1)] = 0.
     keep: Literal["best", "last"] = "best"
     engine: Literal["fast", "reference"] = "fast"
