@@ -79,7 +79,7 @@ PRESETS = {
     "cpu": Config(Grid((40, 40, 32), (4.2, 4.2, 4.)), 8, 2,
                   (Phase("segmentors", 12), Phase("generators", 4), Phase("joint", 3, 4)), lr=1e-3),
     "study": Config(Grid((48, 48, 48), (3.5, 3.5, 2.75)), 8, 1,
-                    (Phase("segmentors", 20), Phase("generators", 8), Phase("joint", 10, 20)), lr=1e-3,
+                    (Phase("segmentors", 40), Phase("generators", 8), Phase("joint", 4, 8)), lr=1e-3,
                     averaging=0.995, keep="last"),
     "demo": Config(Grid((40, 40, 32), (4.2, 4.2, 4.)), 8, 2,
                    (Phase("segmentors", 28), Phase("generators", 7), Phase("joint", 4, 5)), lr=1e-3),
