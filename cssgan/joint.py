@@ -68,21 +68,31 @@ def freeze_all_but(
     "Fix every network but these."
     for name, net in nets.named_children(): net.requires_grad_(name in names)
 
+# %% ../nbs/05_method/03_joint.ipynb #a1c5f3fc
+class Variation(NamedTuple):
+    "What an update does otherwise than the paper; as it is here, nothing."
+    weights: tuple[float, ...] = (1., 1., 1.)  # of the real, synthetic and reconstructed volumes that segmentors see
+    teachers: object = None  # fixed `S_A` and `S_B` that the shape loss asks; None: those that learn
+    loss: object = shape_loss  # of a segmentor's scores and the labels, wherever they are compared
+    view: object = torch.nn.Identity()  # what discriminators see of a volume
+
+PAPER = Variation()
+
 # %% ../nbs/05_method/03_joint.ipynb #e1ba2ab1
 def generator_losses(
     nets: Networks,  # the six networks
     batch: Batch,  # real volumes and their labels
     passes: Passes,  # what the generators made of them
     ask_segmentors: bool = True,  # False: a CycleGAN's two losses
-    teachers=None,  # fixed `S_A` and `S_B` that the shape loss asks; None: those that learn
+    how: Variation = PAPER,
 ) -> dict[str, torch.Tensor]:  # scalars by name, each the sum of both directions
     "Pass for real, come back, keep the shape (sections 3.3 and 3.4)."
     real_A, y_A, real_B, y_B, _ = batch
     fake_A, fake_B, rec_A, rec_B = passes
-    losses = {"gan": adversarial_loss(nets.D_A(fake_A)) + adversarial_loss(nets.D_B(fake_B)),
+    losses = {"gan": adversarial_loss(nets.D_A(how.view(fake_A))) + adversarial_loss(nets.D_B(how.view(fake_B))),
               "cyc": cycle_loss(rec_A, real_A) + cycle_loss(rec_B, real_B)}
-    asked = teachers or nets
-    if ask_segmentors: losses["shape"] = shape_loss(asked.S_A(fake_A), y_B) + shape_loss(asked.S_B(fake_B), y_A)
+    asked = how.teachers or nets
+    if ask_segmentors: losses["shape"] = how.loss(asked.S_A(fake_A), y_B) + how.loss(asked.S_B(fake_B), y_A)
     return losses
 
 # %% ../nbs/05_method/03_joint.ipynb #20301367
@@ -91,17 +101,18 @@ def discriminator_losses(
     batch: Batch,  # real volumes
     fake_A: torch.Tensor,  # synthetic A, of now or of earlier [N, 1, X, Y, Z]
     fake_B: torch.Tensor,  # synthetic B [N, 1, X, Y, Z]
+    how: Variation = PAPER,
 ) -> dict[str, torch.Tensor]:  # scalars by name
     "Tell real from synthetic."
-    return {"D_A": discriminator_loss(nets.D_A(batch.real_A), nets.D_A(fake_A)),
-            "D_B": discriminator_loss(nets.D_B(batch.real_B), nets.D_B(fake_B))}
+    return {"D_A": discriminator_loss(nets.D_A(how.view(batch.real_A)), nets.D_A(how.view(fake_A))),
+            "D_B": discriminator_loss(nets.D_B(how.view(batch.real_B)), nets.D_B(how.view(fake_B)))}
 
 # %% ../nbs/05_method/03_joint.ipynb #33d8563e
 def segmentor_losses(
     nets: Networks,  # the six networks
     batch: Batch,  # real volumes and their labels
     passes: Passes|None = None,  # what the generators made; None: real volumes alone
-    weights: tuple[float, ...] = (1., 1., 1.),  # of real, synthetic and reconstructed volumes
+    how: Variation = PAPER,
 ) -> dict[str, torch.Tensor]:  # scalars by name
     "Cross-entropy, mean over all kinds of volumes that a segmentor sees (section 3.5)."
     seen_A, seen_B = [(batch.real_A, batch.y_A)], [(batch.real_B, batch.y_B)]
@@ -109,7 +120,7 @@ def segmentor_losses(
         seen_A += [(passes.fake_A, batch.y_B), (passes.rec_A, batch.y_A)]
         seen_B += [(passes.fake_B, batch.y_A), (passes.rec_B, batch.y_B)]
     def mean(S, seen):
-        return sum(w * shape_loss(S(x), y) for w, (x, y) in zip(weights, seen)) / sum(weights[:len(seen)])
+        return sum(w * how.loss(S(x), y) for w, (x, y) in zip(how.weights, seen)) / sum(how.weights[:len(seen)])
     return {"S_A": mean(nets.S_A, seen_A), "S_B": mean(nets.S_B, seen_B)}
 
 # %% ../nbs/05_method/03_joint.ipynb #725aa83c
@@ -145,22 +156,21 @@ def joint_step(
     rng: torch.Generator,  # of the pools
     lambda_cyc: float = 10.,  # the paper's λ
     gamma_shape: float = 1.,  # the paper's γ
-    weights: tuple[float, ...] = (1., 1., 1.),  # of what segmentors see; others than the paper's are for ablations
-    teachers=None,  # fixed `S_A` and `S_B` that the shape loss asks, for ablations; None: the paper's, which learn
+    how: Variation = PAPER,
 ) -> dict[str, torch.Tensor]:  # losses by name
     "One alternating update of all six networks (section 3.6)."
     freeze_all_but(nets, "G_A", "G_B")
     passes = round_trips(nets, batch.real_A, batch.real_B)  # fake_A, fake_B, rec_A, rec_B
-    losses = generator_losses(nets, batch, passes, teachers=teachers)
+    losses = generator_losses(nets, batch, passes, how=how)
     minimize(losses["gan"] + lambda_cyc * losses["cyc"] + gamma_shape * losses["shape"], optimizers.G)
 
     freeze_all_but(nets, "S_A", "S_B")
     passes = Passes(*(volumes.detach() for volumes in passes))
-    losses |= segmentor_losses(nets, batch, passes, weights)
+    losses |= segmentor_losses(nets, batch, passes, how)
     minimize(losses["S_A"] + losses["S_B"], optimizers.S)
 
     freeze_all_but(nets, "D_A", "D_B")
     fake_A, fake_B = pools["A"].exchange(passes.fake_A, rng), pools["B"].exchange(passes.fake_B, rng)
-    losses |= discriminator_losses(nets, batch, fake_A, fake_B)
+    losses |= discriminator_losses(nets, batch, fake_A, fake_B, how)
     minimize(losses["D_A"] + losses["D_B"], optimizers.D)
     return {name: loss.detach() for name, loss in losses.items()}

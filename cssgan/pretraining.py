@@ -11,8 +11,10 @@ import torch.nn.functional as F
 
 from .data.datasets import Batch
 from cssgan.joint import (
+    PAPER,
     Optimizers,
     Pool,
+    Variation,
     discriminator_losses,
     freeze_all_but,
     generator_losses,
@@ -62,16 +64,17 @@ def generator_step(
     pools: dict[str, Pool],  # "A", "B": past translations
     rng: torch.Generator,  # of the pools
     lambda_cyc: float = 10.,  # the paper's λ
+    how: Variation = PAPER,
 ) -> dict[str, torch.Tensor]:  # losses by name
     "A CycleGAN's step: generators, then discriminators."
     freeze_all_but(nets, "G_A", "G_B")
     passes = round_trips(nets, batch.real_A, batch.real_B)
-    losses = generator_losses(nets, batch, passes, ask_segmentors=False)
+    losses = generator_losses(nets, batch, passes, ask_segmentors=False, how=how)
     minimize(losses["gan"] + lambda_cyc * losses["cyc"], optimizers.G)
 
     freeze_all_but(nets, "D_A", "D_B")
     fake_A = pools["A"].exchange(passes.fake_A.detach(), rng)
     fake_B = pools["B"].exchange(passes.fake_B.detach(), rng)
-    losses |= discriminator_losses(nets, batch, fake_A, fake_B)
+    losses |= discriminator_losses(nets, batch, fake_A, fake_B, how)
     minimize(losses["D_A"] + losses["D_B"], optimizers.D)
     return {name: loss.detach() for name, loss in losses.items()}

@@ -15,6 +15,7 @@ from cssgan.fast.networks import accelerate
 from cssgan.joint import (
     Passes,
     Pool,
+    Variation,
     discriminator_losses,
     freeze_all_but,
     generator_losses,
@@ -48,6 +49,7 @@ def cores(request):
 
 def pools(size=2): return {"A": Pool(size), "B": Pool(size)}
 def rng(seed=5): return torch.Generator().manual_seed(seed)
+def dimmed(x): return .8 * x + .1
 def quick(*args, **kwargs): return accelerate(Networks(*args, **kwargs))
 REFERENCE = SimpleNamespace(joint_step=joint.joint_step, segmentor_step=segmentor_step, generator_step=generator_step)
 ENGINES = pytest.mark.parametrize("engine, make", [(REFERENCE, Networks), (fast, quick)], ids=["reference", "fast"])
@@ -234,12 +236,14 @@ def test_the_fast_step_is_the_plain_step_in_losses_and_in_weights(cores, batch_s
         ), name
 
 
-@pytest.mark.parametrize("weights", [(1., 1., 0.), (1., 0., 1.), (2., 1., .5)])
-def test_other_weights_of_what_segmentors_see_are_the_same_in_both_steps(weights):
+@pytest.mark.parametrize("how", [
+    Variation((1., 1., 0.)), Variation((1., 0., 1.)), Variation((2., 1., .5)),
+    Variation(loss=cross_entropy_and_dice), Variation(view=dimmed)])
+def test_variations_are_the_same_in_both_steps(how):
     ends, batches = [], [doubled(b) for b in noise().epoch(0, 0)]
     for engine, make in ((joint, Networks), (fast, quick)):
         nets = make(4, 1, seed=3).double()
-        ends.append((steps(engine, nets, batches, weights=weights), frozen(nets)))
+        ends.append((steps(engine, nets, batches, how=how), frozen(nets)))
     for plain, ours in zip(ends[0][0], ends[1][0], strict=True):
         assert all(math.isclose(plain[n].item(), ours[n].item(), rel_tol=1e-12) for n in NAMES)
     for name, weight in ends[0][1].items():
@@ -252,13 +256,13 @@ def test_a_teacher_other_than_the_learner_is_the_same_in_both_steps_and_learns_n
     for engine, make in ((joint, Networks), (fast, quick)):
         nets, teachers = make(4, 1, seed=3).double(), make(4, 1, seed=4).double().requires_grad_(False)
         before = frozen(teachers)
-        ends.append((steps(engine, nets, batches, weights=weights, teachers=teachers), frozen(nets)))
+        ends.append((steps(engine, nets, batches, how=Variation(weights, teachers)), frozen(nets)))
         assert not changed(teachers, before)
     for plain, ours in zip(ends[0][0], ends[1][0], strict=True):
         assert all(math.isclose(plain[n].item(), ours[n].item(), rel_tol=1e-12) for n in NAMES)
     for name, weight in ends[0][1].items():
         assert torch.allclose(weight, ends[1][1][name], rtol=0, atol=1e-9 * weight.abs().max().item()), name
-    own = steps(joint, Networks(4, 1, seed=3).double(), batches, weights=weights)
+    own = steps(joint, Networks(4, 1, seed=3).double(), batches, how=Variation(weights))
     assert own[0]["shape"] != ends[0][0][0]["shape"]
 
 
@@ -269,18 +273,20 @@ def test_a_segmentor_learns_nothing_from_what_has_no_weight(batch, engine, make)
     for weights, learns in (((1., 1., 1.), True), ((1., 0., 1.), False)):
         nets = make(4, 1)
         before = frozen(nets.S_B)
-        engine.joint_step(nets, make_optimizers(nets, 1e-3), unknown, pools(), rng(), weights=weights)
+        engine.joint_step(nets, make_optimizers(nets, 1e-3), unknown, pools(), rng(), how=Variation(weights))
         assert changed(nets.S_B, before) == learns
 
 
-@pytest.mark.parametrize("phase", ["segmentor", "segmentor, Dice", "generator"])
+@pytest.mark.parametrize("phase", ["segmentor", "segmentor, Dice", "generator", "generator, view"])
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_the_steps_before_the_joint_phase_are_equal_too(phase, batch_size):
-    ends, (phase, *dice) = [], phase.split(", ")
+    ends, (phase, *other) = [], phase.split(", ")
+    variation = [10., Variation(view=dimmed)] if other == ["view"] else []
     for engine, make in ((REFERENCE, Networks), (fast, quick)):
         nets = make(4, 1, seed=3).double()
-        of_segmentors = [cross_entropy_and_dice] if dice else []
-        optimizers, more = make_optimizers(nets, 1e-3), of_segmentors if phase == "segmentor" else (pools(), rng())
+        of_segmentors = [cross_entropy_and_dice] if other == ["Dice"] else []
+        of_generators, optimizers = (pools(), rng(), *variation), make_optimizers(nets, 1e-3)
+        more = of_segmentors if phase == "segmentor" else of_generators
         batches = [doubled(b) for b in noise(3 * batch_size, 2 * batch_size, 0.5).epoch(0, 0, batch_size)]
         losses = [getattr(engine, f"{phase}_step")(nets, optimizers, b, *more) for b in batches]
         ends.append((losses, frozen(nets)))

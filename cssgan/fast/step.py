@@ -18,7 +18,7 @@ from ..data.datasets import Batch
 from .directions import for_both, one_core_between
 from .networks import mixed_precision
 from .processes import average, gather, part_of_this_process
-from ..joint import Optimizers, Passes, Pool, freeze_all_but
+from ..joint import PAPER, Optimizers, Passes, Pool, Variation, freeze_all_but
 from ..losses import adversarial_loss, cycle_loss, discriminator_loss, generator_objective, shape_loss
 from ..models import Networks
 
@@ -129,6 +129,7 @@ def update_generators(
     optimizer: torch.optim.Optimizer,  # of G_A and G_B
     batch: Batch,  # real volumes and their labels
     lambda_cyc: float = 10.,  # weight of the cycle loss
+    how: Variation = PAPER,  # as for `cssgan.joint`
     activation_checkpointing: bool = False,  # save memory so, and by one direction after the other?
 ) -> tuple:  # the passes, for those who learn next, and the losses by name
     "Optimize `G_A, G_B` as a CycleGAN does, discriminators fixed, segmentors not asked."
@@ -136,7 +137,7 @@ def update_generators(
     def learn(d):
         with mixed_precision(d.real.device):
             fake, rec = round_trip(d, activation_checkpointing)
-            gan, cyc = adversarial_loss(upcast(d.D_there(fake))), cycle_loss(upcast(rec), d.real)
+            gan, cyc = adversarial_loss(upcast(d.D_there(how.view(fake)))), cycle_loss(upcast(rec), d.real)
         generator_objective(gan, cyc, 0., lambda_cyc).backward()
         return fake.detach(), rec.detach(), {"gan": gan.detach(), "cyc": cyc.detach()}
     at_once = side_by_side_pays(batch) and not activation_checkpointing
@@ -146,10 +147,11 @@ def update_generators(
 def learn_from_translation(
     d: Direction,  # with a teacher
     fake: torch.Tensor,  # the translation, without gradients
-    weight: float,  # of its loss
+    how: Variation,
 ) -> torch.Tensor:  # the weighted loss
     "The segmentor's pass over a translation, where it shares none with the shape loss."
-    with mixed_precision(fake.device): loss = weight * shape_loss(upcast(d.S_there(fake)), d.labels)
+    share = how.weights[1] / sum(how.weights)
+    with mixed_precision(fake.device): loss = share * how.loss(upcast(d.S_there(fake)), d.labels)
     loss.backward()
     return loss.detach()
 
@@ -157,25 +159,24 @@ def learn_direction(
     d: Direction,  # with all the networks that the volume meets
     lambda_cyc: float,  # weight of the cycle loss
     gamma_shape: float,  # weight of the shape loss
-    activation_checkpointing: bool,  # compute activations again in the backward pass?
-    weights: tuple[float, ...] = (1., 1., 1.),  # of real, synthetic and reconstructed volumes for the segmentors
+    how: Variation,  # as for `cssgan.joint`
+    activation_checkpointing: bool = False,  # compute activations again in the backward pass?
 ) -> tuple:  # translation, reconstruction, losses by name
     "Forward and backward for the generators and segmentors of one direction."
-    of_real, of_fake, of_rec = (weight / sum(weights) for weight in weights)
+    of_real, of_fake, of_rec = (weight / sum(how.weights) for weight in how.weights)
     with mixed_precision(d.real.device):
         fake, rec = round_trip(d, activation_checkpointing)
-        gan, cyc = adversarial_loss(upcast(d.D_there(fake))), cycle_loss(upcast(rec), d.real)
+        gan, cyc = adversarial_loss(upcast(d.D_there(how.view(fake)))), cycle_loss(upcast(rec), d.real)
         if d.teacher: found, factor = d.teacher(fake), gamma_shape
         else: found, factor = d.S_there(scale_gradient(fake, gamma_shape / of_fake)), of_fake
-        shape = shape_loss(upcast(found), d.labels)
+        shape = how.loss(upcast(found), d.labels)
     (gan + lambda_cyc * cyc + factor * shape).backward()
     fake, rec, gan, cyc, shape = (x.detach() for x in (fake, rec, gan, cyc, shape))
     with mixed_precision(d.real.device):
         scores = upcast(d.S_here(torch.cat([d.real, rec])))
-        own = of_real * shape_loss(scores[:1], d.labels) + of_rec * shape_loss(scores[1:], d.labels)
+        own = of_real * how.loss(scores[:1], d.labels) + of_rec * how.loss(scores[1:], d.labels)
     own.backward()
-    if d.teacher and of_fake: learned = learn_from_translation(d, fake, of_fake)
-    else: learned = of_fake * shape
+    learned = learn_from_translation(d, fake, how) if d.teacher and of_fake else of_fake * shape
     losses = {"gan": gan, "cyc": cyc, "shape": shape, f"S_{d.here}": own.detach(), f"S_{d.there}": learned}
     return fake, rec, losses
 
@@ -186,15 +187,15 @@ def update_generators_and_segmentors(
     batch: Batch,  # real volumes and their labels
     lambda_cyc: float = 10.,  # weight of the cycle loss
     gamma_shape: float = 1.,  # weight of the shape loss
+    how: Variation = PAPER,  # as for `cssgan.joint`
     activation_checkpointing: bool = False,  # save memory so, and by one direction after the other?
-    weights: tuple[float, ...] = (1., 1., 1.),  # of real, synthetic and reconstructed volumes for the segmentors
-    teachers=None,  # fixed `S_A` and `S_B` that the shape loss asks; None: those that learn
 ) -> tuple:  # the passes, and the losses by name
     "The generators' turn and the segmentors' in one: the same losses, the same new weights."
-    if not weights[1]: teachers = teachers or deepcopy(nets).requires_grad_(False)  # who judges must not learn from it
+    teachers = how.teachers
+    if not how.weights[1]: teachers = teachers or deepcopy(nets).requires_grad_(False)  # who judges must not learn
     freeze_all_but(nets, "G_A", "G_B", "S_A", "S_B")
-    learn = partial(learn_direction, lambda_cyc=lambda_cyc, gamma_shape=gamma_shape,
-                    activation_checkpointing=activation_checkpointing, weights=weights)
+    learn = partial(learn_direction, lambda_cyc=lambda_cyc, gamma_shape=gamma_shape, how=how,
+                    activation_checkpointing=activation_checkpointing)
     at_once = side_by_side_pays(batch) and not activation_checkpointing
     pairs = directions(nets, batch, teachers)
     return collect(accumulate_and_step((optimizers.G, optimizers.S), learn, pairs, at_once))
@@ -224,12 +225,13 @@ def update_discriminators(
     batch: Batch,  # real volumes
     fake_A: torch.Tensor,  # synthetic A, of now or of earlier [N, 1, X, Y, Z]
     fake_B: torch.Tensor,  # synthetic B [N, 1, X, Y, Z]
+    how: Variation = PAPER,  # as for `cssgan.joint`
 ) -> dict[str, torch.Tensor]:  # losses by name
     "Optimize `D_A, D_B` with the generators fixed."
     freeze_all_but(nets, "D_A", "D_B")
     def learn(of_domain):
         discriminator, x = of_domain
-        with mixed_precision(x.device): loss = discriminator_loss(*upcast(discriminator(x)).chunk(2))
+        with mixed_precision(x.device): loss = discriminator_loss(*upcast(discriminator(how.view(x))).chunk(2))
         loss.backward()
         return loss.detach()
     x_A, x_B = (torch.stack(both, dim=1) for both in ((batch.real_A, fake_A), (batch.real_B, fake_B)))  # pair by pair
@@ -238,11 +240,11 @@ def update_discriminators(
     return {name: torch.stack(losses).mean() for name, losses in zip(("D_A", "D_B"), zip(*found))}
 
 # %% ../../nbs/06_fast/05_step.ipynb #c2ded3b0
-def exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes):  # as for `joint_step`
+def exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes, how):  # as for `joint_step`
     "What the pools give back is what the discriminators learn from."
     fake_A, fake_B = (part_of_this_process(pools[side].exchange(gather(fakes), rng))
                       for side, fakes in (("A", passes.fake_A), ("B", passes.fake_B)))
-    return update_discriminators(nets, optimizers.D, batch, fake_A, fake_B)
+    return update_discriminators(nets, optimizers.D, batch, fake_A, fake_B, how)
 
 # %% ../../nbs/06_fast/05_step.ipynb #6f3da927
 @one_core_between()
@@ -263,11 +265,12 @@ def generator_step(
     pools: dict[str, Pool],  # "A", "B": past translations
     rng: torch.Generator,  # of the pools
     lambda_cyc: float = 10.,  # weight of the cycle loss
+    how: Variation = PAPER,  # as for `cssgan.joint`
     activation_checkpointing: bool = False,  # compute activations again in the backward pass, to save memory?
 ) -> dict[str, torch.Tensor]:  # losses by name
     "A CycleGAN's step: generators, then discriminators."
-    passes, losses = update_generators(nets, optimizers.G, batch, lambda_cyc, activation_checkpointing)
-    return losses | exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes)
+    passes, losses = update_generators(nets, optimizers.G, batch, lambda_cyc, how, activation_checkpointing)
+    return losses | exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes, how)
 
 # %% ../../nbs/06_fast/05_step.ipynb #a4e08c51
 @one_core_between()
@@ -279,11 +282,10 @@ def joint_step(
     rng: torch.Generator,  # of the pools
     lambda_cyc: float = 10.,  # weight of the cycle loss
     gamma_shape: float = 1.,  # weight of the shape loss
-    weights: tuple[float, ...] = (1., 1., 1.),  # of real, synthetic and reconstructed volumes for the segmentors
-    teachers=None,  # fixed `S_A` and `S_B` that the shape loss asks, for ablations; None: the paper's, which learn
+    how: Variation = PAPER,  # as for `cssgan.joint`
     activation_checkpointing: bool = False,  # compute activations again in the backward pass, to save memory?
 ) -> dict[str, torch.Tensor]:  # losses by name
     "One alternating update: generators and segmentors, then discriminators."
-    how = lambda_cyc, gamma_shape, activation_checkpointing, weights, teachers
-    passes, losses = update_generators_and_segmentors(nets, optimizers, batch, *how)
-    return losses | exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes)
+    more = lambda_cyc, gamma_shape, how, activation_checkpointing
+    passes, losses = update_generators_and_segmentors(nets, optimizers, batch, *more)
+    return losses | exchange_and_discriminate(nets, optimizers, batch, pools, rng, passes, how)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -26,7 +27,7 @@ from ..fast import step as fast_step
 from ..fast.networks import accelerate, decelerate, which_path
 from ..fast.processes import average, join, processes, rank
 from ..guard import InputError
-from ..joint import Optimizers, Pool, make_optimizers
+from ..joint import PAPER, Optimizers, Pool, Variation, make_optimizers
 from ..losses import shape_loss
 from ..metrics import dice_scores, s_score
 from ..models import Networks
@@ -101,6 +102,19 @@ def start(
     return Run(config, nets, optimizers, pools, rng, evaluators, ranges, evaluators_given=given, task=task,
                averages=averages)
 
+# %% ../../nbs/07_training/04_run.ipynb #3a7397a9
+def random_view(
+    rng: torch.Generator,  # decides
+):  # a function of volumes [N, 1, X, Y, Z] in [-1, 1]
+    "Another contrast (± 25 %) and brightness (± 0.25), a shift of up to an eighth of each side; gradients pass."
+    gain, lift, *shifts = (2 * torch.rand(5, generator=rng) - 1).tolist()
+    def view(x):
+        middle = x.mean((1, 2, 3, 4), keepdim=True)
+        moves = [round(share * n / 8) for share, n in zip(shifts, x.shape[2:])]
+        sides = [by for move in reversed(moves) for by in (move, -move)]
+        return F.pad(middle + (1 + gain / 4) * (x - middle) + lift / 4, sides, value=-1.)
+    return view
+
 # %% ../../nbs/07_training/04_run.ipynb #cell-011
 def teachers_of(
     run: Run,  # in its joint phase
@@ -108,6 +122,15 @@ def teachers_of(
     "Whom the shape loss asks."
     teachers = {"online": None, "frozen": run.evaluators, "averaged": run.averages}[run.config.teacher]
     return teachers and teachers.requires_grad_(False)
+
+def variation_of(
+    run: Run,  # before an update
+) -> Variation:
+    "What the next update does otherwise than the paper."
+    config = run.config
+    loss = pretraining.cross_entropy_and_dice if config.dice_loss == "joint" else shape_loss
+    view = random_view(run.rng) if config.augment_D else PAPER.view
+    return Variation(config.segmentor_weights, teachers_of(run), loss, view)
 
 def step(
     run: Run,  # networks and optimizers
@@ -119,11 +142,11 @@ def step(
     engine, before, more = joint, pretraining, {}
     if config.engine == "fast":
         engine, before, more = fast_step, fast_step, {"activation_checkpointing": config.activation_checkpointing}
-    loss = pretraining.cross_entropy_and_dice if config.dice_loss else shape_loss
-    if phase == "segmentors": return before.segmentor_step(*what, loss)
-    if phase == "generators": return before.generator_step(*what, run.pools, run.rng, config.lambda_cyc, **more)
-    weights = config.lambda_cyc, config.gamma_shape, config.segmentor_weights
-    return engine.joint_step(*what, run.pools, run.rng, *weights, teachers_of(run), **more)
+    if phase == "segmentors":
+        return before.segmentor_step(*what, pretraining.cross_entropy_and_dice if config.dice_loss else shape_loss)
+    with_pools, how = (*what, run.pools, run.rng), variation_of(run)
+    if phase == "generators": return before.generator_step(*with_pools, config.lambda_cyc, how, **more)
+    return engine.joint_step(*with_pools, config.lambda_cyc, config.gamma_shape, how, **more)
 
 # %% ../../nbs/07_training/04_run.ipynb #4ecec57a
 def describe_engine(

@@ -55,10 +55,11 @@ class Config:
     batch_size: int = 1  # pairs in an update of one process; the fast engine accumulates gradients pair by pair
     pool_size: int = 50  # past translations that the discriminators may see again
     activation_checkpointing: bool = False  # of the generators, and one direction at a time: less memory, more time
-    dice_loss: bool = False  # of the segmentors while they learn alone, beside the paper's cross-entropy
+    dice_loss: bool|str = False  # beside the paper's cross-entropy while segmentors learn alone; "joint": always
     augment: bool|str = False  # change training volumes as patients and scanners differ; "shape": as patients alone
     segmentor_weights: tuple = (1., 1., 1.)  # of real, synthetic, reconstructed volumes in the joint phase
     teacher: str = "online"  # whom the shape loss asks: the segmentors as they learn, "frozen" or "averaged" ones
+    augment_D: bool = False  # show discriminators what is real and what is not with another contrast, and shifted
     averaging: float = 0.  # decay of a moving average of all weights, which is scored and kept; 0: none
     keep: str = "best"  # the weights of the epoch with the highest validation Dice, or "last": of the last epoch
     seed: int = 0  # of the initial weights, of the order of cases, of the pools, of the augmentation

@@ -89,10 +89,11 @@ class ConfigRecord(Struct, forbid_unknown_fields=True):
     pool_size: Annotated[int, Meta(ge=0, le=100_000)]
     seed: Annotated[int, Meta(ge=0, lt=2**32)]
     activation_checkpointing: bool = False
-    dice_loss: bool = False
+    dice_loss: bool|Literal["joint"] = False
     augment: bool|Literal["shape"] = False
     segmentor_weights: tuple[LossWeight, LossWeight, LossWeight] = (1., 1., 1.)
     teacher: Literal["online", "frozen", "averaged"] = "online"
+    augment_D: bool = False
     averaging: Annotated[float, Meta(ge=0, lt=1)] = 0.
     keep: Literal["best", "last"] = "best"
     engine: Literal["fast", "reference"] = "fast"

@@ -1,4 +1,4 @@
-"Whom the shape loss asks: the segmentors as they learn, the pre-trained ones, or their averages."
+"What a run may do otherwise than the paper: whom the shape loss asks, what discriminators see, the Dice loss."
 from dataclasses import replace
 
 import pytest
@@ -7,7 +7,7 @@ from tiny import AVERAGED, SHORT, frozen, noise, same, state
 
 from cssgan.guard import InputError
 from cssgan.models import Networks
-from cssgan.training.run import start, teachers_of
+from cssgan.training.run import random_view, start, teachers_of
 from cssgan.training.schedule import Phase
 from cssgan.training.trainer import Stopped, fit
 
@@ -42,9 +42,10 @@ def test_an_averaged_teacher_is_the_average_as_it_is_now(data):
     assert teachers_of(run) is run.averages and not any(p.requires_grad for p in run.averages.parameters())
 
 
-@pytest.mark.parametrize("config", [FROZEN, replace(AVERAGED, teacher="averaged")])
+@pytest.mark.parametrize("config", [FROZEN, replace(AVERAGED, teacher="averaged"), replace(SHORT, augment_D=True),
+                                    replace(SHORT, dice_loss="joint")])
 @pytest.mark.parametrize("engine", ["fast", "reference"])
-def test_an_interrupted_run_with_a_teacher_ends_bit_for_bit_like_a_whole_one(data, tmp_path, config, engine):
+def test_an_interrupted_run_that_varies_ends_bit_for_bit_like_a_whole_one(data, tmp_path, config, engine):
     config = replace(config, engine=engine)
     fit(data, config, tmp_path / "whole", progress=False)
     def stop(run, keep): keep.button.pressed = (run.phase, run.epoch, run.seen) == (2, 1, 2)
@@ -54,12 +55,23 @@ def test_an_interrupted_run_with_a_teacher_ends_bit_for_bit_like_a_whole_one(dat
     assert same(a, d) and same(b, e) and c == f
 
 
-def test_teachers_make_a_difference(data, tmp_path):
-    ends = []
-    for teacher in ("online", "frozen", "averaged"):
-        run = fit(data, replace(AVERAGED, teacher=teacher), tmp_path / teacher, progress=False)
+def test_each_variation_makes_a_difference(data, tmp_path):
+    ends, teachers = [], [{"teacher": name} for name in ("online", "frozen", "averaged")]
+    for k, change in enumerate([*teachers, {"augment_D": True}, {"dice_loss": "joint"}]):
+        run = fit(data, replace(AVERAGED, **change), tmp_path / str(k), progress=False)
         ends.append(run.nets.G_A.net.last.weight.detach().clone())
-    assert not any(torch.equal(ends[i], ends[j]) for i in range(3) for j in range(i))
+    assert not any(torch.equal(ends[i], ends[j]) for i in range(len(ends)) for j in range(i))
+
+
+def test_a_view_has_another_contrast_and_is_shifted_and_lets_gradients_pass():
+    x = torch.linspace(-1, 1, 24)[:, None, None].repeat(1, 16, 16)[None, None].requires_grad_()
+    view = random_view(torch.Generator().manual_seed(0))
+    seen = view(x)
+    assert seen.shape == x.shape and torch.equal(view(x), seen) and not torch.equal(seen, x)
+    inside = seen.detach()[0, 0, 4:-4, 8, 8].diff()
+    assert torch.allclose(inside, inside[0]) and .75 <= (inside[0] / x.detach()[0, 0, :, 8, 8].diff()[0]) <= 1.25
+    seen.sum().backward()
+    assert x.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("change, says", [
