@@ -82,3 +82,11 @@ def test_ada_learns_from_what_ours_does(scarce, tmp_path):
     assert list(found) == list(METHODS) and found["ADA"] == found["ours"] and found["R"] == (1, 0, 0)
     assert found["ours"] == (1, 1, 1) if scarce == "images" else found["ours"] == pytest.approx((.5, 1, .5), abs=.01)
     assert labelled_volumes(study, study.training_data(MRI=.14), "CT")["ours"][0] == 1
+
+
+def test_another_window_is_another_protocol(study):
+    import msgspec
+    ct, mri = study.task.domains
+    other = msgspec.structs.replace(study.task, domains=(msgspec.structs.replace(ct, window=(-200., 500.)), mri))
+    cases = [replace(case, task=other) for case in study.cases]
+    assert protocol_of(replace(study, cases=cases)).fingerprint != protocol_of(study).fingerprint

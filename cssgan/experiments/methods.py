@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
+import msgspec
+
 import cssgan
 from ..data.datasets import UnpairedData, has_labels, order_of
 from .runs import source_state
@@ -87,7 +89,7 @@ class Protocol:
     scarce: str  # "images" or "labels"
     keep: str  # which epoch's weights are tested: "best" by validation labels, or "last"
     averaging: float  # decay of the averages that are tested; 0: none
-    settings: str  # a name for all other settings: grid, sizes, the course before
+    settings: str  # a name for all other settings: task, grid, sizes, the course before
     test: str  # a name for the test cases
 
     @property
@@ -112,6 +114,7 @@ def protocol_of(
                   for epoch in range(phase.epochs + phase.decay))
     apart = "augment", "keep", "averaging", "seed", "engine"
     others = {name: value for name, value in asdict(config).items() if name not in apart}
+    others["task"] = msgspec.to_builtins(study.task)
     tested = [[case.id, case.image] for case in study.cases if case.split == "test"]
     updates = len(rates) * -(-study.pairs // config.batch_size)
     return Protocol(study.pairs, updates, rates, config.augment, study.scarce, config.keep, config.averaging,
