@@ -13,7 +13,7 @@ from cssgan.metrics import (
     surface_distances,
     translation_error,
 )
-from cssgan.phantoms.moved import moved_anatomy
+from cssgan.phantoms.heart import draw_anatomy
 from cssgan.phantoms.scanners import render
 from cssgan.scans.volumes import IGNORE, Grid, normalise
 
@@ -161,8 +161,8 @@ def test_distortion_tells_a_shift_from_none():
 def test_the_ruler_rises_with_the_displacement_of_a_patient_who_is_drawn_and_scanned_again(modality):
     grid = Grid((40, 40, 32), (4.2, 4.2, 4.0))
     scan = lambda mm, seed: torch.from_numpy(
-        normalise(render(moved_anatomy(5, grid, (0, 0, mm)), modality, seed)).voxels)[None, None]
-    true, heart = scan(0, 5), torch.from_numpy(moved_anatomy(5, grid, (0, 0, 0)).label > 0)[None]
+        normalise(render(draw_anatomy(5, grid, (0, 0, mm)), modality, seed)).voxels)[None, None]
+    true, heart = scan(0, 5), torch.from_numpy(draw_anatomy(5, grid).label > 0)[None]
     fakes = {mm: torch.stack([scan(mm, seed) for seed in (1, 2, 3, 4)]).mean(0) for mm in (0, 1, 2)}
     found = {mm: distortion(fake, true, heart, grid.spacing) for mm, fake in fakes.items()}
     assert found[0] < .35 < found[1] < found[2]

@@ -192,9 +192,10 @@ def deformed_space(
     rng,  # random numbers
     bend: float,  # how far a point moves, mm (standard deviation)
     step: float = 55.,  # how slowly the movement changes, mm
+    move=(0., 0., 0.),  # how far what is drawn will lie from its usual place: x, y, z in mm
 ) -> Space:  # full of air
     "The points of a grid, moved by a smooth random deformation."
-    axes = [a + m for a, m in zip(grid_axes(grid), HEART_CENTRE)]
+    axes = [a + m - mm for a, m, mm in zip(grid_axes(grid), HEART_CENTRE, move)]
     points = np.empty((3, *grid.shape))
     for i, a in enumerate(np.meshgrid(*axes, indexing="ij", sparse=True)):
         points[i] = a + bend * smooth_field(rng, axes, step)

@@ -230,14 +230,17 @@ def paint_heart(
 def draw_anatomy(
     seed: int,  # 0 or more
     grid: Grid = PAPER_GRID,  # shape and spacing; the heart is in its middle
+    move=(0., 0., 0.),  # how far everything lies from there: x, y, z in mm
 ) -> Anatomy:  # tissues and label
     "Draw a patient's chest with the heart in it."
     rng = random_stream(seed)
     p = draw_patient(rng)
-    space = deformed_space(grid, rng, p.bend)
+    space = deformed_space(grid, rng, p.bend, move=move)
     paint_chest(space, p, rng)
     paint_heart(space, p, rng)
-    return Anatomy(space.tissues, grid.affine(), int(seed), f"{p.disease}, at {100 * p.phase:.0f} % of the beat")
+    where = f", moved by {tuple(map(float, move))} mm" if any(move) else ""
+    what = f"{p.disease}, at {100 * p.phase:.0f} % of the beat{where}"
+    return Anatomy(space.tissues, grid.affine(), int(seed), what)
 
 # %% ../../nbs/03_phantoms/03_heart.ipynb #cell-042
 def fit_pose(
