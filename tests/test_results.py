@@ -1,45 +1,18 @@
-"Means, spreads and differences are what they say, whatever the order of the records."
+"Means and spreads are what they say, whatever the order of the records."
 import json
 import math
 
 import pandas as pd
 import pytest
 
-from cssgan.experiments.results import (
-    compare_methods,
-    mean_sd,
-    paired_difference,
-    plot_shares,
-    plus_minus,
-    read_results,
-    table,
-)
+from cssgan.experiments.results import mean_sd, plot_shares, plus_minus, read_results, table
 from cssgan.guard import InputError
 
 RUNS = [("ours", 1, 74.), ("base", 0, 70.), ("ours", 0, 72.), ("base", 1, 71.), ("ours", 2, 60.)]
 RECORDS = pd.DataFrame([{"method": m, "seed": s, "fraction": .14, "score": "Dice", "mean": v} for m, s, v in RUNS])
 
 
-def test_pairs_are_made_by_seed_and_not_by_order():
-    found = compare_methods(RECORDS, "ours", "base")
-    assert found.pairs == 2 and found.difference == 2.5
-
-
-def test_no_common_seed_is_said():
-    with pytest.raises(InputError, match="has been run with both"):
-        compare_methods(RECORDS[RECORDS["seed"] == 2], "ours", "base")
-
-
-def test_the_interval_is_students():
-    centre, low, high, _ = paired_difference([3., 1., 2., 4.], [0., 0., 0., 0.])
-    assert (centre == 2.5 and math.isclose(high - centre, 3.18245 * 1.29099 / 2, rel_tol=1e-4)
-            and math.isclose(centre - low, high - centre))
-
-
-def test_one_pair_has_no_interval(): assert math.isnan(paired_difference([1.], [0.])[1])
 def test_one_value_has_no_spread(): assert math.isnan(mean_sd([1.])[1]) and plus_minus([1.]) == "1.0 (1)"
-def test_sides_of_unequal_length_are_refused():
-    with pytest.raises(ValueError): paired_difference([1., 2.], [1.])
 
 
 def test_a_table_says_how_many_seeds_stand_behind_a_cell():
