@@ -91,7 +91,7 @@ def generator_losses(
     fake_A, fake_B, rec_A, rec_B = passes
     losses = {"gan": adversarial_loss(nets.D_A(how.view(fake_A))) + adversarial_loss(nets.D_B(how.view(fake_B))),
               "cyc": cycle_loss(rec_A, real_A) + cycle_loss(rec_B, real_B)}
-    asked = how.teachers or nets
+    asked = nets if how.teachers is None else how.teachers
     if ask_segmentors: losses["shape"] = how.loss(asked.S_A(fake_A), y_B) + how.loss(asked.S_B(fake_B), y_A)
     return losses
 

@@ -120,7 +120,25 @@ def test_every_record_of_a_comparison_says_its_protocol(name, runs):
 
 def test_controls_hold_every_method_with_and_without_augmentation(runs):
     found = [(record["augment"], record["method"]) for record in runs("controls")[0]]
-    assert found == [(kind, name) for kind in ("none", "shape") for name in ("R", "R ×3", "ADA", "ours", "all real")]
+    names = "R", "R ×3", "ADA", "ours", "all real"
+    alone = [("all", name) for name in ("R", "R ×3", "all real")]
+    assert found == [(kind, name) for kind in ("none", "shape") for name in names] + alone
+
+
+def test_controls_leave_out_the_averaged_teacher_where_nothing_is_averaged(tmp_path):
+    few = ["-r", "data", "phantom-few", "-r", "preset", "smoke", "-r", "shared", tmp_path / "shared"]
+    out = papermill("controls", tmp_path, *few, "-y", "augment: [false]")
+    found = {record["method"] for record in json.loads((out / "metrics.json").read_text()) if "patient" not in record}
+    assert "ours, frozen teacher" in found and "ours, averaged teacher" not in found
+
+
+def test_improvements_look_at_the_test_patients_only_if_they_are_asked_to(runs, tmp_path):
+    assert {record["score"] for record in runs("improvements")[0]} == {"validation Dice"}
+    few = ["-r", "data", "phantom-few", "-r", "preset", "smoke", "-r", "shared", tmp_path / "shared"]
+    out = papermill("improvements", tmp_path, *few, "-p", "report", "True", "-y", "improvements: [none]")
+    records = json.loads((out / "metrics.json").read_text())
+    assert {"validation Dice", "Dice", "Dice by patient"} == {record["score"] for record in records}
+    assert {record["method"] for record in records} == {"R", "ADA", "ours", "all real"}
 
 
 @pytest.mark.parametrize("name", ["table1_s_score", "fig3_cyclegan"])

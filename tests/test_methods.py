@@ -90,3 +90,10 @@ def test_another_window_is_another_protocol(study):
     other = msgspec.structs.replace(study.task, domains=(msgspec.structs.replace(ct, window=(-200., 500.)), mri))
     cases = [replace(case, task=other) for case in study.cases]
     assert protocol_of(replace(study, cases=cases)).fingerprint != protocol_of(study).fingerprint
+
+
+def test_an_averaged_teacher_without_averages_is_refused_before_anything_is_trained(tmp_path):
+    bare = open_study("phantom-few", "smoke", 7, tmp_path, "labels")
+    with pytest.raises(InputError, match="take the preset study"):
+        train_methods(bare, bare.training_data(MRI=.14), list(METHODS))
+    assert not list(tmp_path.iterdir())

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import AVERAGED, SHORT, frozen, noise, same, state
+from tiny import AVERAGED, SHORT, Random, frozen, noise, same, state
 
 from cssgan.guard import InputError
 from cssgan.models import Networks
@@ -35,6 +35,17 @@ def test_a_run_from_trained_weights_takes_the_segmentors_it_begins_with(data, tm
     def watch(run, keep): seen["teacher"] = frozen(teachers_of(run).S_B)
     fit(data, replace(FROZEN, phases=(Phase("joint", 1),)), tmp_path, nets, progress=False, callback=watch)
     assert same(seen["teacher"], frozen(nets.S_B))
+
+
+@pytest.mark.parametrize("names, nets", [(("generators", "segmentors", "joint"), None), (("segmentors", "joint"), 1)])
+def test_a_phase_of_segmentors_before_the_joint_one_leaves_the_teacher(names, nets):
+    phases = tuple(Phase(name, 1) for name in names)
+    assert not start(replace(FROZEN, phases=phases), Networks(4, 1) if nets else None).evaluators
+
+
+def test_a_frozen_teacher_that_would_not_know_a_domain_is_refused(data, tmp_path):
+    blind = replace(data, train_B=Random(2, "B", 1, missing=2.))
+    with pytest.raises(InputError, match="in MRI, whose labels"): fit(blind, FROZEN, tmp_path, progress=False)
 
 
 def test_an_averaged_teacher_is_the_average_as_it_is_now(data):
@@ -76,6 +87,7 @@ def test_a_view_has_another_contrast_and_is_shifted_and_lets_gradients_pass():
 
 @pytest.mark.parametrize("change, says", [
     (lambda: start(replace(FROZEN, phases=(Phase("joint", 1),))), "must have learned before: put"),
+    (lambda: start(FROZEN, evaluators=torch.nn.ModuleDict({"S_A": Networks(4, 1).S_A})), "leave one of them out"),
     (lambda: replace(SHORT, teacher="averaged"), "set averaging"),
     (lambda: replace(SHORT, teacher="theirs"), "teacher"),
 ])

@@ -129,6 +129,7 @@ def cost_lines(
     config, task = plan.config, plan.cases[0].task
     nets = plan.begun_with and plan.begun_with.nets
     run = start(config, nets, task=task, device=named_device(device) if device else None)
+    if config.teacher == "frozen": run.evaluators = run.nets  # as large as those that it will have
     data = noise_data(config, task)
     updates, lines, total = updates_of(config, pairs_of(plan.cases), processes), [], 0.
     valid = [sum((case.modality, case.split) == (name, "valid") for case in plan.cases) for name in task.names]

@@ -227,9 +227,13 @@ def segmentation_record(
 DIRECTIONS = {modality: direction_of(modality) for modality in HEART.names}  # of the paper's experiments, by source
 
 @patch_to(Study)
-def train_ceiling(self) -> Stage:
+def train_ceiling(
+    self,
+    volumes: int = 1,  # as for `train_baseline`
+) -> Stage:
     "Segmentors of all real volumes, trained as long as the others."
-    return self.train_baseline(self.training_data(), self.train_segmentors(self.training_data()))
+    data = self.training_data()
+    return self.train_baseline(data, self.train_segmentors(data), volumes)
 
 # %% ../../nbs/10_experiments/05_studies.ipynb #c1743c65
 @patch_to(Study)

@@ -63,7 +63,7 @@ def direction(
     "The round trip of one volume."
     there = {"A": "B", "B": "A"}[here]
     names = f"G_{there}", f"G_{here}", f"D_{there}", f"S_{there}", f"S_{here}"
-    teacher = getattr(teachers, names[3]) if teachers else None
+    teacher = None if teachers is None else getattr(teachers, names[3])
     return Direction(here, there, real, labels, *(getattr(nets, name) for name in names), teacher)
 
 def directions(
@@ -192,7 +192,7 @@ def update_generators_and_segmentors(
 ) -> tuple:  # the passes, and the losses by name
     "The generators' turn and the segmentors' in one: the same losses, the same new weights."
     teachers = how.teachers
-    if not how.weights[1]: teachers = teachers or deepcopy(nets).requires_grad_(False)  # who judges must not learn
+    if teachers is None and not how.weights[1]: teachers = deepcopy(nets).requires_grad_(False)  # they only judge
     freeze_all_but(nets, "G_A", "G_B", "S_A", "S_B")
     learn = partial(learn_direction, lambda_cyc=lambda_cyc, gamma_shape=gamma_shape, how=how,
                     activation_checkpointing=activation_checkpointing)

@@ -67,7 +67,8 @@ def first_teachers(
     nets: Networks|None,  # weights to start from
 ) -> nn.ModuleDict|None:  # None: the run's own phase `segmentors` will leave some
     "The segmentors that a run begins with, if it trains none by themselves."
-    if config.phases[0].name == "segmentors": return None
+    before = [phase.name for phase in config.phases]
+    if "segmentors" in before[:before.index("joint") if "joint" in before else None]: return None
     if not nets:
         raise InputError("a frozen teacher must have learned before: put a phase of segmentors first, or start from a "
                          "checkpoint")
@@ -92,7 +93,9 @@ def start(
         raise InputError(f"the networks know {nets.sizes['classes']} classes, {task.name} has {len(task.regions)}: "
                          "start from networks of the same task, or from fresh ones")
     given = bool(evaluators)
-    if config.teacher == "frozen" and not given: evaluators = first_teachers(config, nets)
+    if config.teacher == "frozen":
+        if given: raise InputError("a frozen teacher would be the evaluators that were given: leave one of them out")
+        evaluators = first_teachers(config, nets)
     nets = prepare((deepcopy(nets) if nets else Networks(**fresh)).to(device))
     evaluators = prepare((deepcopy(evaluators) if evaluators else nn.ModuleDict()).to(device))
     rng, pools = torch.Generator().manual_seed(config.seed), {side: Pool(config.pool_size) for side in "AB"}
@@ -121,7 +124,7 @@ def teachers_of(
 ):  # "S_A", "S_B", with fixed weights; None: those that learn
     "Whom the shape loss asks."
     teachers = {"online": None, "frozen": run.evaluators, "averaged": run.averages}[run.config.teacher]
-    return teachers and teachers.requires_grad_(False)
+    return None if teachers is None else teachers.requires_grad_(False)
 
 def variation_of(
     run: Run,  # before an update
@@ -198,6 +201,17 @@ def never_drawn(
     "What none of the samples' data sets draws, so that nobody can learn it from them."
     cases = [case for case in getattr(samples, "cases", ()) if isinstance(case, Case) and has_labels(case)]
     return frozenset.intersection(*map(undrawn_of, cases)) if cases else frozenset()
+
+def refuse_ignorant_teachers(
+    run: Run,  # at its beginning, with fresh networks
+    data: UnpairedData,  # to learn from
+):
+    "A frozen teacher never learns what the labels of its own domain do not show."
+    if run.config.teacher != "frozen": return
+    for name, samples in zip(run.task.names, (data.train_A, data.train_B)):
+        if is_labelled(samples) and not never_drawn(samples): continue
+        raise InputError(f"a frozen teacher would not know all regions in {name}, whose labels do not show them: set "
+                         "teacher to online")
 
 UNLIKELY = -4.  # the first bias of a region that was never drawn; exp(-4) is 2 %
 

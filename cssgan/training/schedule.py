@@ -92,7 +92,7 @@ PRESETS = {
 
 # %% ../../nbs/07_training/02_schedule.ipynb #05143e66
 def preset(
-    name: str,  # "paper", "cpu", "study", "demo" or "smoke"
+    name: str,  # "paper", "cpu", "study", "demo", "pretrained" or "smoke"
     task: Task = HEART,  # what is trained
 ) -> Config:
     "A configuration by its name; the grid is the task's own, unless the preset has one for the task's box."

@@ -33,6 +33,7 @@ from cssgan.training.run import (
     begin_with_background,
     describe_engine,
     keep_freed_memory,
+    refuse_ignorant_teachers,
     start,
     train_epoch,
     validate,
@@ -262,7 +263,9 @@ def train(data, config, folder, nets, evaluators, begun, progress, save_every, c
     keep_freed_memory()
     if begun: run = resume_run(config, folder / "last", data, device)
     else: run = start(config, nets, evaluators, data.ranges(), getattr(data, "task", HEART), device)
-    if not (begun or nets): begin_with_background(run, data)
+    if not (begun or nets):
+        begin_with_background(run, data)
+        refuse_ignorant_teachers(run, data)
     if progress and rank() == 0: tqdm.write(describe_engine(config, device), file=sys.stderr)
     keep = Keeper(folder / "last", data, button, save_every, callback)
     while run.phase < len(config.phases): advance(run, data, folder, keep, progress)
