@@ -39,6 +39,22 @@ def certain(volume, label=None): return [str(d) for d in all_doubts(volume, labe
 def numbered(label, numbers): return np.array([numbers.get(k, 0) for k in range(6)], np.uint8)[label]
 
 
+def test_a_stack_that_ends_in_the_atria_leaves_crumbs_of_them_and_no_doubt():
+    "What the scan does not show is unknown; a few ml of an atrium are left that do not touch its end."
+    label = drawn().label.copy()
+    for atrium in (3, 4):
+        where = np.argwhere(label == atrium)
+        label[label == atrium] = 0
+        label[tuple(where[len(where) // 2])] = atrium
+    crumbs = [str(d) for d in all_doubts(drawn(), label)]
+    assert any("unusual volumes (LA" in d for d in crumbs), "in a whole heart they are odd"
+    label[:, :, -1] = IGNORE
+    assert not any("unusual" in str(d) for d in all_doubts(drawn(), label))
+    no_lv = np.where(label == 1, 0, label).astype(np.uint8)
+    no_lv[tuple(np.argwhere(label == 1)[0])] = 1
+    assert any("LV" in str(d) for d in all_doubts(drawn(), no_lv)), "without its LV it may be anything"
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("seed", range(4000, 4006))
 def test_a_drawn_heart_raises_no_doubt_on_any_grid(seed, grid):

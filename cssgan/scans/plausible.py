@@ -185,7 +185,9 @@ def _doubts_about_sizes(
     if (total := sum(ml.values())) < LEAST:
         return [Doubt(f"it is {total:.2g} ml in all", not partial or voxel_ml < FINEST)]
     missing = [r for r in ml if not ml[r] and not partial]
-    odd = [f"{r} {v:.0f} ml" for r, v in ml.items() if v and not ((USUAL[r][0] <= v or r in cut) and v <= USUAL[r][1])]
+    left_out = partial and all(ml[r] >= USUAL[r][0] for r in ("LV", "myocardium"))  # a stack that ends in the atria
+    small = [r for r in ml if 0 < ml[r] < USUAL[r][0] and r not in cut and not left_out]
+    odd = [f"{r} {ml[r]:.0f} ml" for r in ml if r in small or ml[r] > USUAL[r][1]]
     texts = [f"there is no {', '.join(missing)}"] * bool(missing) + [f"unusual volumes ({', '.join(odd)})"] * bool(odd)
     return [Doubt(text) for text in texts]
 
