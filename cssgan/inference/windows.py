@@ -45,7 +45,7 @@ def sliding_window(
     x = torch.from_numpy(np.ascontiguousarray(volume.voxels, np.float32))[None, None].to(device)
     if volume.shape == grid.shape: out = predict(x)  # nothing to blend
     else:
-        from monai.inferers import sliding_window_inference  # seconds, which a scan with one window need not wait
+        from monai.inferers import sliding_window_inference  # takes seconds, and one window does not need it
         out = sliding_window_inference(x, grid.shape, 1, predict, overlap=0.5, mode="gaussian", cval=-1.)
     if not torch.isfinite(out).all():
         raise InputError("the network answers NaN or infinity, its weights are damaged: use another checkpoint")
