@@ -5,9 +5,10 @@ import pytest
 import torch
 from tiny import AVERAGED, SHORT, Random, frozen, noise, same, state
 
+from cssgan.data.augmentation import random_view
 from cssgan.guard import InputError
 from cssgan.models import Networks
-from cssgan.training.run import random_view, start, teachers_of
+from cssgan.training.run import start, teachers_of
 from cssgan.training.schedule import Phase
 from cssgan.training.trainer import Stopped, fit
 

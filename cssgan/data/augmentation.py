@@ -149,3 +149,16 @@ def augment(
     sampled = [sample(volume, p, grid) for p in (thick_slices(points, rng) if thick else [points])]
     volume, labels = sum(sampled) / len(sampled), sample_labels(labels, points, grid)
     return change_intensities(volume, domain, rng) if intensities else volume, labels
+
+# %% ../../nbs/04_data/06_augmentation.ipynb #3a7397a9
+def random_view(
+    rng: torch.Generator,  # decides
+):  # a function of volumes [N, 1, X, Y, Z] in [-1, 1]
+    "Another contrast (± 25 %) and brightness (± 0.25), a shift of up to an eighth of each side; gradients pass."
+    gain, lift, *shifts = (2 * torch.rand(5, generator=rng) - 1).tolist()
+    def view(x):
+        middle = x.mean((1, 2, 3, 4), keepdim=True)
+        moves = [round(share * n / 8) for share, n in zip(shifts, x.shape[2:])]
+        sides = [by for move in reversed(moves) for by in (move, -move)]
+        return F.pad(middle + (1 + gain / 4) * (x - middle) + lift / 4, sides, value=-1.)
+    return view

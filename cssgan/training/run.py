@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from statistics import mean
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from .. import joint, pretraining
+from ..data.augmentation import random_view
 from ..data.cases import Case
 from ..data.datasets import Batch, UnpairedData, has_labels
 from ..data.prepared import undrawn_of
@@ -104,19 +104,6 @@ def start(
     averages = deepcopy(nets).requires_grad_(False) if config.averaging else None
     return Run(config, nets, optimizers, pools, rng, evaluators, ranges, evaluators_given=given, task=task,
                averages=averages)
-
-# %% ../../nbs/07_training/04_run.ipynb #3a7397a9
-def random_view(
-    rng: torch.Generator,  # decides
-):  # a function of volumes [N, 1, X, Y, Z] in [-1, 1]
-    "Another contrast (± 25 %) and brightness (± 0.25), a shift of up to an eighth of each side; gradients pass."
-    gain, lift, *shifts = (2 * torch.rand(5, generator=rng) - 1).tolist()
-    def view(x):
-        middle = x.mean((1, 2, 3, 4), keepdim=True)
-        moves = [round(share * n / 8) for share, n in zip(shifts, x.shape[2:])]
-        sides = [by for move in reversed(moves) for by in (move, -move)]
-        return F.pad(middle + (1 + gain / 4) * (x - middle) + lift / 4, sides, value=-1.)
-    return view
 
 # %% ../../nbs/07_training/04_run.ipynb #cell-011
 def teachers_of(
