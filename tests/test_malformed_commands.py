@@ -86,6 +86,8 @@ for name, text, says in [
         ("phases that are a list", "phases: [joint]", "group of settings"),
         ("a phase that is null at the top", "joint: null", "no setting joint")]:
     row("train", f"--config that holds {name}", configured(text), "run.yaml", says)
+row("train", "a frozen teacher that never learned", configured("teacher: frozen\nphases: {segmentors: null}"),
+    "frozen teacher", "must have learned")
 row("train", "--config that is a folder", typed("train", "--config", "."), "", "folder")
 row("train", "--config that is not there", typed("train", "--config", "none.yaml"), "none.yaml", "does not exist")
 

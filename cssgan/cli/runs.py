@@ -214,6 +214,7 @@ def plan_run(
 ) -> Plan:
     "What a new run would be."
     from cssgan.data.finding import find_task
+    from cssgan.training.run import first_teachers
     from cssgan.training.settings import changed, warn_if_short
     options = DEFAULTS | {name: value for name, value in asked.items() if value is not None}
     task = find_task(options["data"], task_file)
@@ -221,6 +222,7 @@ def plan_run(
     base = run_config(options, task, begun_with)
     first = changed(base, changes)  # refused before any scan is read
     fits_weights(first, base, options["init"])
+    if first.teacher == "frozen": first_teachers(first, begun_with and begun_with.nets)
     options |= {"seed": first.seed, "augment": first.augment}
     cases = choose_cases(options, task)
     config = new_config(options, changes, base, pairs := pairs_of(cases), processes)
