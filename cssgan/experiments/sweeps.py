@@ -60,9 +60,13 @@ def local_cluster(
     workers: int,  # runs at a time
 ):  # Dask's cluster, which only this machine can reach
     "A thread for each run."
+    from dask import config
     from distributed import LocalCluster
     ours = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0", "silence_logs": "ERROR"}
-    return LocalCluster(n_workers=1, threads_per_worker=workers, processes=False, **ours)
+    # Dask looks at itself many times a second, which would cost 4 % of a core as long as the runs take
+    seldom = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s",
+              "distributed.admin.system-monitor.interval": "5s"}
+    with config.set(seldom): return LocalCluster(n_workers=1, threads_per_worker=workers, processes=False, **ours)
 
 # %% ../../nbs/10_experiments/07_sweeps.ipynb #a90c5e77
 @contextlib.contextmanager
