@@ -15,8 +15,8 @@ import torch
 from scans import AFFINES, write_dicom
 
 from cssgan import __main__ as umbrella
-from cssgan.cli.batches import Plan, names_a_file, result_names, run_each, scans_in
-from cssgan.cli.scans import heard, segment_main, translate_main
+from cssgan.cli.batches import Plan, names_a_file, result_names, run_each, scans_in, unique_stems
+from cssgan.cli.scans import heard, nnunet_name, segment_main, translate_main
 from cssgan.guard import InputError, InputWarning, warn
 from cssgan.inference import apply
 from cssgan.phantoms.scanners import phantom
@@ -367,3 +367,22 @@ def test_translations_join_a_folder_of_nnunet_with_their_sources_labels(tmp_path
     assert sorted(path.name for path in (out / "imagesTr").iterdir()) == ["a_0000.nii.gz", "b_0000.nii.gz"]
     assert np.array_equal(read_label(out / "labelsTr/a.nii.gz")[0], CT.label)
     assert sorted(json.loads((out / "dataset.json").read_text())["synthetic"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("scans, names", [
+    ([f"ct_train/ct_train_{n}_image.nii.gz" for n in (1001, 1002)], ["ct_train_1001", "ct_train_1002"]),
+    (["patient_0001.nii.gz", "patient_0002.nii.gz"], ["patient_0001", "patient_0002"]),
+    (["p1/ct.nii.gz", "p2/ct.nii.gz"], ["p1_ct", "p2_ct"]),
+    (["D/imagesTr/a_0000.nii.gz", "D/imagesTs/b_0000.nii.gz"], ["a", "b"]),
+    (["D/imagesTr/la_1001.nii.gz"], ["la_1001"])])
+def test_no_two_scans_become_one_case_of_nnunet(scans, names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "D/labelsTr").mkdir(parents=True)
+    (tmp_path / "D/labelsTr/la_1001.nii.gz").touch()  # the Decathlon's: no channel in the name
+    assert unique_stems(scans, nnunet_name) == names
+
+
+def test_a_format_for_a_folder_of_nnunet_is_refused(checkpoint, tmp_path, capsys):
+    words = ["a.nii.gz", "--checkpoint", str(checkpoint), "--to", "MRI", "--layout", "nnunet", "--format", "nrrd"]
+    with pytest.raises(SystemExit): translate_main([*words, "--out", str(tmp_path / "Dataset501_X")])
+    assert "--format is for --layout files" in capsys.readouterr().err

@@ -157,7 +157,7 @@ def test_without_evaluators_its_own_segmentors_judge_and_it_is_said(tmp_path):
 def test_a_judge_that_is_named_judges(stubs, tmp_path, checkpoint):
     folder, _ = run_folder(tmp_path)
     found = evaluate(checkpoint, CASES[:1], judge=folder)
-    assert stubs[-1][2].place == folder and found.facts["judge"]["name"] == str(folder)
+    assert stubs[-1][2].place == folder / "best" and found.facts["judge"]["name"] == str(folder)
     assert found.facts["judge"]["doubts"] == ["it is the same checkpoint"] and "not independent" in repr(found)
 
 

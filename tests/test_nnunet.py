@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import nibabel as nib
 import numpy as np
 import pytest
@@ -239,3 +240,33 @@ def test_a_label_is_found_beside_its_scan(tmp_path):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
         assert label_beside(tmp_path / image) == (label and tmp_path / label)
+
+
+def labelled_in(place, numbers):
+    "A scan and its label in other numbers, as files."
+    scan = heart(4, "CT")
+    table = np.zeros(256, np.uint16)
+    table[:len(numbers)] = numbers
+    place.parent.mkdir(parents=True)
+    write_volume(scan, place)
+    nib.save(nib.Nifti1Image(table[scan.label], scan.affine), str(place).replace("_image", "_label"))
+    return scan
+
+
+def test_a_label_beside_a_scan_of_mmwhs_is_read_by_its_table(tmp_path):
+    place = tmp_path / "ct_train/ct_train_1001_image.nii.gz"
+    scan = labelled_in(place, [0, 500, 600, 420, 550, 205])
+    assert np.array_equal(with_own_label(read_volume(place, "CT"), place).label, scan.label)
+
+
+def test_a_label_beside_a_scan_is_read_by_the_task_json_of_its_data(tmp_path):
+    place = tmp_path / "CT/a_image.nii.gz"
+    scan = labelled_in(place, [0, 5, 4, 3, 2, 1])
+    turned = {str(k): region for k, region in zip([5, 4, 3, 2, 1], HEART.regions[1:])}
+    task = msgspec.structs.replace(HEART, tables=HEART.tables | {"mine": turned}, table_of={"CT": "mine"})
+    (tmp_path / "task.json").write_bytes(msgspec.json.encode(task))
+    assert np.array_equal(with_own_label(read_volume(place, "CT"), place).label, scan.label)
+    other = msgspec.structs.replace(HEART.domains[1], name="T2")
+    task = msgspec.structs.replace(HEART, domains=(HEART.domains[0], other), table_of={})
+    (tmp_path / "task.json").write_bytes(msgspec.json.encode(task))
+    with pytest.raises(InputError, match="other domains or regions"): with_own_label(read_volume(place, "CT"), place)

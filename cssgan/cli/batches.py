@@ -72,23 +72,30 @@ def names_a_file(
     "Is it the name of one result, and not of a folder for several?"
     return out.lower().endswith(RESULTS)
 
+def unique_stems(
+    scans: list[str],  # to be named
+    stem_of=scan_stem,  # a scan's own name
+) -> list[str]:
+    "A name for each scan, no two of them alike: with the folders above it, if need be."
+    stems = [stem_of(scan) for scan in scans]
+    for depth in (1, 2, 3):  # a series lies in a study, a study at a patient
+        often = Counter(map(str.lower, stems))
+        above = ["_".join(Path(os.path.abspath(scan)).parent.parts[-depth:]) for scan in scans]
+        stems = [f"{folders}_{stem_of(scan)}" if often[stem.lower()] > 1 else stem
+                 for stem, folders, scan in zip(stems, above, scans)]
+    for k, stem in enumerate(stems):
+        if stem.lower() in (before := [s.lower() for s in stems[:k]]):
+            raise InputError(f"{scans[before.index(stem.lower())]} and {scans[k]} would both become {stem}: name them "
+                             "in two commands, with two folders for the results")
+    return stems
+
 def result_names(
     scans: list[str],  # to be named
     what: str,  # the results are: "label", or a modality
     ending: str = ".nii.gz",  # of `RESULTS`
 ) -> list[str]:
     "A name for each result, no two of them alike."
-    stems = [scan_stem(scan) for scan in scans]
-    for depth in (1, 2, 3):  # a series lies in a study, a study at a patient
-        often = Counter(map(str.lower, stems))
-        above = ["_".join(Path(os.path.abspath(scan)).parent.parts[-depth:]) for scan in scans]
-        stems = [f"{folders}_{scan_stem(scan)}" if often[stem.lower()] > 1 else stem
-                 for stem, folders, scan in zip(stems, above, scans)]
-    for k, stem in enumerate(stems):
-        if stem.lower() in (before := [s.lower() for s in stems[:k]]):
-            raise InputError(f"{scans[before.index(stem.lower())]} and {scans[k]} would both become {stem}: name them "
-                             "in two commands, with two folders for the results")
-    return [f"{stem}_{re.sub(r'[^A-Za-z0-9+-]', '_', what)}{ending}" for stem in stems]
+    return [f"{stem}_{re.sub(r'[^A-Za-z0-9+-]', '_', what)}{ending}" for stem in unique_stems(scans)]
 
 # %% ../../nbs/11_cli/07_batches.ipynb #0b50db0a
 def planned(

@@ -30,11 +30,14 @@ def evaluate_parser() -> Parser:
                           "(default: %(default)s)")
     new.add_argument("--judge", type=path_name, metavar="DIR",
                      help="folder of a checkpoint with another seed, whose segmentors learned from real scans only: it "
-                          "judges the translations (default: the run's own evaluators, who are partial)")
+                          "judges the translations, such as cssgan_train --seed 1 --set phases.generators=null --set "
+                          "phases.joint=null makes (default: the run's own evaluators, who are partial)")
     new.add_argument("--out", type=path_name, metavar="FILE", required=True,
                      help="the .csv file to write; a .json file of the same name with the summary lies beside it")
     new.add_argument("--pictures", type=path_name, metavar="DIR",
                      help="write pictures of the best, the median and the worst case of each modality there")
+    new.add_argument("--device", metavar="DEVICE",
+                     help="where to compute: cpu, cuda or cuda:1 (default: a GPU if there is one)")
     new.add_argument("--quiet", action="store_true", help="no progress bar, and no table")
     new.add_argument("--force", action="store_true", help="replace what an earlier cssgan_evaluate wrote")
     return new
@@ -138,14 +141,13 @@ def evaluate_cases(
     args: argparse.Namespace,  # from `evaluate_parser`
 ):
     "Score, write, print."
-    from cssgan.cli.runs import SHIPPED
-    from cssgan.inference.apply import shipped_model
+    from cssgan.inference.apply import as_device, named_checkpoint
     from cssgan.inference.evaluation import evaluate, write_pictures
     from cssgan.training.checkpoints import find_checkpoint
-    place = find_checkpoint(shipped_model("a checkpoint's folder") if args.checkpoint == SHIPPED else args.checkpoint)
+    place, device = find_checkpoint(named_checkpoint(args.checkpoint)), as_device(args.device)
     cases = chosen_cases(args, place)
     check_places(args, cases[0].task.names)
-    evaluation = evaluate(place, cases, args.judge, progress=not args.quiet)
+    evaluation = evaluate(place, cases, args.judge, not args.quiet, device)
     check_places(args, cases[0].task.names)
     evaluation.write(args.out)
     pictures = write_pictures(evaluation, args.pictures) if args.pictures else []

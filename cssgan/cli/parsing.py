@@ -10,6 +10,7 @@ import argparse
 import atexit
 import math
 import os
+import re
 import signal
 import sys
 import warnings
@@ -96,7 +97,13 @@ class Parser(argparse.ArgumentParser):
         if "_ARGCOMPLETE" in os.environ: offer_completions(self)
         return super().parse_args(args, namespace)
 
-    def error(self, message): self.exit(2, f"{self.prog}: {brief(message, LONGEST - 30)} (see {self.prog} --help)\n")
+    def error(self, message):
+        typed = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        near = get_close_matches(typed[1], self.option_names(), 1) if typed else []
+        cure = f"; did you mean {near[0]}?" if near else ""
+        self.exit(2, f"{self.prog}: {brief(message, LONGEST - 60)}{cure} (see {self.prog} --help)\n")
+
+    def option_names(self): return [word for action in self._actions for word in action.option_strings]
 
 def parser(
     name: str,  # of the command

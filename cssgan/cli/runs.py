@@ -101,7 +101,7 @@ def read_config(
     asked = {name: found.pop(name) for name in ASKED if name in found}
     task = check_schema(asked.pop("task", ""), str, f"{path}, task,", "name the file of a task")
     check_schema({"data": "any"} | asked, RunOptions, path, "correct it there")
-    check_names(changes := flat(found), path)
+    check_names(changes := flat(found), path, ASKED)
     return asked | ({"task": task} if task else {}), changes
 
 # %% ../../nbs/11_cli/04_runs.ipynb #a7b8c8f0
@@ -171,7 +171,9 @@ def new_config(
 ):  # a Config
     "The settings of a new run."
     from cssgan.training.settings import changed, for_budget, long_enough
-    if not options["updates"]: return changed(long_enough(base, options["preset"], pairs), changes)
+    if not options["updates"]:
+        own = replace(base, batch_size=changed(base, changes).batch_size)  # which updates there are depends on it
+        return changed(long_enough(own, options["preset"], pairs, processes), changes)
     return for_budget(changed(base, changes), options["updates"], pairs, processes)
 
 def fits_weights(
@@ -265,6 +267,9 @@ def write_plan(
     options, settings = plan.options, as_settings(plan.config)
     write_whole(folder / "train.json", json.dumps(options | {"settings": settings}, indent=1).encode())
     write_whole(folder / "task.json", task_json(plan.cases[0].task).encode())
+    if os.path.exists(data := options["data"]) and not data.startswith("phantom-"):
+        options = options | {"data": os.path.abspath(data)}  # the file can be used from any folder
+    task_file = task_file and os.path.abspath(task_file)
     said = {name: value for name in ASKED if (value := (options | {"task": task_file, "updates": 0}).get(name))}
     about = f"A run of cssgan {cssgan.__version__}. The same again: cssgan_train --config THIS_FILE --out DIR"
     write_whole(folder / "settings.yaml", settings_text(said | settings, about).encode())

@@ -9,14 +9,13 @@ __all__ = []
 import argparse
 import json
 import os
-import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import cssgan
-from .batches import RESULTS, Plan, check_all_done, names_a_file, planned, run_each, scan_stem
+from .batches import RESULTS, Plan, check_all_done, names_a_file, planned, run_each, scan_stem, unique_stems
 from .parsing import Parser, attempt, choice, number_between, parser, path_name, print_line
 from .runs import SHIPPED
 from ..guard import InputError, InputWarning, begins_with_mark, brief, check_writable, warn, write_whole
@@ -117,9 +116,19 @@ def say(
     if not args.quiet: print_line(line)
 
 # %% ../../nbs/11_cli/08_scans.ipynb #2e608a8f
+def nnunet_name(
+    scan: str,  # a file or folder
+) -> str:
+    "What a scan is called as a case of nnU-Net; in a folder of nnU-Net, what it is called already."
+    from cssgan.data.nnunet import RAW, label_beside, without_channel
+    name, label = scan_stem(scan), label_beside(Path(scan))
+    numbered = Path(scan).parent.name in RAW and not (label and scan_stem(str(label)) == name)
+    return without_channel(name) if numbered else name
+
 def add_to_nnunet(
     args: argparse.Namespace,  # checkpoint, device, to, centre, strict, out, force, quiet
-    plan: Plan,  # a scan; its result is a case of the folder
+    plan: Plan,  # a scan
+    name: str,  # of the case that its translation becomes
 ) -> dict:  # what was done
     "Translate a scan, and let it join a folder of nnU-Net with its label."
     from cssgan.data.nnunet import with_own_label, write_nnunet
@@ -132,7 +141,6 @@ def add_to_nnunet(
         warn(f"{plan.scan} has no label beside it: its translation gets what the segmentor finds")
         scan = run_segmentor(model, plan.scan, own, args.centre, args.strict).volume
     synthetic = run_generator(model, plan.scan, args.to, args.centre, args.strict)
-    name = re.sub(r"_\d{4}$", "", scan_stem(plan.scan))
     write_nnunet([(name, replace(synthetic, label=scan.label))], args.out, args.force)
     say(args, f"added {name} to {args.out}: a synthetic {synthetic.modality} with its source's label")
     return {"scan": plan.scan}
@@ -149,14 +157,20 @@ def translate_main(
                           "translations join it as training cases, with the labels that lie beside their scans, or "
                           "else the segmentor's (default: files)")
     args = parsed(new, argv)
+    if args.layout == "nnunet" and args.format:
+        new.error("--format is for --layout files: a folder of nnU-Net says itself what its files are")
     return attempt("cssgan_translate", lambda: translate_scans(args))
 
 def translate_scans(
     args: argparse.Namespace,  # what was asked for
 ):
     "Translate every scan."
-    plans, job = planned(args, args.to), add_to_nnunet if args.layout == "nnunet" else translate_scan
-    check_all_done(run_each("cssgan_translate", plans, lambda plan: job(args, plan), args.quiet))
+    plans, job = planned(args, args.to), lambda plan: translate_scan(args, plan)
+    if args.layout == "nnunet":
+        scans = [plan.scan for plan in plans]
+        names = dict(zip(scans, unique_stems(scans, nnunet_name)))
+        job = lambda plan: add_to_nnunet(args, plan, names[plan.scan])
+    check_all_done(run_each("cssgan_translate", plans, job, args.quiet))
 
 TRANSLATE_WHAT = """Translate scans into the other modality of a checkpoint's task: a CT into a synthetic
 MRI, say, or an MRI into a synthetic CT in HU. A result has exactly its scan's shape and affine. It is

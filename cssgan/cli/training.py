@@ -60,7 +60,7 @@ def add_settings(
     new: Parser,  # of the command
 ):
     "The options that decide what is trained, and for how long."
-    new.add_argument("--preset", type=choice("smoke", "demo", "cpu", "pretrained", "paper"), metavar="PRESET",
+    new.add_argument("--preset", type=choice("smoke", "demo", "cpu", "study", "pretrained", "paper"), metavar="PRESET",
                      help="what all settings begin as: smoke (seconds; only shows that it runs), demo (528 updates on "
                           "a coarse grid, minutes on two cores), cpu (1,311 on the same grid, a quarter of an hour), "
                           "pretrained (10,200 on a finer grid, with augmentation: hours), paper (14,820 with 57 "
@@ -181,10 +181,11 @@ def describe_plan(
     processes: int = 1,  # that train together
 ) -> str:  # one line
     "How long it will train, and whether a preset was stretched."
-    from cssgan.training.settings import MADE_FOR, describe_length
+    from cssgan.training.settings import MADE_FOR, describe_length, updates_in_epoch
     pairs, name = pairs_of(plan.cases), plan.options["preset"]
     usual = 0 if plan.options["updates"] or plan.options.get("settings") == {} else MADE_FOR.get(name, 0)
-    why = f" ({name} was made for {usual}: more epochs make up for it, where you set none)" * (pairs < usual)
+    fewer = updates_in_epoch(plan.config, pairs, processes) < usual
+    why = f" ({name} was made for {usual} updates an epoch: more epochs make up for it, where you set none)" * fewer
     return f"phases: {describe_length(plan.config, pairs, processes)}{why}"
 
 # %% ../../nbs/11_cli/06_training.ipynb #0bd6fd46

@@ -14,12 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from .folders import is_nnunet, read_nnunet, reading_of, region_called, visible_files
+from cssgan.data.folders import (
+    MMWHS,
+    Reading,
+    is_nnunet,
+    read_nnunet,
+    reading_of,
+    region_called,
+    visible_files,
+)
 from .prepared import as_regions
 from ..guard import InputError, brief, check_writable, make_folder, read_json, warn, write_whole
 from ..scans.files import made_here, read_label, write_label, write_volume
 from ..scans.volumes import IGNORE, UNDRAWN, Volume, with_label
-from ..task import UNKNOWN, Task
+from ..task import UNKNOWN, Task, read_task
 
 # %% ../../nbs/04_data/10_nnunet.ipynb #a17e0008
 def new_dataset(
@@ -144,6 +152,14 @@ def write_nnunet(
     return n
 
 # %% ../../nbs/04_data/10_nnunet.ipynb #a17e001a
+RAW = "imagesTr", "imagesTs"  # nnU-Net's folders of scans
+
+def without_channel(
+    name: str,  # of a scan, such as heart_001_0000
+) -> str:
+    "The case's name: nnU-Net's files end in the number of a channel."
+    return re.sub(r"_\d{4}$", "", name)
+
 def label_beside(
     scan: Path,  # a file
 ) -> Path | None:
@@ -153,9 +169,25 @@ def label_beside(
     name, ending = whole.groups()
     labels = scan.parent.parent / scan.parent.name.replace("images", "labels")
     places = [scan.with_name(f"{name.removesuffix('_image')}_label{ending}")]
-    if scan.parent.name in ("imagesTr", "imagesTs"):
-        places = [labels / f"{stem}{ending}" for stem in (name, re.sub(r"_\d{4}$", "", name))]
+    if scan.parent.name in RAW: places = [labels / f"{stem}{ending}" for stem in (name, without_channel(name))]
     return next((place for place in places if place.exists()), None)
+
+def table_beside(
+    label: Path,  # a file
+    modality: str,  # of its scan
+    task: Task,  # whose regions are asked for
+) -> Reading:
+    "How a label is read: by a dataset.json, a task.json or the folders of MM-WHS around it, or as the task says."
+    folder, above = label.parent, label.parent.parent
+    if folder.name in ("labelsTr", "labelsTs") and is_nnunet(above): return reading_of(above, modality, task)
+    if folder.name in MMWHS and "MM-WHS" in task.tables: return Reading(task, "MM-WHS")
+    said = next((place / "task.json" for place in (folder, above) if (place / "task.json").is_file()), None)
+    if not said: return Reading(task)
+    known = read_task(said)
+    if known.regions != task.regions or known.names != task.names:
+        raise InputError(f"{said} has other domains or regions than the checkpoint: translate with a checkpoint of "
+                         f"{brief(known.name)}, or move {said.name} away")
+    return Reading(known)
 
 def with_own_label(
     scan: Volume,  # as it was read from a file
@@ -163,8 +195,6 @@ def with_own_label(
 ) -> Volume:  # with its label, if there is one
     "A scan with the label that lies beside it."
     if os.path.isdir(path) or not (place := label_beside(Path(path))): return scan
-    task, table, folder = scan.task, "", place.parent.parent
-    if place.parent.name in ("labelsTr", "labelsTs") and is_nnunet(folder):
-        task, table = reading_of(folder, scan.modality, task)
+    task, table = table_beside(place, scan.modality, scan.task)
     values, affine = read_label(place)
     return with_label(scan, as_regions(values, affine, str(place), task, scan.modality, table), affine, place)

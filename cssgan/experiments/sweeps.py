@@ -276,8 +276,10 @@ def write_rows(
     for run in runs.values():
         maker = {name: run[name] for name in ("cssgan", "commit", "changed", "machine")}
         if maker not in made_by: made_by.append(maker)
+    ran = {Path(name).name: {key: run.get(key) for key in ("seconds", "ended")} for name, run in runs.items()}
+    about = f'"command": {json.dumps(command)},\n "made_by": {json.dumps(made_by)},\n "ran": {json.dumps(ran)}'
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows_of(runs, digits=4))
-    text = f'{{"command": {json.dumps(command)},\n "made_by": {json.dumps(made_by)},\n "rows": [\n{lines}]}}\n'
+    text = f'{{{about},\n "rows": [\n{lines}]}}\n'
     write_whole(make_folder(Path(path).parent) / Path(path).name, text.encode())
 
 def collected(

@@ -152,6 +152,15 @@ def shipped_model(
     if (PRETRAINED / CHECKPOINT).is_file(): return PRETRAINED
     raise InputError(f"this cssgan comes without a trained model: name one of your own ({cure})")
 
+def named_checkpoint(
+    checkpoint,  # a folder, the word "pretrained", or None
+) -> str|Path:  # a folder, there or not
+    "The checkpoint that is meant; the word and None mean the model that comes with the package."
+    if checkpoint is None or isinstance(checkpoint, str) and checkpoint == SHIPPED: return shipped_model()
+    if isinstance(checkpoint, (str, PathLike)): return checkpoint
+    raise InputError(f"the checkpoint is {type_name(checkpoint)}: name its folder; what cssgan.load gives segments "
+                     "by itself (model.segment(scan))")
+
 def as_device(
     name=None,  # "cpu", "cuda", "cuda:1", or PyTorch's own; None: a GPU if there is one
 ) -> torch.device:
@@ -165,7 +174,7 @@ def load_networks(
 ) -> Loaded:
     "Load a checkpoint's networks, and what belongs to them."
     device = as_device(device)
-    if checkpoint is None: checkpoint = shipped_model()
+    checkpoint = named_checkpoint(checkpoint)
     nets, about, _ = load_checkpoint(checkpoint)
     grid = Grid(*(tuple(about["grid"][key]) for key in ("shape", "spacing")))
     task = as_task(about["task"], checkpoint)

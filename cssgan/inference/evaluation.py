@@ -13,6 +13,7 @@ import math
 import os
 import warnings
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,7 @@ from ..data.cases import Case, task_of
 from ..data.finding import from_manifest
 from ..data.prepared import read_case, undrawn_of
 from ..guard import InputError, InputWarning, begins_with_mark, brief, check_writable, make_folder, write_whole
-from .apply import Loaded, load_networks, run_generator, run_segmentor, shipped_model
+from .apply import Loaded, load_networks, named_checkpoint, run_generator, run_segmentor
 from cssgan.inference.scores import (
     DEFINITIONS,
     box_of,
@@ -39,9 +40,9 @@ from cssgan.inference.scores import (
     summary_table,
 )
 from ..pictures import Picture, show_volumes
-from ..scans.volumes import Grid, Volume, is_region, marked_slices
+from ..scans.volumes import Volume, is_region, marked_slices
 from ..task import as_task
-from ..training.checkpoints import find_checkpoint, load_checkpoint
+from ..training.checkpoints import find_checkpoint, load_checkpoint, read_about
 from ..training.saving import EVALUATOR, essentials
 from ..training.schema import CheckpointError, as_json
 
@@ -108,13 +109,13 @@ def own_evaluators(
     return {}
 
 def with_evaluators(
-    place: Path,  # of the run's checkpoint
+    loaded: Loaded,  # the run's checkpoint
     evaluators: dict,  # name → tensor
 ) -> Loaded:  # whose segmentors are the run's evaluators
     "A run's networks, as its evaluators know the domains."
-    loaded = load_networks(place)
-    torch.nn.ModuleDict({"S_A": loaded.nets.S_A, "S_B": loaded.nets.S_B}).load_state_dict(evaluators)
-    return loaded
+    nets = deepcopy(loaded.nets)
+    torch.nn.ModuleDict({"S_A": nets.S_A, "S_B": nets.S_B}).load_state_dict(evaluators)
+    return loaded._replace(nets=nets)
 
 # %% ../../nbs/08_inference/06_evaluation.ipynb #ev000018
 def judge_of(
@@ -123,17 +124,18 @@ def judge_of(
     cases: list[Case] = (),  # whose scans are translated
 ) -> Judge:
     "Find who judges."
-    about = load_checkpoint(loaded.place).about
+    about, device = read_about(loaded.place), next(loaded.nets.parameters()).device
     phases, unlearned = phases_done(about), unlearned_regions(about, learned_cases(loaded, cases))
     if phases and not {"joint", "generators"} & set(phases):
         return Judge(None, "nobody", ["its generators have not been trained"])
     if judge is not None:
-        known = load_checkpoint(judge).about
+        judge = named_checkpoint(judge)
+        known = read_about(find_checkpoint(judge))
         refuse_other_task(as_task(known["task"]), loaded.task, f"the judge {brief(judge, 100)}")
         doubts, weights = judge_doubts(known, about), [*known["files"]["weights"].values()]
-        return Judge(load_networks(judge), str(judge), doubts, weights)
+        return Judge(load_networks(find_checkpoint(judge), device), str(judge), doubts, weights)
     if evaluators := own_evaluators(loaded.place):
-        kept = with_evaluators(loaded.place, evaluators)
+        kept = with_evaluators(loaded, evaluators)
         return Judge(kept, "the run's own evaluators", ["its generators' first teachers"], [], unlearned)
     return Judge(loaded, "the checkpoint's own segmentors", ["they know its translations"], [], unlearned)
 
@@ -233,36 +235,62 @@ def check_results(
         check_writable(place, lambda p, mark=mark: begins_with_mark(p, mark), force, inputs)
 
 # %% ../../nbs/08_inference/06_evaluation.ipynb #ev000034
+def means_by_domain(
+    rows: list[dict],  # by `COLUMNS`
+) -> dict[str, list[dict]]:  # domain → a line for each of its cases, from `case_means`
+    "The cases' means, domain by domain."
+    domains = dict.fromkeys(row["domain"] for row in rows)
+    return {domain: case_means([row for row in rows if row["domain"] == domain and row["structure"]])
+            for domain in domains}
+
 @dataclass(frozen=True, repr=False)
 class Evaluation:
     "The scores of a checkpoint."
     rows: list  # by `COLUMNS`: one for each case and structure, one alone for a case that failed
     facts: dict  # with what: checkpoint, judge, versions
     cases: list  # what was measured, of Case
-    grid: Grid  # the training grid, on which phantoms are drawn
+    loaded: Loaded  # the checkpoint
 
     @property
     def failed(self) -> list[str]:  # ids of cases
         "The cases of which something could not be measured."
         return list(dict.fromkeys(row["case"] for row in self.rows if row["error"]))
 
+    def worst(
+        self,
+        n: int = 3,  # of each domain
+    ) -> dict[str, list[dict]]:  # domain → "case", "dice_percent"; the worst first
+        "The cases with the lowest mean Dice."
+        means = {domain: [m for m in found if not math.isnan(m["dice_percent"])]
+                 for domain, found in means_by_domain(self.rows).items()}
+        lowest = {domain: sorted(found, key=lambda m: m["dice_percent"])[:n] for domain, found in means.items()}
+        return {domain: [{"case": m["case"], "dice_percent": round(m["dice_percent"], 2)} for m in found]
+                for domain, found in lowest.items()}
+
     def summary(self) -> list[dict]:  # see `summarise`
         "Mean, interval and median of every score, by domain and structure."
         return summarise(self.rows)
 
+    @property
+    def drawn(self) -> int:
+        "How many cases are phantoms that are no files: drawn on the training grid, so that nothing is to be found."
+        return sum(case.image.startswith("phantom:") for case in self.cases)
+
     def __repr__(self):
+        drawn = [f"{self.drawn} phantoms lie on the training grid already: scans score lower"] * bool(self.drawn)
         lost = [f"not measured, or not whole: {brief(', '.join(self.failed), 100)}"] * bool(self.failed)
         judge = self.facts["judge"]
         partial = f"not independent: {', '.join(judge['doubts'])}" if judge["doubts"] else "independent"
-        return "\n".join([summary_table(self.summary()), f"S-scores by {brief(judge['name'], 100)} ({partial})", *lost])
+        by = f"S-scores by {brief(judge['name'], 100)} ({partial})"
+        return "\n".join([summary_table(self.summary()), by, *drawn, *lost])
 
     def write(
         self,
         path: str|Path,  # the .csv file; a .json file of the same name is written beside it
     ):
         "Keep the scores, and what they are."
-        facts = self.facts | {"cases": len(self.cases), "failed": self.failed}
-        facts |= {"definitions": DEFINITIONS, "summary": self.summary()}
+        facts = self.facts | {"cases": len(self.cases), "drawn_on_the_training_grid": self.drawn, "failed": self.failed}
+        facts |= {"definitions": DEFINITIONS, "summary": self.summary(), "worst": self.worst()}
         text = json.dumps(as_json(facts), indent=1, allow_nan=False, ensure_ascii=False)
         write_whole(Path(path).with_suffix(".json"), text.encode("utf-8", "surrogateescape"))
         write_whole(path, as_csv(self.rows))
@@ -282,20 +310,22 @@ def evaluation_facts(
 
 # %% ../../nbs/08_inference/06_evaluation.ipynb #ev000036
 def evaluate(
-    checkpoint: str|Path|None,  # a checkpoint's folder, or that of a run; None: the model that comes with the package
+    checkpoint,  # a checkpoint's folder, or that of a run; a model; None: the one that comes with the package
     cases: list[Case],  # labelled scans that the checkpoint has not learned from
     judge: str|Path|None = None,  # another checkpoint, to judge translations; None: the run's own evaluators
     progress: bool = False,  # show a bar?
+    device=None,  # "cpu", "cuda" or "cuda:1"; None: the model's own, or a GPU if there is one
 ) -> Evaluation:  # its repr is a table; `rows`, `summary()`, `failed`, `write("scores.csv")`
     "Segment and translate scans as a user would, and score both; a case that fails says so in its row."
-    place = find_checkpoint(shipped_model() if checkpoint is None else checkpoint)
-    about = load_checkpoint(place).about
+    held = isinstance(checkpoint, Loaded)
+    place = checkpoint.place if held else find_checkpoint(named_checkpoint(checkpoint))
+    about = read_about(place)
     for case in cases: refuse_other_task(case.task, as_task(about["task"]), f"the case {brief(case.id)}")
-    loaded = load_networks(place)
+    loaded = checkpoint if held else load_networks(place, device)
     judge = judge_of(loaded, judge, cases)
     bar = tqdm(cases, "evaluating", disable=not progress, leave=False)
     rows = [row for case in bar for row in case_rows(case, loaded, judge)]
-    return Evaluation(rows, evaluation_facts(place, about, judge), list(cases), loaded.grid)
+    return Evaluation(rows, evaluation_facts(place, about, judge), list(cases), loaded)
 
 # %% ../../nbs/08_inference/06_evaluation.ipynb #ev000044
 MARGIN = 25.  # mm
@@ -335,8 +365,7 @@ def examples(
 ) -> dict[str, dict]:  # "CT_best" → its case's means, and its "rank" in words
     "The best, the median and the worst case of each domain, by the mean Dice of their structures."
     found = {}
-    for domain in dict.fromkeys(row["domain"] for row in rows):
-        means = case_means([row for row in rows if row["domain"] == domain and row["structure"]])
+    for domain, means in means_by_domain(rows).items():
         means = sorted((m for m in means if not math.isnan(m["dice_percent"])), key=lambda m: -m["dice_percent"])
         places = {len(means) // 2: "median", len(means) - 1: "worst", 0: "best"} if means else {}
         for place, rank in sorted(places.items()):
@@ -347,10 +376,10 @@ def example_pictures(
     evaluation: Evaluation,  # from `evaluate`
 ):  # yields a name such as "CT_worst", and a Picture
     "Pictures of the best, the median and the worst cases."
-    cases, loaded = {case.id: case for case in evaluation.cases}, load_networks(evaluation.facts["checkpoint"]["name"])
+    cases, loaded = {case.id: case for case in evaluation.cases}, evaluation.loaded
     for name, means in examples(evaluation.rows).items():
         with noted_warnings([]):
-            scan = read_case(cases[means["case"]], evaluation.grid)
+            scan = read_case(cases[means["case"]], loaded.grid)
             found = run_segmentor(loaded, replace(scan, label=None), scan.modality).volume.label
         title = f"{means['rank']}: {means['case']}, Dice {means['dice_percent']:.0f} %"
         yield name, truth_and_found(scan, found, title)

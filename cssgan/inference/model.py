@@ -11,14 +11,13 @@ import threading
 from pathlib import Path
 
 from cssgan.inference.apply import (
-    SHIPPED,
     Loaded,
     as_device,
     load_networks,
+    named_checkpoint,
     own_modality,
     run_generator,
     run_segmentor,
-    shipped_model,
 )
 from ..scans.inputs import in_kind
 from ..scans.volumes import format_size
@@ -59,9 +58,9 @@ class Model(Loaded):
         judge: str|Path|None = None,  # another checkpoint, to judge translations; None: the run's own evaluators
         progress: bool = False,  # show a bar?
     ):  # an `Evaluation`, whose repr is a table
-        "Score its checkpoint on labelled scans, in their own grids."
+        "Score it on labelled scans, in their own grids."
         from cssgan.inference.evaluation import evaluate
-        return evaluate(self.place, cases, judge, progress)
+        return evaluate(self, cases, judge, progress)
 
     def __repr__(self):
         return (f"{self.task.name} in {' and '.join(self.task.names)}, {format_size(self.grid.shape)} voxels at "
@@ -74,7 +73,7 @@ def load(
 ) -> Model:  # the same one while the checkpoint stays as it is
     "A trained model, ready to segment and translate."
     device = as_device(device)
-    place = find_checkpoint(shipped_model() if checkpoint in (None, SHIPPED) else checkpoint)
+    place = find_checkpoint(named_checkpoint(checkpoint))
     key = os.path.realpath(place), _fingerprint(place), device
     with _LOADING:
         if key not in _LOADED:

@@ -56,6 +56,7 @@ ALSO = {"learning_rate": "lr", "channels": "width", "epochs": "phases.joint.epoc
 def check_names(
     changes: dict,  # name with dots → value
     source: str,  # where they were found
+    also: tuple[str, ...] = (),  # names that mean something else there
 ):
     "Refuse a name that there is not, and offer the nearest."
     for name, value in changes.items():
@@ -63,8 +64,10 @@ def check_names(
         if name in SETTINGS or left_out: continue
         within = [known for known in SETTINGS if known.startswith(f"{name}.")]
         if within: raise InputError(f"{source}: {name} is a group of settings: name one of {', '.join(within)}")
-        near = get_close_matches(name, [*SETTINGS, *ALSO], 1) or [one for one in SETTINGS if one.endswith(f".{name}")]
-        cure = f": did you mean {ALSO.get(near[-1], near[-1])}?" if near else f"; there are {', '.join(SETTINGS)}"
+        near = get_close_matches(name.lower(), [*SETTINGS, *ALSO, *also], 1)
+        near = near or [one for one in SETTINGS if one.endswith(f".{name}")]
+        known = ", ".join((*also, *SETTINGS))
+        cure = f": did you mean {ALSO.get(near[-1], near[-1])}?" if near else f"; there are {known}"
         raise InputError(f"{source}: there is no setting {brief(name)}{cure}")
 
 # %% ../../nbs/07_training/08_settings.ipynb #258d21af
@@ -150,13 +153,21 @@ def settings_text(
     return f"# {about}\n{lines}"
 
 # %% ../../nbs/07_training/08_settings.ipynb #70e8b94d
+def updates_in_epoch(
+    config: Config,  # of a run
+    pairs: int,  # in an epoch: the size of the larger domain
+    processes: int = 1,  # that train together
+) -> int:
+    "How many updates an epoch has, at least one."
+    return max(1, -(-pairs // (config.batch_size * processes)))
+
 def updates_of(
     config: Config,  # of a run
     pairs: int,  # in an epoch: the size of the larger domain
     processes: int = 1,  # that train together
 ) -> dict[str, int]:  # phase → updates
     "How many updates each phase makes, if nothing stops it early."
-    per_epoch = -(-pairs // (config.batch_size * processes))
+    per_epoch = updates_in_epoch(config, pairs, processes) if pairs else 0
     return {phase.name: per_epoch * (phase.epochs + phase.decay) for phase in config.phases}
 
 # %% ../../nbs/07_training/08_settings.ipynb #fe4fa84d
@@ -181,9 +192,10 @@ def long_enough(
     config: Config,  # from a preset
     name: str,  # of the preset
     pairs: int,  # in an epoch
+    processes: int = 1,  # that train together
 ) -> Config:
     "At least as many updates as the preset was made for."
-    return scaled(config, max(1, MADE_FOR.get(name, 0) / max(pairs, 1)), math.ceil)
+    return scaled(config, max(1, MADE_FOR.get(name, 0) / updates_in_epoch(config, pairs, processes)), math.ceil)
 
 def for_budget(
     config: Config,  # of a run
