@@ -25,7 +25,6 @@ class Collected(msgspec.Struct):
     rows: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]  # the records
 
 BY_PATIENT = " by patient"  # ends the score of a record of a single patient
-OLD_NAMES = {"way": "direction"}  # a column of files that older versions wrote: its name today
 
 # %% ../../nbs/10_experiments/01_results.ipynb #1028e12f
 def read_results(
@@ -36,7 +35,9 @@ def read_results(
     import pandas as pd
     if not os.path.lexists(file):
         raise InputError(f"{file} is not there; run its sweep (results/README.md names the command)")
-    frame = pd.DataFrame(read_json(file, Collected, "collect its sweep again").rows).rename(columns=OLD_NAMES)
+    frame = pd.DataFrame(read_json(file, Collected, "collect its sweep again").rows)
+    if "way" in frame and frame["way"].astype(str).str.contains("→").any():  # as older versions wrote it
+        frame = frame.rename(columns={"way": "direction"})
     if "score" in frame and BY_PATIENT not in str(chosen.get("score")):
         frame = frame[~frame["score"].astype(str).str.endswith(BY_PATIENT)]
     for column, value in chosen.items(): frame = frame[frame[column] == value]
