@@ -12,15 +12,17 @@ import torch
 
 import cssgan
 from cssgan.cli.export import export_main
+from cssgan.cli.scans import segment_main
 from cssgan.fast.networks import accelerate
 from cssgan.guard import InputError
+from cssgan.inference import apply, steps
 from cssgan.inference import export as exporting
-from cssgan.inference import steps
 from cssgan.inference.bundle import bundle_files, network_source, steps_source
 from cssgan.inference.export import Compared, export, network_files, sample_volume
 from cssgan.inference.location import segment_until_stable
 from cssgan.inference.windows import labels_in_scan, prepare_scan
 from cssgan.models import Networks
+from cssgan.phantoms.clinic import clinical_phantom
 from cssgan.phantoms.scanners import phantom
 from cssgan.phantoms.shapes import shapes
 from cssgan.scans.files import read_label, write_volume
@@ -195,6 +197,22 @@ def test_a_bundle_gives_our_labels(modality, centre, tmp_path):
                        centre=[float(c) for c in centre])
     assert labels.any() and np.allclose(found.affine, scan.affine, atol=1e-4)
     assert (found.values != labels).mean() <= 1e-3
+
+
+@pytest.mark.skipif(not (apply.PRETRAINED / "checkpoint.json").is_file(), reason="cssgan comes without a model here")
+def test_the_shipped_model_as_a_bundle_run_as_its_readme_says_gives_the_commands_labels(tmp_path, monkeypatch):
+    pytest.importorskip("ignite")
+    monkeypatch.chdir(tmp_path)
+    scan = clinical_phantom(100, "CT", Grid((80, 68, 60), (3.0, 3.0, 3.0)))
+    write_volume(replace(scan, label=None), "ct.nii.gz")
+    assert export_main(["pretrained", "--bundle", "--out", "bundles"]) == 0
+    assert segment_main(["ct.nii.gz", "--modality", "CT", "--out", "ours.nii.gz"]) == 0
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json",
+               "--scan", "../../ct.nii.gz", "--output_dir", "../../eval"]
+    done = subprocess.run(command, cwd="bundles/heart_CT_segmentation", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ours, found = (read_label(name).values for name in ("ours.nii.gz", "eval/ct_seg.nii.gz"))
+    assert set(range(6)) <= set(np.unique(ours)) and (found != ours).mean() <= 2e-4  # ours is in mixed precision
 
 
 def test_what_is_outside_and_what_is_seen_are_ours():

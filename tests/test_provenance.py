@@ -45,3 +45,19 @@ def test_a_result_files_commit_is_in_the_history(name):
     makers = {maker["commit"] for maker in SWEPT[name]["made_by"]}
     assert makers == {row["commit"] for row in SWEPT[name]["rows"]}
     for commit in makers: assert not git("merge-base", "--is-ancestor", commit, "HEAD").returncode, commit
+
+
+BY_PROTOCOL = [name for name in SWEPT if name.startswith("controls")]
+
+
+@pytest.mark.parametrize("name", BY_PROTOCOL or [pytest.param("", marks=pytest.mark.skip("no such results yet"))])
+def test_the_digits_of_a_protocol_are_those_of_the_present_code(name, tmp_path):
+    from cssgan.experiments.methods import protocol_of
+    from cssgan.experiments.studies import open_study
+    kinds = {"none": False, "all": True}
+    asked = {(*(row[key] for key in ("data", "preset", "scarce", "augment")), row["protocol"])
+             for row in SWEPT[name]["rows"]}
+    for data, preset, scarce, augment, digits in asked:
+        study = open_study(data, preset, 0, tmp_path, scarce, augment=kinds.get(augment, augment))
+        now = protocol_of(study).fingerprint
+        assert (now == digits) == (name not in OLDER), f"made by {digits}, now {now}: see results/older_code.json"
