@@ -349,6 +349,8 @@ def test_the_wrong_modality_is_said(fails, scans, checkpoint, tmp_path):
     ("cssgan_train", "", "--data"), ("cssgan_train", "--data d", "--out"), ("cssgan_train", "--out d", "--data"),
     ("cssgan_train", "--resume", "--out"), ("cssgan_train", "--resume a --out b", "one folder"),
     ("cssgan_train", "--data d --out o --preset papre", "did you mean paper?"),
+    ("cssgan_train", "--data d --out o --updats 5", "did you mean --updates?"),
+    ("cssgan_segment", "a.nii --modality CT --out b.nii --devise cpu", "did you mean --device?"),
     ("cssgan_train", "--data d --out o --learning-rate 3", "--learning-rate"),
     ("cssgan_train", "--data d --out o --seed one", "one"), ("cssgan_train", "--data d --out o --fraction some",
                                                              "some")])

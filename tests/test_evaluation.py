@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import cssgan
 from cssgan.cli import evaluate as command
 from cssgan.data.cases import Case, phantom_cases
 from cssgan.data.finding import write_manifest
@@ -66,6 +67,22 @@ def stubs(monkeypatch):
 
 
 CASES = phantom_cases({"test": (3, 2)})
+
+
+def test_a_model_in_hand_is_scored_as_it_is_and_not_loaded_again(stubs, checkpoint, monkeypatch):
+    def twice(*_): raise AssertionError("loaded again")
+    model = cssgan.load(checkpoint, "cpu")
+    monkeypatch.setattr(module, "load_networks", twice)
+    found = model.evaluate(CASES[:2])
+    assert found.loaded is model and all(loaded is model for _, modality, loaded in stubs)
+
+
+def test_the_worst_cases_stand_in_the_file(tmp_path, stubs, checkpoint):
+    found = evaluate(checkpoint, CASES)
+    found.write(tmp_path / "a.csv")
+    said = json.loads((tmp_path / "a.json").read_text())
+    assert {domain: len(worst) for domain, worst in said["worst"].items()} == {"CT": 3, "MRI": 2}
+    assert said["drawn_on_the_training_grid"] == 5 and "scans score lower" in repr(found)
 
 
 def test_no_label_goes_into_what_is_measured(stubs, checkpoint):

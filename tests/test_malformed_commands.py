@@ -78,7 +78,9 @@ def configured(text):
 for name, text, says in [
         ("nothing", "", "no names and values"), ("a list", "- lr", "no names and values"),
         ("binary", b"\xff\xfe\x00", "no text"), ("too much", "# " + "x" * 60_000, "larger than"),
-        ("a mistyped name", "learningrate: 1", "did you mean lr"), ("a name twice", "lr: 1\nlr: 2", "says lr twice"),
+        ("a mistyped name", "learningrate: 1", "did you mean lr"), ("a capital", "Lr: 1", "did you mean lr"),
+        ("a mistyped preset", "presett: cpu", "did you mean preset"),
+        ("a mistyped share", "fracton: {CT: 1}", "group of settings|did you mean fraction"), ("a name twice", "lr: 1\nlr: 2", "says lr twice"),
         ("an alias", "a: &a [1]\nb: *a", "has an alias"), ("depth", "[" * 40_000, "not plain YAML"),
         ("no YAML", "lr: [", "not plain YAML"), ("a preset that is none", "preset: 3", "at preset"),
         ("a share of 7", "fraction: {CT: 7}", "fraction"), ("updates of text", "updates: many", "at updates"),

@@ -236,3 +236,14 @@ def test_probabilities_add_up_and_agree_with_the_labels(model, scan):
     looked = apply.back_to_scan(replace(result.found.seen, voxels=np.ones(result.found.seen.shape)), scan).voxels
     beside = maximum_filter(looked, 9) == -1  # and not between the last voxel and the grid's edge
     assert 0 < beside.mean() < .9 and (sure[beside, 0] == 255).all() and (sure[looked == 1] < 255).any()
+
+
+@pytest.mark.parametrize("wrong", [3, b"runs", ["runs"]])
+def test_what_is_no_checkpoint_is_named_with_its_cure(wrong, scan):
+    with pytest.raises(InputError, match="the checkpoint is of the type .*: name its folder"): cssgan.load(wrong)
+    with pytest.raises(InputError, match="name its folder"): cssgan.segment(scan, wrong)
+
+
+def test_networks_and_models_in_the_place_of_a_checkpoint_are_refused_with_the_way(model, scan):
+    for thing in (model, model.nets):
+        with pytest.raises(InputError, match=r"model\.segment\(scan\)"): cssgan.segment(scan, thing)
