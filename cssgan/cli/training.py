@@ -63,7 +63,7 @@ def add_settings(
     new.add_argument("--preset", type=choice("smoke", "demo", "cpu", "study", "pretrained", "paper"), metavar="PRESET",
                      help="what all settings begin as: smoke (seconds; only shows that it runs), demo (528 updates on "
                           "a coarse grid: one or two minutes on two cores), cpu (1,311 on the same grid: three or "
-                          "more), study (6,954 on a finer one: an hour or more), pretrained (10,200 on a finer grid "
+                          "more), study (6,954 on a finer one: longer still), pretrained (10,200 on a finer grid "
                           "still, with augmentation: hours), paper (14,820 with 57 volumes, on the paper's grid: a "
                           "GPU); where there are fewer volumes than demo, cpu, study and pretrained were made for (12, "
                           "57, 57, 300 of a domain), they take more epochs, so that the updates stay (default: cpu)")

@@ -158,8 +158,8 @@ def updates_in_epoch(
     pairs: int,  # in an epoch: the size of the larger domain
     processes: int = 1,  # that train together
 ) -> int:
-    "How many updates an epoch has, at least one."
-    return max(1, -(-pairs // (config.batch_size * processes)))
+    "How many updates an epoch has."
+    return -(-pairs // (config.batch_size * processes))
 
 def updates_of(
     config: Config,  # of a run
@@ -167,7 +167,7 @@ def updates_of(
     processes: int = 1,  # that train together
 ) -> dict[str, int]:  # phase → updates
     "How many updates each phase makes, if nothing stops it early."
-    per_epoch = updates_in_epoch(config, pairs, processes) if pairs else 0
+    per_epoch = updates_in_epoch(config, pairs, processes)
     return {phase.name: per_epoch * (phase.epochs + phase.decay) for phase in config.phases}
 
 # %% ../../nbs/07_training/08_settings.ipynb #fe4fa84d
@@ -195,7 +195,8 @@ def long_enough(
     processes: int = 1,  # that train together
 ) -> Config:
     "At least as many updates as the preset was made for."
-    return scaled(config, max(1, MADE_FOR.get(name, 0) / updates_in_epoch(config, pairs, processes)), math.ceil)
+    now = max(1, updates_in_epoch(config, pairs, processes))
+    return scaled(config, max(1, MADE_FOR.get(name, 0) / now), math.ceil)
 
 def for_budget(
     config: Config,  # of a run
