@@ -24,12 +24,11 @@ from cssgan.inference.evaluation import (
     Judge,
     check_results,
     evaluate,
-    examples,
     judge_doubts,
     judge_of,
     unlearned_regions,
-    write_pictures,
 )
+from cssgan.inference.examples import check_pictures, examples, write_pictures
 from cssgan.inference.scores import scan_scores
 from cssgan.models import Networks
 from cssgan.scans.volumes import Grid, Volume
@@ -235,11 +234,11 @@ def test_pictures_are_ours_and_old_ones_go(stubs, checkpoint, tmp_path):
     found = evaluate(checkpoint, CASES)
     assert [p.name for p in write_pictures(found, tmp_path)] == [
         "CT_best.png", "CT_median.png", "CT_worst.png", "MRI_best.png", "MRI_worst.png"]
-    module.check_pictures(tmp_path, HEART.names, force=True)
+    check_pictures(tmp_path, HEART.names, force=True)
     write_pictures(replace(found, rows=[row for row in found.rows if row["case"] == CASES[0].id]), tmp_path)
     assert "CT_median.png" not in [p.name for p in tmp_path.iterdir()]
     (tmp_path / "CT_median.png").write_bytes(b"somebody's")
-    with pytest.raises(InputError, match="was not made by cssgan"): module.check_pictures(tmp_path, HEART.names, True)
+    with pytest.raises(InputError, match="was not made by cssgan"): check_pictures(tmp_path, HEART.names, True)
 
 
 # ---- the command

@@ -125,7 +125,8 @@ def check_places(
     domains: tuple[str, ...],  # names
 ):
     "Refuse results that could not be written, or would replace what is not ours."
-    from cssgan.inference.evaluation import check_pictures, check_results
+    from cssgan.inference.evaluation import check_results
+    from cssgan.inference.examples import check_pictures
     check_results(args.out, args.force, filter(None, [args.data]))
     if args.pictures: check_pictures(check_folder(args.pictures), domains, args.force)
 
@@ -142,7 +143,8 @@ def evaluate_cases(
 ):
     "Score, write, print."
     from cssgan.inference.apply import as_device, named_checkpoint
-    from cssgan.inference.evaluation import evaluate, write_pictures
+    from cssgan.inference.evaluation import evaluate
+    from cssgan.inference.examples import write_pictures
     from cssgan.training.checkpoints import find_checkpoint
     place, device = find_checkpoint(named_checkpoint(args.checkpoint)), as_device(args.device)
     cases = chosen_cases(args, place)

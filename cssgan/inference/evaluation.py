@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import math
-import os
 import warnings
 from contextlib import contextmanager
 from copy import deepcopy
@@ -18,20 +17,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel as nib
-import numpy as np
 import torch
 from tqdm import tqdm
 
 import cssgan
-from ..data.cases import Case, task_of
+from ..data.cases import Case
 from ..data.finding import from_manifest
 from ..data.prepared import read_case, undrawn_of
-from ..guard import InputError, InputWarning, begins_with_mark, brief, check_writable, make_folder, write_whole
+from ..guard import InputError, InputWarning, begins_with_mark, brief, check_writable, write_whole
 from .apply import Loaded, load_networks, named_checkpoint, run_generator, run_segmentor
 from cssgan.inference.scores import (
     DEFINITIONS,
-    box_of,
     case_means,
     comparable,
     compare_masks,
@@ -39,8 +35,7 @@ from cssgan.inference.scores import (
     summarise,
     summary_table,
 )
-from ..pictures import Picture, show_volumes
-from ..scans.volumes import Volume, is_region, marked_slices
+from ..scans.volumes import Volume
 from ..task import as_task
 from ..training.checkpoints import find_checkpoint, load_checkpoint, read_about
 from ..training.saving import EVALUATOR, essentials
@@ -326,95 +321,3 @@ def evaluate(
     bar = tqdm(cases, "evaluating", disable=not progress, leave=False)
     rows = [row for case in bar for row in case_rows(case, loaded, judge)]
     return Evaluation(rows, evaluation_facts(place, about, judge), list(cases), loaded)
-
-# %% ../../nbs/08_inference/06_evaluation.ipynb #ev000044
-MARGIN = 25.  # mm
-
-def cut_out(
-    volume: Volume,  # in its own grid, with a label
-    box: tuple[slice, ...],  # from `box_of`
-) -> Volume:
-    "A part of a scan, which stays where it is in the patient."
-    affine = volume.affine @ nib.affines.from_matvec(np.eye(3), [side.start or 0 for side in box])
-    return replace(volume, voxels=volume.voxels[box], label=volume.label[box], affine=affine)
-
-def truth_and_found(
-    scan: Volume,  # in its own grid, with its label
-    found: np.ndarray,  # (X, Y, Z) indices of regions, on the same grid
-    title: str,  # above
-) -> Picture:  # the truth above, what was found below
-    "What a case's numbers mean."
-    where = is_region(scan.label) if is_region(scan.label).any() else found > 0
-    box = box_of(is_region(scan.label) | (found > 0), [math.ceil(MARGIN / mm) for mm in scan.spacing])
-    parts = [cut_out(replace(scan, label=label.astype(np.uint8)), box) for label in (scan.label, found)]
-    middle = [(f[0] + f[-1]) / 2 if f.size else 0 for f in marked_slices(where)]
-    return show_volumes(parts, ["truth", "found"], nib.affines.apply_affine(scan.affine, middle), title)
-
-# %% ../../nbs/08_inference/06_evaluation.ipynb #ev000046
-RANKS = "best", "median", "worst"
-
-def picture_name(
-    domain: str,  # its name
-    rank: str,  # one of RANKS
-) -> str:
-    "What a picture's file is called, without its ending."
-    return f"{domain}_{rank}".replace(" ", "_")
-
-def examples(
-    rows: list[dict],  # by `COLUMNS`
-) -> dict[str, dict]:  # "CT_best" → its case's means, and its "rank" in words
-    "The best, the median and the worst case of each domain, by the mean Dice of their structures."
-    found = {}
-    for domain, means in means_by_domain(rows).items():
-        means = sorted((m for m in means if not math.isnan(m["dice_percent"])), key=lambda m: -m["dice_percent"])
-        places = {len(means) // 2: "median", len(means) - 1: "worst", 0: "best"} if means else {}
-        for place, rank in sorted(places.items()):
-            found[picture_name(domain, rank)] = means[place] | {"rank": f"{rank} of {len(means)} {domain} cases"}
-    return found
-
-def example_pictures(
-    evaluation: Evaluation,  # from `evaluate`
-):  # yields a name such as "CT_worst", and a Picture
-    "Pictures of the best, the median and the worst cases."
-    cases, loaded = {case.id: case for case in evaluation.cases}, evaluation.loaded
-    for name, means in examples(evaluation.rows).items():
-        with noted_warnings([]):
-            scan = read_case(cases[means["case"]], loaded.grid)
-            found = run_segmentor(loaded, replace(scan, label=None), scan.modality).volume.label
-        title = f"{means['rank']}: {means['case']}, Dice {means['dice_percent']:.0f} %"
-        yield name, truth_and_found(scan, found, title)
-
-# %% ../../nbs/08_inference/06_evaluation.ipynb #ev000048
-PICTURE_MARK = "cssgan evaluate"
-
-def picture_files(
-    folder: str|Path,  # for pictures
-    domains: tuple[str, ...],  # names
-) -> list[Path]:  # there or not
-    "The files that pictures of these domains may be written to."
-    return [Path(folder) / f"{picture_name(domain, rank)}.png" for domain in domains for rank in RANKS]
-
-def check_pictures(
-    folder: str|Path,  # for pictures
-    domains: tuple[str, ...],  # names
-    force: bool = False,  # replace those of an earlier evaluation?
-):
-    "Refuse a folder that holds other pictures of these names."
-    for file in picture_files(folder, domains):
-        if os.path.lexists(file): check_writable(file, lambda p: begins_with_mark(p, PICTURE_MARK), force)
-
-def write_pictures(
-    evaluation: Evaluation,  # from `evaluate`
-    folder: str|Path,  # made if need be; earlier pictures of the same names have been checked
-) -> list[Path]:  # the files
-    "Write the pictures of the best, the median and the worst cases."
-    folder, written = make_folder(folder), []
-    for name, picture in example_pictures(evaluation):
-        drawn = io.BytesIO()
-        picture.savefig(drawn, format="png", dpi=2 * picture.dpi, metadata={"Software": PICTURE_MARK})
-        written.append(folder / f"{name}.png")
-        write_whole(written[-1], drawn.getvalue())
-    for old in picture_files(folder, task_of(evaluation.cases).names):
-        # of an earlier evaluation, with more cases or both domains
-        if old not in written and begins_with_mark(old, PICTURE_MARK): old.unlink()
-    return written
