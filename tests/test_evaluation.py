@@ -221,6 +221,11 @@ def test_only_what_an_evaluation_wrote_is_replaced(stubs, checkpoint, tmp_path):
     with pytest.raises(InputError, match="was not made by cssgan"): check_results(tmp_path / "other.csv", force=True)
 
 
+def test_a_model_in_hand_stays_on_its_device(checkpoint):
+    with pytest.raises(InputError, match="a model stays on its device"):
+        evaluate(load_networks(checkpoint), CASES, device="cpu")
+
+
 def test_best_median_and_worst():
     facts = {"patient": "p", "domain": "CT", "structure": "LV"}
     def rows(*dice): return [facts | {"case": f"c{d}", "dice_percent": float(d)} for d in dice]

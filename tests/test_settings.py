@@ -145,6 +145,13 @@ def test_the_file_a_run_leaves_begins_the_very_same_run(phantoms, cache, stub, t
     assert file.read_bytes() == (tmp_path / "b/settings.yaml").read_bytes()
 
 
+def test_a_data_set_is_named_so_that_the_file_works_from_any_folder(phantoms, cache, stub, tmp_path, monkeypatch):
+    (tmp_path / "phantom-mine").symlink_to(phantoms)
+    monkeypatch.chdir(tmp_path)
+    assert train("phantom-mine", cache, "--out", "run") == 0
+    assert settings.read_settings("run/settings.yaml")["data"] == str(tmp_path / "phantom-mine")
+
+
 def test_words_count_more_than_the_file_and_the_file_more_than_the_preset(phantoms, cache, stub, tmp_path):
     (tmp_path / "run.yaml").write_text("preset: demo\nlr: 1e-4\nwidth: 6\nphases: {joint: {epochs: 40}}\n")
     words = "--config", tmp_path / "run.yaml", "--out", tmp_path / "run", "--set", "width=5", "--preset", "smoke"

@@ -260,14 +260,14 @@ def write_plan(
     task_file: str|None = None,  # as it was typed
 ):
     "What a run is begun with; the cases last, because a run that has them can be resumed."
-    from cssgan.data.finding import write_manifest
+    from cssgan.data.finding import PHANTOM_SETS, write_manifest
     from cssgan.task import task_json
     from cssgan.training.checkpoints import save_checkpoint
     from cssgan.training.settings import as_settings, settings_text
     options, settings = plan.options, as_settings(plan.config)
     write_whole(folder / "train.json", json.dumps(options | {"settings": settings}, indent=1).encode())
     write_whole(folder / "task.json", task_json(plan.cases[0].task).encode())
-    if os.path.exists(data := options["data"]) and not data.startswith("phantom-"):
+    if (data := options["data"]) not in PHANTOM_SETS and os.path.exists(data):
         options = options | {"data": os.path.abspath(data)}  # the file can be used from any folder
     task_file = task_file and os.path.abspath(task_file)
     said = {name: value for name in ASKED if (value := (options | {"task": task_file, "updates": 0}).get(name))}

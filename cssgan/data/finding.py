@@ -170,6 +170,9 @@ def on_common_regions(
     centred = msgspec.structs.replace(task, centre=msgspec.structs.replace(task.centre, on=common))
     return [replace(case, task=centred) for case in cases]
 
+# %% ../../nbs/04_data/03_finding.ipynb #f84f3e83
+PHANTOM_SETS = {"phantom-S1": phantom_S1, "phantom-S2": phantom_S2, "phantom-few": phantom_few}  # name → its cases
+
 # %% ../../nbs/04_data/03_finding.ipynb #cell-040
 def find_task(
     data: str|Path,  # a data set, as for `find_cases`
@@ -189,13 +192,12 @@ def find_cases(
 ) -> list[Case]:
     "The cases of whatever the user names."
     task = task if isinstance(task, Task) else find_task(data, task)
-    phantoms = {"phantom-S1": phantom_S1, "phantom-S2": phantom_S2, "phantom-few": phantom_few}
     heart = is_heart(task)
-    if str(data) in phantoms and heart: return phantoms[str(data)]()
+    if str(data) in PHANTOM_SETS and heart: return PHANTOM_SETS[str(data)]()
     mmwhs = heart and any(os.path.isdir(Path(data) / name) for name in MMWHS)
     if mmwhs: return on_common_regions(from_mmwhs(data, task, complete))
     if os.path.isdir(data): return on_common_regions(from_folder(data, task, complete))
     if Path(data).suffix.lower() == ".csv": return on_common_regions(from_manifest(data, task, complete))
     folders = f"a folder with {'/ and '.join(task.names)}/" + ", one with ct_train/ and mr_train/" * heart
     raise InputError(f"{brief(data, 100) or 'an empty name'} is no data set; name {folders}, a manifest (.csv)"
-                     + f", or {' or '.join(phantoms)}" * heart)
+                     + f", or {' or '.join(PHANTOM_SETS)}" * heart)

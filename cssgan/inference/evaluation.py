@@ -309,10 +309,12 @@ def evaluate(
     cases: list[Case],  # labelled scans that the checkpoint has not learned from
     judge: str|Path|None = None,  # another checkpoint, to judge translations; None: the run's own evaluators
     progress: bool = False,  # show a bar?
-    device=None,  # "cpu", "cuda" or "cuda:1"; None: the model's own, or a GPU if there is one
+    device=None,  # of a checkpoint's networks: "cpu", "cuda" or "cuda:1"; None: a GPU if there is one
 ) -> Evaluation:  # its repr is a table; `rows`, `summary()`, `failed`, `write("scores.csv")`
     "Segment and translate scans as a user would, and score both; a case that fails says so in its row."
     held = isinstance(checkpoint, Loaded)
+    if held and device is not None:
+        raise InputError("a model stays on its device: load it on another, cssgan.load(checkpoint, device)")
     place = checkpoint.place if held else find_checkpoint(named_checkpoint(checkpoint))
     about = read_about(place)
     for case in cases: refuse_other_task(case.task, as_task(about["task"]), f"the case {brief(case.id)}")
