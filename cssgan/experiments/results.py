@@ -44,6 +44,17 @@ def read_results(
     if frame.empty: raise InputError(f"{file} holds no record with {chosen}; run its sweep with these parameters")
     return frame
 
+# %% ../../nbs/10_experiments/01_results.ipynb #4aeaa4d9
+def runs_present(
+    runs: dict[str, dict[str, Any]],  # of a grid: name → parameters
+    rows: list[dict],  # records of its result file
+) -> tuple[list[str], int]:  # names of runs that have records, how many records are of none of them
+    "Which runs of a grid a result file holds."
+    plain = {name: {k: v for k, v in given.items() if not isinstance(v, (list, dict))} for name, given in runs.items()}
+    def fits(row, given): return all(row[k] == v for k, v in given.items() if k in row)
+    held = [[name for name, given in plain.items() if fits(row, given)] for row in rows]
+    return [name for name in runs if any(name in names for names in held)], sum(not names for names in held)
+
 # %% ../../nbs/10_experiments/01_results.ipynb #cell-010
 class Spread(NamedTuple):
     "What several seeds gave."
