@@ -1,6 +1,7 @@
 "A heart is found wherever it lies and however the patient does; what may be none is said, or refused."
 import itertools
 import re
+import warnings
 from dataclasses import replace
 from functools import cache
 
@@ -12,9 +13,11 @@ import torch
 from cssgan.cli.scans import segment_main
 from cssgan.data.cases import apply_table, label_codes
 from cssgan.guard import InputError, InputWarning
-from cssgan.inference import location
+from cssgan.inference import apply, location
+from cssgan.inference.apply import load_networks
 from cssgan.inference.location import OTHER_TURNS, UPRIGHT, Finding, find_regions, inside_scan, turned
 from cssgan.inference.model import segment
+from cssgan.inference.windows import labels_in_scan
 from cssgan.phantoms.heart import draw_anatomy
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import read_label, write_volume
@@ -161,6 +164,71 @@ def test_of_other_tasks_nothing_is_turned(monkeypatch):
     monkeypatch.setattr(location, "segment_box", sees)
     find_regions(None, replace(scan, label=None), TINY, WINDOW)
     assert all(np.array_equal(axes, np.eye(3)) for axes in sees.turns)
+
+
+# ---- a closer look
+
+def egg(shape, affine):
+    "A bright egg in a dark box, labelled, in the middle of it."
+    affine = np.asarray(affine, float)
+    at = np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+    inside = (((at - (3, -4, 5)) / (31, 24, 22)) ** 2).sum(-1) < 1
+    return Volume(np.where(inside, 900, -900).astype(np.float32), affine, "CT", inside.astype(np.uint8))
+
+
+def bright(segmentor, volume, grid):
+    "Logits of what is bright, at once: what a perfect network would say of the egg."
+    x = torch.from_numpy(volume.voxels)
+    return torch.stack([-9 * x, 9 * x, *[torch.full_like(x, -20)] * 4])
+
+
+def closer(scan, turn=UPRIGHT):
+    grid = Grid((24, 24, 24), (5.0, 5.0, 5.0))
+    place = location.Place((turn.matrix @ (0, 0, 0, 1))[:3], turn)
+    found = location.look_until_stable(None, replace(scan, label=None), grid, WINDOW, place)
+    return found, location.look_closer(None, replace(scan, label=None), grid, WINDOW, found)
+
+
+def dice_of(found, scan):
+    label = labels_in_scan(found.probabilities, found.seen.affine, scan) > 0
+    return 2 * (label & (scan.label > 0)).sum() / (label.sum() + (scan.label > 0).sum())
+
+
+@pytest.mark.parametrize("turn", [UPRIGHT, OTHER_TURNS[0], OTHER_TURNS[4]], ids=str)
+def test_a_closer_look_has_smaller_voxels_and_sharper_edges_where_the_scan_lies(monkeypatch, turn):
+    monkeypatch.setattr(location, "sliding_window", bright)
+    askew = np.diag([1.6, 1.7, 1.8, 1]) @ [[0.98, 0.2, 0, -70], [-0.2, 0.98, 0, -45], [0, 0, 1, -60], [0, 0, 0, 1]]
+    scan = egg((90, 85, 75), askew)
+    found, nearer = closer(scan, turn)
+    assert np.allclose(location.CLOSER * np.array(nearer.seen.spacing), found.seen.spacing) and nearer.turn == turn
+    assert dice_of(nearer, scan) > max(dice_of(found, scan), 0.97)
+    assert np.array_equal(nearer.probabilities.argmax(0).numpy(), nearer.seen.label)
+    assert torch.allclose(nearer.probabilities.sum(0), torch.ones(()), atol=1e-5)
+
+
+def test_what_is_larger_than_the_training_grid_is_seen_whole(monkeypatch):
+    monkeypatch.setattr(location, "sliding_window", bright)
+    _, nearer = closer(egg((70, 60, 60), np.diag([2.0, 2, 2, 1]) @ np.c_[np.eye(4)[:, :3], [-35, -30, -30, 1]]))
+    extent = np.array(nearer.seen.shape) * nearer.seen.spacing
+    assert (extent > [62, 48, 44]).all() and nearer.seen.label.any()
+    assert all(not nearer.seen.label.take(end, axis).any() for axis in range(3) for end in (0, -1))
+
+
+def test_where_nothing_was_found_nobody_looks_closer(monkeypatch):
+    monkeypatch.setattr(location, "sliding_window", bright)
+    scan = egg((60, 60, 60), np.diag([2.0, 2, 2, 1]))
+    found, nearer = closer(replace(scan, voxels=0 * scan.voxels - 900))
+    assert nearer is found and not found.seen.label.any()
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_only_networks_that_met_larger_hearts_look_closer(checkpoint, monkeypatch, augmented):
+    looked = []
+    monkeypatch.setattr(apply, "look_closer", lambda *how: looked.append(how) or how[-1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        apply.run_segmentor(load_networks(checkpoint)._replace(augmented=augmented), phantom(4, "CT", SMALL_GRID))
+    assert len(looked) == augmented
 
 
 # ---- plausible, and wrong

@@ -18,7 +18,7 @@ import torch
 import cssgan
 from ..fast.networks import accelerate
 from ..guard import InputError, brief
-from .location import Finding, candidate_centres, doubt_message, find_regions, say_doubt
+from .location import Finding, candidate_centres, doubt_message, find_regions, look_closer, say_doubt
 from .windows import labels_in_scan, prepare_scan, slabs_in_scan, sliding_window
 from ..models import Networks
 from ..scans.checks import as_3d, check_intensities, check_placement
@@ -133,6 +133,7 @@ class Loaded(NamedTuple):
     ranges: dict[str, list[float]]  # domain's name → what -1 and 1 stand for
     task: Task  # what they translate and segment
     place: Path|None = None  # the checkpoint's folder
+    augmented: bool = False  # have its networks met patients turned, stretched and scaled?
 
     def network(
         self,
@@ -178,13 +179,14 @@ def load_networks(
     nets, about, _ = load_checkpoint(checkpoint)
     grid = Grid(*(tuple(about["grid"][key]) for key in ("shape", "spacing")))
     task = as_task(about["task"], checkpoint)
-    return Loaded(accelerate(nets.to(device)), grid, about["ranges"], task, Path(checkpoint))
+    augmented = bool(about.get("config", {}).get("augment"))
+    return Loaded(accelerate(nets.to(device)), grid, about["ranges"], task, Path(checkpoint), augmented)
 
 # %% ../../nbs/08_inference/03_apply.ipynb #40d44daa
 class Segmented(NamedTuple):
     "A scan with labels, and how they were found."
     volume: Volume  # the scan itself, with labels
-    found: Finding  # on the spacing of the training grid
+    found: Finding  # on the spacing of the training grid, or of the closer look
     doubt: str = ""  # why it may not be what was looked for
 
 def run_segmentor(
@@ -200,7 +202,9 @@ def run_segmentor(
     name, scan = scan_name(scan), replace(as_scan(scan, known, loaded.task, affine), label=None)
     task, grid, domain = loaded.task, loaded.grid, scan.modality
     centre = None if centre is None else as_centre(centre, scan)
-    found = find_regions(loaded.network("S", domain), scan, grid, loaded.ranges[domain], centre)
+    how = loaded.network("S", domain), scan, grid, loaded.ranges[domain]
+    found = find_regions(*how, centre)
+    if loaded.augmented: found = look_closer(*how, found)
     labelled = with_label(scan, labels_in_scan(found.probabilities, found.seen.affine, scan), scan.affine)
     doubt = doubt_message(found, cut_through(labelled.label, task))
     if doubt: say_doubt(f"{name}: {doubt}", task, strict)

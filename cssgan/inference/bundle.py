@@ -17,6 +17,7 @@ import torch
 
 import cssgan
 from . import steps
+from .location import CLOSER
 from ..models import Join, Networks, UNet3d, conv_block, crop_like, pad_to_multiple
 from ..task import Domain, Task, as_task
 
@@ -57,7 +58,7 @@ def preprocessing_config(
             {"_target_": "Lambdad", "keys": "inside", "func": "$torch.ones_like"},
             {"_target_": "scripts.steps.Presumed", **grid, "centre": "@centre", **presumed},
             {"_target_": "scripts.steps.Placed", "network": "@network", "look": "@look", "infer": "@inferer",
-             "labels": "@labels", **grid, "on": on},
+             "labels": "@labels", **grid, "on": on, "closer": "@closer"},
             "@look"]
 
 # %% ../../nbs/08_inference/09_bundle.ipynb #b07d000d
@@ -88,6 +89,7 @@ def inference_config(
         "bundle_root": ".", "scan": "scan.nii.gz", "output_dir": "$@bundle_root + '/eval'", "centre": None,
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "shape": list(about["grid"]["shape"]), "spacing": list(about["grid"]["spacing"]),
+        "closer": CLOSER if about.get("config", {}).get("augment") else 1.0,
         "network_def": {target: "scripts.networks.UNet3d", "c_out": len(task.regions),
                         "width": about["networks"]["width"], "norm": False},
         "network": "$@network_def.to(@device).eval()",
@@ -169,7 +171,8 @@ A segmentor written by cssgan {cssgan.__version__} as a MONAI bundle. It needs n
 from this folder. `--scan` is one NIfTI file ({domain.name}, {window}) or a pattern such as `scans/*.nii.gz`;
 `eval/NAME_seg.nii.gz` lies in the scan's own grid. Labels: {labels}.
 
-It looks where the {task.name} is presumed, again around what it found there, and nowhere else. If the {task.name}
+It looks where the {task.name} is presumed, again around what it found there, at last perhaps more closely (`closer`
+in `configs/inference.json`), and nowhere else. If the {task.name}
 lies elsewhere, say where: `--centre "[-12, 30, 5]"`, in mm of the scan's world (RAS). `cssgan_segment` also looks
 elsewhere by itself, says what is doubtful, and checks a scan before it is read; its numbers are in mixed precision
 where a processor has it, those here are not: its box may come to lie a voxel aside, and edges differ.

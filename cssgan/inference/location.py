@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..guard import InputError, warn
-from .windows import prepare_scan, sliding_window
+from .windows import prepare_scan, slabs_in_scan, sliding_window
 from cssgan.scans.plausible import (
     Doubt,
     crop_to_regions,
@@ -330,6 +330,49 @@ def find_regions(
     whole = segment_box(segmentor, scan, grid, window, presumed)
     if not whole.seen.label.any(): return best
     return segment_until_stable(segmentor, scan, grid, window, grid_centre(whole.seen))
+
+# %% ../../nbs/08_inference/02_location.ipynb #5fe121dc
+CLOSER = 1.2  # times as large as in training
+
+def closer_box(
+    found: Volume,  # with labels
+    grid: Grid,  # the training grid
+    margin: int = 4,  # voxels on each side
+) -> Grid:  # as many voxels as the training grid, smaller ones; more, if what was found needs them
+    "The box for the closer look."
+    extents = [np.ptp(np.flatnonzero(found.label.any(axis=others))) + 1 for others in ((1, 2), (0, 2), (0, 1))]
+    shape = tuple(max(n, int(np.ceil(CLOSER * e)) + 2 * margin) for n, e in zip(grid.shape, extents))
+    return Grid(shape, tuple(mm / CLOSER for mm in grid.spacing))
+
+def shares_on(
+    probabilities: torch.Tensor,  # [classes, X, Y, Z], on a grid
+    affine: np.ndarray,  # 4×4, of that grid
+    volume: Volume,  # to bring them to
+) -> torch.Tensor:  # [classes, X, Y, Z], on the volume's grid; all 0 where nothing is known
+    "What a look says, elsewhere."
+    shares = torch.zeros((len(probabilities), *volume.shape))
+    for part, there in slabs_in_scan(probabilities, affine, volume): shares[(slice(None), *part)] = there
+    return shares
+
+def look_closer(
+    segmentor: torch.nn.Module,  # S_A or S_B, trained with augmentation
+    scan: Volume,  # in its own grid and unit
+    grid: Grid,  # the training grid
+    window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
+    found: Finding,  # by `find_regions`
+) -> Finding:  # on smaller voxels
+    "See what was found once more, larger, and average the two answers."
+    if not found.seen.label.any(): return found
+    matrix = found.turn.matrix
+    scan, before = turned(scan, matrix), turned(found.seen, matrix)
+    seen = prepare_scan(scan, grid, window, grid_centre(before), closer_box(before, grid))
+    shares = sliding_window(segmentor, seen, grid).softmax(0) + shares_on(found.probabilities, before.affine, seen)
+    shares /= shares.sum(0)
+    inside, first = inside_scan(seen, scan), shares.argmax(0)
+    labels = keep_pieces(first.numpy().astype(np.uint8) * inside, scan.task.pieces)
+    shares[1:, (first > 0) & torch.from_numpy(labels == 0)] = 0
+    seen = turned(replace(seen, label=labels), np.linalg.inv(matrix))
+    return found._replace(seen=seen, inside=inside, probabilities=shares)
 
 # %% ../../nbs/08_inference/02_location.ipynb #a15492bf
 def doubt_message(

@@ -80,7 +80,7 @@ def export_pretrained(
 ):
     "Write a checkpoint as it goes into the package: in half precision, with a model card, at most 12 MB."
     nets, about, _ = load_checkpoint(checkpoint)
-    kept = {name: value for name, value in about.items() if name not in ("config", "data", *PROGRESS)}
+    kept = {name: value for name, value in about.items() if name not in ("data", *PROGRESS)}
     text = model_card(card, about)
     save_checkpoint(folder, halve(nets), kept)
     write_whole(Path(folder) / "MODEL_CARD.md", text.encode())

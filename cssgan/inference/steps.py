@@ -130,6 +130,19 @@ def largest_piece(
     pieces, count = ndimage.label(labels > 0)
     return np.where(pieces == 1 + np.bincount(pieces.ravel())[1:].argmax(), labels, 0) if count > 1 else labels
 
+def shares_of(
+    pred: torch.Tensor,  # (regions, X, Y, Z) logits on the grid of "box"
+    data: dict,  # with "box", and "before" if there was a look before, from further away
+) -> np.ndarray:  # (regions, X, Y, Z)
+    "How likely each region is, by both looks if there were two."
+    shares = pred.softmax(0).cpu().numpy()
+    if "before" not in data: return shares
+    matrix = np.linalg.inv(affine_of(data["before"])) @ affine_of(data["box"])
+    there = [ndimage.affine_transform(share, matrix[:3, :3], matrix[:3, 3], shares.shape[1:], order=1,
+                                      mode="grid-constant") for share in data["before"].numpy()]
+    both = shares + np.stack(there)
+    return both / both.sum(0)
+
 class Labelsd(MapTransform):
     "Logits become labels: the likeliest region, within the scan, in the pieces that are allowed."
     def __init__(
@@ -143,7 +156,7 @@ class Labelsd(MapTransform):
     def __call__(self, data):
         data = dict(data)
         for key in self.keys:
-            labels = data[key].softmax(0).max(0).indices.cpu().numpy().astype(np.uint8)
+            labels = shares_of(data[key], data).argmax(0).astype(np.uint8)
             labels = self.allowed(labels * inside_scan(data["box"], data["scan"])).astype(np.float32)
             meta = dict(data["box"].meta, filename_or_obj=data["scan"].meta.get("filename_or_obj", "scan"))
             data[key] = MetaTensor(torch.from_numpy(labels)[None], meta=meta)
@@ -156,6 +169,14 @@ class Labelsd(MapTransform):
         return sum([largest_piece(np.where(labels == k, labels, 0)) for k in np.unique(labels) if k], 0 * labels)
 
 # %% ../../nbs/08_inference/08_steps.ipynb #57e90014
+def allowed_shares(
+    shares: np.ndarray,  # (regions, X, Y, Z)
+    kept: np.ndarray,  # (X, Y, Z) the labels that are left
+) -> np.ndarray:  # the same as the first
+    "Nothing is likely in a piece that had to go."
+    shares[1:, (shares.argmax(0) > 0) & (kept == 0)] = 0
+    return shares
+
 class BackToScand(MapTransform):
     "Logits become labels in the scan's own grid: the likeliest region; background outside of the box."
     def __init__(
@@ -170,8 +191,7 @@ class BackToScand(MapTransform):
         data, kept, scan = dict(data), self.labels(data), data["scan"]
         matrix = np.linalg.inv(affine_of(data["box"])) @ affine_of(scan)
         for key in self.keys:
-            shares = data[key].softmax(0).cpu().numpy()
-            shares[1:, (shares.argmax(0) > 0) & (as_array(kept[key]) == 0)] = 0
+            shares = allowed_shares(shares_of(data[key], data), as_array(kept[key]))
             highest, labels = (np.zeros(scan.shape[1:], np.float32) for _ in range(2))
             for k, share in enumerate(shares):
                 there = ndimage.affine_transform(share, matrix[:3, :3], matrix[:3, 3], scan.shape[1:], order=1,
@@ -225,14 +245,15 @@ def shape_around(
     labels: np.ndarray,  # (X, Y, Z)
     shape,  # of the training grid, voxels
     margin: int = 4,  # voxels on each side
+    times: float = 1.,  # as large as it is in these labels
 ) -> tuple:  # voxels
     "As large as the training grid, or as what was found with a margin."
     found = [np.flatnonzero(labels.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    return tuple(max(n, int(np.ptp(f)) + 1 + 2 * margin) for n, f in zip(shape, found))
+    return tuple(max(n, int(np.ceil(times * (np.ptp(f) + 1))) + 2 * margin) for n, f in zip(shape, found))
 
 # %% ../../nbs/08_inference/08_steps.ipynb #57e9001a
 class Placed:
-    "Put the training grid around what is found at a point; the box and the range of the last look are kept."
+    "Put the training grid around what is found at a point; the box and the range for the last look are kept."
     def __init__(
         self,
         network,  # volume [1, 1, X, Y, Z] to logits
@@ -243,27 +264,40 @@ class Placed:
         spacing,  # of the training grid, mm
         on=(),  # as for `middle_of`
         looks=4,  # at most
+        closer=1.,  # how many times as large what was found is seen in the last look, smaller voxels; 1: the same again
     ):
         self.network, self.look, self.infer, self.labels = network, look, infer, labels
         self.shape, self.spacing, self.on, self.looks = tuple(shape), np.asarray(spacing, float), on, looks
+        self.closer = closer
 
     def __call__(self, data):
-        seen, labels = self.segmented(data, data["centre"].numpy(), self.shape)
+        seen, labels, shares = self.segmented(data, data["centre"].numpy(), self.shape)
         for _ in range(self.looks - 1):
             if not labels.any(): break
             middle = middle_of(as_array(labels), affine_of(labels), self.on)
             again = self.segmented(data, middle, shape_around(as_array(labels), self.shape))
             if not again[1].any(): break
             moved = np.abs(middle_of(as_array(again[1]), affine_of(again[1]), self.on) - middle) / self.spacing
-            agreed, (seen, labels) = agreement(labels, again[1]), again
+            agreed, (seen, labels, shares) = agreement(labels, again[1]), again
             if agreed >= 0.75 or moved.max() < 2: break
-        return dict(data) | {"box": seen["box"], "range": seen["range"]}
+        found = dict(data) | {"box": seen["box"], "range": seen["range"]}
+        return found if self.closer == 1 or not labels.any() else self.nearer(found, labels, shares)
 
-    def segmented(self, data, centre, shape) -> tuple:  # what was looked at, its labels
+    def nearer(self, data, labels, shares) -> dict:
+        "A box of smaller voxels around what was found, and what was said on the larger ones."
+        middle = middle_of(as_array(labels), affine_of(labels), self.on)
+        shape = shape_around(as_array(labels), self.shape, times=self.closer)
+        anew = {key: value for key, value in data.items() if key != "range"}
+        usual = self.look(anew | {"box": empty_box(self.shape, self.spacing, middle)})
+        return data | {"box": empty_box(shape, self.spacing / self.closer, middle), "range": usual["range"],
+                       "before": MetaTensor(torch.from_numpy(shares), affine=data["box"].affine)}
+
+    def segmented(self, data, centre, shape) -> tuple:  # what was looked at, its labels, how likely each region is
         "One look; a larger box has the range of the training grid around the same point."
         seen = self.look(data | {"box": empty_box(self.shape, self.spacing, centre)})
         if tuple(shape) != self.shape:
             seen = self.look(data | {"box": empty_box(shape, self.spacing, centre), "range": seen["range"]})
         image = seen["image"][None].as_tensor().to(next(self.network.parameters()).device)
         with torch.no_grad(): pred = self.infer(image, self.network)[0].float().cpu()
-        return seen, self.labels({"pred": pred, "box": seen["box"], "scan": data["scan"]})["pred"]
+        labels = self.labels({"pred": pred, "box": seen["box"], "scan": data["scan"]})["pred"]
+        return seen, labels, allowed_shares(shares_of(pred, {}), as_array(labels))
