@@ -19,7 +19,7 @@ from cssgan.inference import apply, steps
 from cssgan.inference import export as exporting
 from cssgan.inference.bundle import bundle_files, network_source, steps_source
 from cssgan.inference.export import Compared, export, network_files, sample_volume
-from cssgan.inference.location import segment_until_stable
+from cssgan.inference.location import look_closer, segment_until_stable
 from cssgan.inference.windows import labels_in_scan, prepare_scan
 from cssgan.models import Networks
 from cssgan.phantoms.clinic import clinical_phantom
@@ -183,15 +183,20 @@ def run_bundle(files, name, folder, scan, **words):
     return read_label(folder / "out/scan_seg.nii.gz")
 
 
-@pytest.mark.parametrize("modality, centre", [("MR", None), ("CBCT", (11.0, -5.0, 8.0))])
-def test_a_bundle_gives_our_labels(modality, centre, tmp_path):
+@pytest.mark.parametrize("modality, centre, augmented", [
+    ("MR", None, False), ("MR", None, True), ("CBCT", (11.0, -5.0, 8.0), True)])
+def test_a_bundle_gives_our_labels(modality, centre, augmented, tmp_path):
     "Nothing is doubtful in a task without a known shape: ours looks as often as the bundle."
     pytest.importorskip("ignite")
     nets = Networks(width=4, patch_layers=1, classes=3, seed=2).eval()
-    about, scan = about_of(nets, ODD), shapes(3, modality, ODD)
+    about, scan = about_of(nets, ODD) | {"config": {"augment": augmented}}, shapes(3, modality, ODD)
     scan = replace(scan, label=None)
     centre = tuple(grid_centre(scan)) if centre is None else centre
-    ours = segment_until_stable(getattr(nets, f"S_{ODD.side(modality)}"), scan, GRID, about["ranges"][modality], centre)
+    how = getattr(nets, f"S_{ODD.side(modality)}"), scan, GRID, about["ranges"][modality]
+    ours = segment_until_stable(*how, centre)
+    nearer = look_closer(*how, ours)
+    assert nearer is not ours
+    if augmented: ours = nearer
     labels = labels_in_scan(ours.probabilities, ours.seen.affine, scan)
     found = run_bundle(bundle_files(nets, about), f"two_shapes_{modality}_segmentation", tmp_path, scan,
                        centre=[float(c) for c in centre])

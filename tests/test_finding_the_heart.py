@@ -214,6 +214,12 @@ def test_what_is_larger_than_the_training_grid_is_seen_whole(monkeypatch):
     assert all(not nearer.seen.label.take(end, axis).any() for axis in range(3) for end in (0, -1))
 
 
+def test_thick_slices_are_not_looked_at_more_closely(monkeypatch):
+    monkeypatch.setattr(location, "sliding_window", bright)
+    found, nearer = closer(egg((70, 70, 16), np.diag([2.0, 2, 8, 1]) @ np.c_[np.eye(4)[:, :3], [-35, -35, -8, 1]]))
+    assert nearer is found and found.seen.label.any()
+
+
 def test_where_nothing_was_found_nobody_looks_closer(monkeypatch):
     monkeypatch.setattr(location, "sliding_window", bright)
     scan = egg((60, 60, 60), np.diag([2.0, 2, 2, 1]))

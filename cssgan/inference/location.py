@@ -361,8 +361,8 @@ def look_closer(
     window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
     found: Finding,  # by `find_regions`
 ) -> Finding:  # on smaller voxels
-    "See what was found once more, larger, and average the two answers."
-    if not found.seen.label.any(): return found
+    "See what was found once more, larger, and average the two answers, if the scan has so much to show."
+    if not found.seen.label.any() or max(scan.spacing) > max(grid.spacing) + .01: return found
     matrix = found.turn.matrix
     scan, before = turned(scan, matrix), turned(found.seen, matrix)
     seen = prepare_scan(scan, grid, window, grid_centre(before), closer_box(before, grid))

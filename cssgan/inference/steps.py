@@ -281,7 +281,8 @@ class Placed:
             agreed, (seen, labels, shares) = agreement(labels, again[1]), again
             if agreed >= 0.75 or moved.max() < 2: break
         found = dict(data) | {"box": seen["box"], "range": seen["range"]}
-        return found if self.closer == 1 or not labels.any() else self.nearer(found, labels, shares)
+        coarse = np.linalg.norm(affine_of(data["scan"])[:3, :3], axis=0).max() > self.spacing.max() + 0.01
+        return found if self.closer == 1 or coarse or not labels.any() else self.nearer(found, labels, shares)
 
     def nearer(self, data, labels, shares) -> dict:
         "A box of smaller voxels around what was found, and what was said on the larger ones."
