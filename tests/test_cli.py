@@ -676,6 +676,12 @@ def test_no_score_of_a_domain_without_labels(capsys, monkeypatch, nothing):
                                        "judge MRI by; the checkpoint is run/best\n")
 
 
+def test_a_run_of_generators_alone_ends_with_what_it_trained(data, run, tmp_path):
+    words = [word for phase in ("segmentors", "joint") for word in ("--set", f"phases.{phase}=null")]
+    status, out, err = run("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke", *words)
+    assert status == 0 and out.splitlines()[-1].startswith("trained the generators; the checkpoint is"), err
+
+
 def test_going_on_otherwise_is_refused(fails, run, data, tmp_path, monkeypatch):
     monkeypatch.setattr("cssgan.training.trainer.fit", lambda *_, **__: None)
     monkeypatch.setattr(training, "report_result", lambda *_: None)

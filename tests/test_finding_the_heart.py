@@ -278,6 +278,8 @@ def test_half_a_heart_is_judged_by_what_is_in_view(monkeypatch, checkpoint):
     with pytest.warns(InputWarning, match="border cuts through the heart") as told:
         result = segment(replace(half, label=None), checkpoint, "CT", centre=grid_centre(half))
     assert "there is no" not in str(told[0].message) and any("seen in part" in line for line in result.history)
+    with pytest.warns(InputWarning, match="border cuts through the heart"):  # which is no error
+        segment(replace(half, label=None), checkpoint, "CT", centre=grid_centre(half), strict=True)
 
 
 # ---- refused

@@ -24,7 +24,7 @@ from cssgan.models import Networks
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import write_volume
 from cssgan.scans.volumes import SMALL_GRID, Grid
-from cssgan.task import as_task
+from cssgan.task import HEART, as_task
 from cssgan.training.checkpoints import load_checkpoint, save_checkpoint
 from cssgan.training.schema import CheckpointError, about_networks, checksum_of
 
@@ -141,6 +141,7 @@ def test_too_large_is_refused_in_one_line(checkpoint, tmp_path, monkeypatch):
 
 def test_the_largest_one_and_its_words_stay_below_12_MB():
     assert 11_000_000 < pretrained.MOST_BYTES <= 12_000_000 - 100_000
+    assert sum(file.stat().st_size for file in apply.PRETRAINED.glob("*")) < 12_000_000
 
 
 def test_weights_that_half_precision_does_not_have_are_refused(checkpoint, tmp_path):
@@ -259,6 +260,17 @@ def first_step(monkeypatch):
 def result(folder):
     "The names of a run's tensors, which their content decides."
     return [json.loads((folder / part / "checkpoint.json").read_text())["files"] for part in ("best", "last")]
+
+
+def test_training_goes_on_as_the_weights_were_trained_but_in_small_steps(known):
+    from cssgan.cli.runs import DEFAULTS, run_config
+    begun_with = load_checkpoint(known)
+    fresh = run_config(DEFAULTS, HEART, begun_with)
+    assert (fresh.lr, fresh.augment, fresh.dice_loss) == (1e-3, False, False)  # nobody knows how these were trained
+    begun_with.about["config"] = {"lr": 8e-4, "augment": "shape", "dice_loss": True}
+    further = run_config(DEFAULTS, HEART, begun_with)
+    assert (further.lr, further.augment, further.dice_loss) == (2e-4, "shape", True)
+    assert run_config(DEFAULTS | {"augment": True}, HEART, begun_with).augment is True
 
 
 def test_a_run_starts_from_the_weights_in_their_grid_and_sizes(run, known, words, tmp_path, monkeypatch):

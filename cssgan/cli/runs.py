@@ -149,7 +149,10 @@ def run_config(
     config = preset(options["preset"], task)
     config = replace(config, seed=options["seed"], augment=config.augment or options["augment"])
     if begun_with is None: return config
-    sizes, grid = begun_with.nets.sizes, begun_with.about["grid"]
+    sizes, grid, known = begun_with.nets.sizes, begun_with.about["grid"], begun_with.about.get("config")
+    if known:  # as it was trained, but in small steps
+        own = {name: getattr(config, name) or known.get(name, False) for name in ("augment", "dice_loss")}
+        config = replace(config, lr=min(config.lr, known.get("lr", config.lr) / 4), **own)
     return replace(config, grid=Grid(tuple(grid["shape"]), tuple(grid["spacing"])),
                    phases=tuple(phase for phase in config.phases if phase.name == "joint"),
                    **{name: sizes[name] for name in ("width", "patch_layers", "resnet")})

@@ -27,6 +27,7 @@ def scan_parser(
     examples: str,  # that can be typed as they are
     option: str,  # the one that names a modality
     meaning: str,  # of that option
+    strict: str,  # what --strict refuses
 ) -> Parser:
     "The options that translating and segmenting have in common."
     new = parser(name, what, examples)
@@ -46,8 +47,7 @@ def scan_parser(
     new.add_argument("--centre", nargs=3, type=number_between(-MAX_COORDINATE, MAX_COORDINATE), metavar=("X", "Y", "Z"),
                      help="where to look, in mm of the scan's world (default: where the checkpoint's task presumes its "
                           "regions)")
-    new.add_argument("--strict", action="store_true",
-                     help="write nothing if what was found may not be what was looked for, or is cut off")
+    new.add_argument("--strict", action="store_true", help=strict)
     new.add_argument("--force", action="store_true", help="replace results that cssgan made")
     new.add_argument("--quiet", action="store_true", help="say nothing but what is wrong; no progress bar")
     return new
@@ -151,7 +151,9 @@ def translate_main(
 ) -> int:  # exit status
     "Run `cssgan_translate`."
     new = scan_parser("cssgan_translate", TRANSLATE_WHAT, TRANSLATE_EXAMPLES, "--to",
-                      "the modality to make, in the checkpoint's words or DICOM's: MRI from a CT, CT from an MRI")
+                      "the modality to make, in the checkpoint's words or DICOM's: MRI from a CT, CT from an MRI",
+                      "write nothing if it is doubtful around what place a long scan's intensities are taken (a CT "
+                      "has a unit, and nothing is looked for)")
     new.add_argument("--layout", type=choice("files", "nnunet"), default="files", metavar="LAYOUT",
                      help="nnunet: OUT is a raw folder of nnU-Net, such as Dataset500_Heart, new or there already; "
                           "translations join it as training cases, with the labels that lie beside their scans, or "
@@ -263,7 +265,9 @@ def segment_main(
 ) -> int:  # exit status
     "Run `cssgan_segment`."
     new = scan_parser("cssgan_segment", SEGMENT_WHAT, SEGMENT_EXAMPLES, "--modality",
-                      "what the scans are, in the checkpoint's words or DICOM's: CT or MRI")
+                      "what the scans are, in the checkpoint's words or DICOM's: CT or MRI",
+                      "write nothing if what was found may not be what was looked for (that it is seen in part is "
+                      "only said)")
     new.add_argument("--statistics", type=path_name, metavar="FILE",
                      help="also write volumes by region, place and warnings, as JSON, an object for each scan")
     new.add_argument("--probabilities", action="store_true",

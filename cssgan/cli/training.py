@@ -196,6 +196,8 @@ def report_result(
     from cssgan.training.checkpoints import read_about
     about = read_about(folder / "best")
     best, names = about["history"][-1], [domain["name"] for domain in about["task"]["domains"]]
+    if f"dice_{names[0]}" not in best:  # segmentors have not learned, and were not asked
+        return print_line(f"trained the generators; the checkpoint is {folder / 'best'}")
     dice = {m: math.nan if best[f"dice_{m}"] is None else best[f"dice_{m}"] for m in names}
     known = ", ".join(f"{score:.1f} % on {m}" for m, score in dice.items() if not math.isnan(score))
     unknown = "".join(f"; there are no labels to judge {m} by" for m, score in dice.items() if math.isnan(score))

@@ -207,7 +207,7 @@ def run_segmentor(
     if loaded.augmented: found = look_closer(*how, found)
     labelled = with_label(scan, labels_in_scan(found.probabilities, found.seen.affine, scan), scan.affine)
     doubt = doubt_message(found, cut_through(labelled.label, task))
-    if doubt: say_doubt(f"{name}: {doubt}", task, strict)
+    if doubt: say_doubt(f"{name}: {doubt}", task, strict and bool(doubt_message(found)))
     line = f"segmented by a network (cssgan {cssgan.__version__}): not for diagnosis"
     meaning = "labels: " + ", ".join(f"{k} {region}" for k, region in enumerate(task.regions))
     history = (*scan.history, line, *filter(None, [doubt]), meaning)
