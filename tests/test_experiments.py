@@ -26,6 +26,7 @@ FEW = {
     "adaptation": ["-p", "n_drawn", "3", "-p", "n_unlabelled", "2", "-y", "epochs: [1, 1]"],
     "ruler": ["-y", "{spacings: [8.0], moves: [0, 2], patients: [5], n_scans: 2}"],
     "populations": ["-y", "counts: {train: 2, valid: 1, test: 1}"],
+    "finding": ["-y", "patients: [5]", "-p", "spacing", "14.0"],
 }
 
 
@@ -78,6 +79,7 @@ def runs(tmp_path_factory, checkpoint):
             if name == "pretrained": how = [*smoke, "-r", "patients", shared / "patients"]  # it draws its data
             if name == "adaptation": how = [*smoke, "-r", "checkpoint", checkpoint]  # it draws its data, too
             if name == "ruler": how = []  # nor does it have a preset
+            if name == "finding": how = ["-r", "checkpoint", checkpoint]  # it trains nothing
             if name == "populations": how = [*smoke, "-r", "shared", shared]  # its patients are chosen
             tiny = [*how, *FEW.get(name, [])]
             papermill(name, out, *tiny, *words)

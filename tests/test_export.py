@@ -18,8 +18,9 @@ from cssgan.guard import InputError
 from cssgan.inference import apply, steps
 from cssgan.inference import export as exporting
 from cssgan.inference.bundle import bundle_files, network_source, steps_source
+from cssgan.inference.closer import look_closer
 from cssgan.inference.export import Compared, export, network_files, sample_volume
-from cssgan.inference.location import look_closer, segment_until_stable
+from cssgan.inference.location import segment_until_stable
 from cssgan.inference.windows import labels_in_scan, prepare_scan
 from cssgan.models import Networks
 from cssgan.phantoms.clinic import clinical_phantom

@@ -13,8 +13,9 @@ import torch
 from cssgan.cli.scans import segment_main
 from cssgan.data.cases import apply_table, label_codes
 from cssgan.guard import InputError, InputWarning
-from cssgan.inference import apply, location
+from cssgan.inference import apply, closer, location
 from cssgan.inference.apply import load_networks
+from cssgan.inference.closer import CLOSER, look_closer
 from cssgan.inference.location import OTHER_TURNS, UPRIGHT, Finding, find_regions, inside_scan, turned
 from cssgan.inference.model import segment
 from cssgan.inference.windows import labels_in_scan
@@ -144,8 +145,8 @@ class SeesUpright:
 @pytest.mark.parametrize("lies", [UPRIGHT, *OTHER_TURNS], ids=lambda t: str(t) if t != UPRIGHT else "as usual")
 def test_a_heart_is_found_however_the_patient_lies(monkeypatch, lies):
     patient = body()
-    patient = replace(patient, voxels=patient.voxels[:, :, 15:60], label=patient.label[:, :, 15:60],
-                      affine=patient.affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 15], [0, 0, 0, 1.]]))
+    patient = replace(patient, voxels=patient.voxels[:, :, 17:57], label=patient.label[:, :, 17:57],
+                      affine=patient.affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 17], [0, 0, 0, 1.]]))
     monkeypatch.setattr(location, "segment_box", SeesUpright(patient, lies))
     scan = turned(replace(patient, label=None), lies.matrix)
     found = find_regions(None, scan, TINY, WINDOW)
@@ -182,11 +183,16 @@ def bright(segmentor, volume, grid):
     return torch.stack([-9 * x, 9 * x, *[torch.full_like(x, -20)] * 4])
 
 
-def closer(scan, turn=UPRIGHT):
+@pytest.fixture
+def perfect(monkeypatch):
+    for module in location, closer: monkeypatch.setattr(module, "sliding_window", bright)
+
+
+def seen_twice(scan, turn=UPRIGHT):
     grid = Grid((24, 24, 24), (5.0, 5.0, 5.0))
     place = location.Place((turn.matrix @ (0, 0, 0, 1))[:3], turn)
     found = location.look_until_stable(None, replace(scan, label=None), grid, WINDOW, place)
-    return found, location.look_closer(None, replace(scan, label=None), grid, WINDOW, found)
+    return found, look_closer(None, replace(scan, label=None), grid, WINDOW, found)
 
 
 def dice_of(found, scan):
@@ -195,35 +201,31 @@ def dice_of(found, scan):
 
 
 @pytest.mark.parametrize("turn", [UPRIGHT, OTHER_TURNS[0], OTHER_TURNS[4]], ids=str)
-def test_a_closer_look_has_smaller_voxels_and_sharper_edges_where_the_scan_lies(monkeypatch, turn):
-    monkeypatch.setattr(location, "sliding_window", bright)
+def test_a_closer_look_has_smaller_voxels_and_sharper_edges_where_the_scan_lies(perfect, turn):
     askew = np.diag([1.6, 1.7, 1.8, 1]) @ [[0.98, 0.2, 0, -70], [-0.2, 0.98, 0, -45], [0, 0, 1, -60], [0, 0, 0, 1]]
     scan = egg((90, 85, 75), askew)
-    found, nearer = closer(scan, turn)
-    assert np.allclose(location.CLOSER * np.array(nearer.seen.spacing), found.seen.spacing) and nearer.turn == turn
+    found, nearer = seen_twice(scan, turn)
+    assert np.allclose(CLOSER * np.array(nearer.seen.spacing), found.seen.spacing) and nearer.turn == turn
     assert dice_of(nearer, scan) > max(dice_of(found, scan), 0.97)
     assert np.array_equal(nearer.probabilities.argmax(0).numpy(), nearer.seen.label)
     assert torch.allclose(nearer.probabilities.sum(0), torch.ones(()), atol=1e-5)
 
 
-def test_what_is_larger_than_the_training_grid_is_seen_whole(monkeypatch):
-    monkeypatch.setattr(location, "sliding_window", bright)
-    _, nearer = closer(egg((70, 60, 60), np.diag([2.0, 2, 2, 1]) @ np.c_[np.eye(4)[:, :3], [-35, -30, -30, 1]]))
+def test_what_is_larger_than_the_training_grid_is_seen_whole(perfect):
+    _, nearer = seen_twice(egg((70, 60, 60), np.diag([2.0, 2, 2, 1]) @ np.c_[np.eye(4)[:, :3], [-35, -30, -30, 1]]))
     extent = np.array(nearer.seen.shape) * nearer.seen.spacing
     assert (extent > [62, 48, 44]).all() and nearer.seen.label.any()
     assert all(not nearer.seen.label.take(end, axis).any() for axis in range(3) for end in (0, -1))
 
 
-def test_thick_slices_are_not_looked_at_more_closely(monkeypatch):
-    monkeypatch.setattr(location, "sliding_window", bright)
-    found, nearer = closer(egg((70, 70, 16), np.diag([2.0, 2, 8, 1]) @ np.c_[np.eye(4)[:, :3], [-35, -35, -8, 1]]))
+def test_thick_slices_are_not_looked_at_more_closely(perfect):
+    found, nearer = seen_twice(egg((70, 70, 16), np.diag([2.0, 2, 8, 1]) @ np.c_[np.eye(4)[:, :3], [-35, -35, -8, 1]]))
     assert nearer is found and found.seen.label.any()
 
 
-def test_where_nothing_was_found_nobody_looks_closer(monkeypatch):
-    monkeypatch.setattr(location, "sliding_window", bright)
+def test_where_nothing_was_found_nobody_looks_closer(perfect):
     scan = egg((60, 60, 60), np.diag([2.0, 2, 2, 1]))
-    found, nearer = closer(replace(scan, voxels=0 * scan.voxels - 900))
+    found, nearer = seen_twice(replace(scan, voxels=0 * scan.voxels - 900))
     assert nearer is found and not found.seen.label.any()
 
 
@@ -241,12 +243,20 @@ def test_only_networks_that_met_larger_hearts_look_closer(checkpoint, monkeypatc
 
 class SeesTwo(SeesUpright):
     "It sees the heart, and in the belly another one of which it is less sure."
+    def __init__(self, patient, sure=.9, lower=.62):
+        super().__init__(patient, sure=sure)
+        self.lower = lower
+
     def __call__(self, segmentor, scan, grid, window, centre, box=None):
-        lower = np.zeros((4, 4))
-        lower[2, 3] = -160
-        belly = replace(self.patient, affine=self.patient.affine + lower)
+        down = np.zeros((4, 4))
+        down[2, 3] = -160
+        belly = replace(self.patient, affine=self.patient.affine + down)
+        self.turns.append(centre)
+        if not np.allclose(scan.affine[:3, :3], np.diag(scan.spacing)):  # turned: nothing is to be seen
+            seen = to_grid(scan, box or grid, centre)
+            return finding(replace(seen, label=np.zeros(seen.shape, np.uint8)), 0.)
         seen = to_grid(self.patient if centre[2] > -75 else belly, box or grid, centre)
-        return finding(seen, .9 if centre[2] > -75 else .62)
+        return finding(seen, self.sure if centre[2] > -75 else self.lower)
 
 
 def test_in_a_long_scan_the_likelier_of_two_hearts_is_chosen(monkeypatch):
@@ -259,6 +269,19 @@ def test_in_a_long_scan_the_likelier_of_two_hearts_is_chosen(monkeypatch):
     monkeypatch.setattr(location, "grid_centre", lambda v: in_the_belly if v.label is None else grid_centre(v))
     found = find_regions(None, replace(patient, label=None), TINY, WINDOW)
     assert found.sure == .9 and np.abs(grid_centre(found.seen) - grid_centre(patient)).max() < 15
+
+
+@pytest.mark.parametrize("lower, doubted", [(.72, True), (.5, False)])
+def test_in_a_large_scan_a_middling_heart_is_compared_with_other_places(monkeypatch, lower, doubted):
+    trunk = body()
+    assert trunk.voxels.size * trunk.voxel_ml > location.MUCH
+    sees = SeesTwo(trunk, sure=.72, lower=lower)
+    monkeypatch.setattr(location, "segment_box", sees)
+    found = find_regions(None, replace(trunk, label=None), TINY, WINDOW)
+    assert (["other places look as much like it"] == found.doubts) == doubted
+    looks = len(sees.turns)
+    told = find_regions(None, replace(trunk, label=None), TINY, WINDOW, grid_centre(trunk))
+    assert told.doubts == [] and len(sees.turns) - looks < 5  # who says where is believed
 
 
 @pytest.mark.parametrize("change, says", [({"sure": .5}, "unsure"), ({"agreed": .3}, "found something else"),

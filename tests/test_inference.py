@@ -250,7 +250,7 @@ def test_a_heart_far_from_the_presumed_place_is_found(monkeypatch, checkpoint, r
     sees = watched(monkeypatch, scan, belly)
     found = segment(scan, checkpoint, modality).label
     assert 2 * ((found > 0) & (scan.label > 0)).sum() / ((found > 0).sum() + (scan.label > 0).sum()) > 0.9
-    assert len(sees.looks) < 40
+    assert len(sees.looks) < 100  # so weak a find is compared with every place and every way to lie
     assert not [str(w.message) for w in recwarn if issubclass(w.category, InputWarning)]
 
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 import zipfile
 from dataclasses import replace
 
@@ -17,12 +18,12 @@ from safetensors.torch import load_file
 import cssgan
 from cssgan.cli.commands import COMMANDS
 from cssgan.data.writing import write_phantoms
-from cssgan.guard import InputError
+from cssgan.guard import InputError, InputWarning
 from cssgan.inference import apply, pretrained
 from cssgan.inference.pretrained import export_pretrained
 from cssgan.models import Networks
 from cssgan.phantoms.scanners import phantom
-from cssgan.scans.files import write_volume
+from cssgan.scans.files import read_label, write_volume
 from cssgan.scans.volumes import SMALL_GRID, Grid
 from cssgan.task import HEART, as_task
 from cssgan.training.checkpoints import load_checkpoint, save_checkpoint
@@ -342,3 +343,32 @@ def test_what_cannot_be_started_from_is_said_before_anything_is_written(run, non
                        (tmp_path / "shapes", "leave --init out")):
         says_one_line(run("cssgan_train", *words, "--out", tmp_path / "run", "--init", init), says)
         assert not (tmp_path / "run").exists()
+
+
+# ---- the model that comes with the package, on real scans
+
+there = pytest.mark.skipif(not (apply.PRETRAINED / "checkpoint.json").is_file(), reason="cssgan comes without a model")
+
+
+def doubts_of(scan, modality):
+    "What the model finds in a scan, and what it is warned of."
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = cssgan.segment(scan, modality=modality)
+    return found, [str(w.message) for w in caught if issubclass(w.category, InputWarning)]
+
+
+@there
+@pytest.mark.data
+def test_the_heart_of_a_real_ct_is_found_without_a_doubt(real):
+    found, told = doubts_of(real / "cta/ct.nii.gz", "CT")
+    truth, ours = read_label(real / "cta/heart_mask.nii.gz").values > 0, found.label > 0
+    assert 2 * (truth & ours).sum() / (truth.sum() + ours.sum()) > .85 and told == []
+    assert set(np.unique(found.label)) == set(range(6))
+
+
+@there
+@pytest.mark.data
+@pytest.mark.parametrize("scan, modality, doubtful", [("lge_mr/mr.nii.gz", "MRI", False), ("ct_dicom", "CT", True)])
+def test_a_heart_is_believed_and_a_belly_is_not(real, scan, modality, doubtful):
+    assert any("may not be the heart" in line for line in doubts_of(real / scan, modality)[1]) == doubtful

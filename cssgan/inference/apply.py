@@ -18,7 +18,8 @@ import torch
 import cssgan
 from ..fast.networks import accelerate
 from ..guard import InputError, brief
-from .location import Finding, candidate_centres, doubt_message, find_regions, look_closer, say_doubt
+from .closer import look_closer
+from .location import Finding, candidate_centres, doubt_message, find_regions, say_doubt
 from .windows import labels_in_scan, prepare_scan, slabs_in_scan, sliding_window
 from ..models import Networks
 from ..scans.checks import as_3d, check_intensities, check_placement

@@ -17,7 +17,7 @@ import torch
 
 import cssgan
 from . import steps
-from .location import CLOSER
+from .closer import CLOSER
 from ..models import Join, Networks, UNet3d, conv_block, crop_like, pad_to_multiple
 from ..task import Domain, Task, as_task
 

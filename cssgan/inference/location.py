@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..guard import InputError, warn
-from .windows import prepare_scan, slabs_in_scan, sliding_window
+from .windows import prepare_scan, sliding_window
 from cssgan.scans.plausible import (
     Doubt,
     crop_to_regions,
@@ -57,7 +57,9 @@ def turned(
 AGREEMENT = .75, .55  # Dice of two looks: from the first on they are one, below the second they contradict each other
 UNSURE = .6  # mean probability of what was found: below it, the network guesses
 WEAK = 1.3  # evidence: below it, a heart is doubtful even where no single sign speaks against it
+CONVINCING = 2.2  # evidence: with as much, a heart needs no comparison with what else looks like one
 CLEARLY = .25  # difference of two scores
+APART, ALIKE = 50, .4  # mm between two findings; difference of evidence
 LESS_SURE = .02  # so much less sure of a place, the network guesses there: in a heart that is turned it still finds one
 
 class Finding(NamedTuple):
@@ -68,6 +70,7 @@ class Finding(NamedTuple):
     inside: np.ndarray | None = None  # (X, Y, Z) bool: what lies in the scan; None: everything
     turn: Turn = UPRIGHT  # how the scan was turned for the segmentor
     probabilities: torch.Tensor | None = None  # [classes, X, Y, Z] of what was seen, where no piece was left out
+    rivalled: bool = False  # does another place look as much like it?
 
     @property
     def judged(self) -> np.ndarray:  # (X, Y, Z): the regions; what lies beside the scan is not annotated
@@ -87,6 +90,7 @@ class Finding(NamedTuple):
         found = [d for d in doubts(label, self.seen.voxel_ml, task) if not is_usual_mistake(d)]
         if not self.seen.label.any(): return found
         found += doubts_about_shape(label, self.affine, task) + [Doubt(differs)] * (self.agreed < AGREEMENT[1])
+        found += [Doubt("other places look as much like it")] * self.rivalled
         found += [Doubt(f"the network is unsure of it (mean probability {self.sure:.2f})")] * (self.sure < UNSURE)
         return found or [Doubt("all signs of it are weak")] * (knows_shape(task) and self.evidence < WEAK)
 
@@ -107,6 +111,12 @@ class Finding(NamedTuple):
         if not other.seen.label.any(): return bool(self.seen.label.any())
         better = self.score > other.score + CLEARLY or (other.doubts and not self.doubts)
         return bool(better and self.sure > other.sure - LESS_SURE)
+
+    def has_rival(self, other) -> bool:
+        "Might another finding, elsewhere, as well be what is looked for?"
+        if self.evidence >= CONVINCING or other.doubts or not other.seen.label.any(): return False
+        apart = np.linalg.norm(grid_centre(self.seen) - grid_centre(other.seen)) > APART
+        return bool(apart and other.evidence > self.evidence - ALIKE)
 
 # %% ../../nbs/08_inference/02_location.ipynb #cell-026
 def keep_pieces(
@@ -294,6 +304,7 @@ def look_at(
 
 # %% ../../nbs/08_inference/02_location.ipynb #da29b5a8
 LONG = 450  # mm: no chest is as long
+MUCH = 15_000  # ml: a scan of so much of the body has many places that may look like a heart
 
 def search(
     segmentor: torch.nn.Module,  # S_A or S_B
@@ -302,16 +313,18 @@ def search(
     window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
     first: Finding,  # at the presumed place
     presumed,  # world point (x, y, z), mm
+    compared: bool = False,  # is a find that nothing speaks against still to be compared with others?
 ) -> Finding:  # the most plausible
     "Look elsewhere, on the training grid's spacing first, until something is found that nothing speaks against."
-    coarse, best = to_grid(scan, *whole_scan_grid(scan, grid.spacing)), first
+    coarse, best, seen = to_grid(scan, *whole_scan_grid(scan, grid.spacing)), first, [first]
     for places in places_to_try(coarse, grid, presumed):
-        found = max(look_at(segmentor, coarse, grid, window, places), key=lambda f: f.score, default=first)
+        seen += (looked := look_at(segmentor, coarse, grid, window, places))
+        found = max(looked, key=lambda f: f.score, default=first)
         if found.beats(best):
             fine = look_until_stable(segmentor, scan, grid, window, found.place)
             if fine.beats(best) and (fine.turn == UPRIGHT or not fine.doubts): best = fine
-        if not best.doubts: break
-    return best
+        if not best.doubts and (best.evidence >= CONVINCING or not compared): return best
+    return best._replace(rivalled=compared and any(best.has_rival(f) for f in seen))
 
 # %% ../../nbs/08_inference/02_location.ipynb #c098d4ba
 def find_regions(
@@ -325,54 +338,14 @@ def find_regions(
     presumed = grid_centre(scan) if centre is None else centre
     best = segment_until_stable(segmentor, scan, grid, window, presumed)
     is_long = whole_scan_grid(scan, grid.spacing)[0].extent[2] > LONG
-    if centre is None and (best.doubts or is_long): best = search(segmentor, scan, grid, window, best, presumed)
+    large = knows_shape(scan.task) and scan.voxels.size * scan.voxel_ml > MUCH
+    compared = large and best.evidence < CONVINCING
+    if centre is None and (best.doubts or is_long or compared):
+        best = search(segmentor, scan, grid, window, best, presumed, large)
     if best.seen.label.any(): return best
     whole = segment_box(segmentor, scan, grid, window, presumed)
     if not whole.seen.label.any(): return best
     return segment_until_stable(segmentor, scan, grid, window, grid_centre(whole.seen))
-
-# %% ../../nbs/08_inference/02_location.ipynb #5fe121dc
-CLOSER = 1.2  # times as large as in training
-
-def closer_box(
-    found: Volume,  # with labels
-    grid: Grid,  # the training grid
-    margin: int = 4,  # voxels on each side
-) -> Grid:  # as many voxels as the training grid, smaller ones; more, if what was found needs them
-    "The box for the closer look."
-    extents = [np.ptp(np.flatnonzero(found.label.any(axis=others))) + 1 for others in ((1, 2), (0, 2), (0, 1))]
-    shape = tuple(max(n, int(np.ceil(CLOSER * e)) + 2 * margin) for n, e in zip(grid.shape, extents))
-    return Grid(shape, tuple(mm / CLOSER for mm in grid.spacing))
-
-def shares_on(
-    probabilities: torch.Tensor,  # [classes, X, Y, Z], on a grid
-    affine: np.ndarray,  # 4×4, of that grid
-    volume: Volume,  # to bring them to
-) -> torch.Tensor:  # [classes, X, Y, Z], on the volume's grid; all 0 where nothing is known
-    "What a look says, elsewhere."
-    shares = torch.zeros((len(probabilities), *volume.shape))
-    for part, there in slabs_in_scan(probabilities, affine, volume): shares[(slice(None), *part)] = there
-    return shares
-
-def look_closer(
-    segmentor: torch.nn.Module,  # S_A or S_B, trained with augmentation
-    scan: Volume,  # in its own grid and unit
-    grid: Grid,  # the training grid
-    window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
-    found: Finding,  # by `find_regions`
-) -> Finding:  # on smaller voxels
-    "See what was found once more, larger, and average the two answers, if the scan has so much to show."
-    if not found.seen.label.any() or max(scan.spacing) > max(grid.spacing) + .01: return found
-    matrix = found.turn.matrix
-    scan, before = turned(scan, matrix), turned(found.seen, matrix)
-    seen = prepare_scan(scan, grid, window, grid_centre(before), closer_box(before, grid))
-    shares = sliding_window(segmentor, seen, grid).softmax(0) + shares_on(found.probabilities, before.affine, seen)
-    shares /= shares.sum(0)
-    inside, first = inside_scan(seen, scan), shares.argmax(0)
-    labels = keep_pieces(first.numpy().astype(np.uint8) * inside, scan.task.pieces)
-    shares[1:, (first > 0) & torch.from_numpy(labels == 0)] = 0
-    seen = turned(replace(seen, label=labels), np.linalg.inv(matrix))
-    return found._replace(seen=seen, inside=inside, probabilities=shares)
 
 # %% ../../nbs/08_inference/02_location.ipynb #a15492bf
 def doubt_message(
