@@ -51,7 +51,10 @@ def runs_present(
 ) -> tuple[list[str], int]:  # names of runs that have records, how many records are of none of them
     "Which runs of a grid a result file holds."
     plain = {name: {k: v for k, v in given.items() if not isinstance(v, (list, dict))} for name, given in runs.items()}
-    def fits(row, given): return all(row[k] == v for k, v in given.items() if k in row)
+    names = {k for given in plain.values() for k in given}
+    varied = {k for k in names if len({given.get(k) for given in plain.values()}) > 1}
+    own = {k for k in names - varied if len({row.get(k) for row in rows}) > 1}  # what records say for themselves
+    def fits(row, given): return all(row[k] == v for k, v in given.items() if k in row and k not in own)
     held = [[name for name, given in plain.items() if fits(row, given)] for row in rows]
     return [name for name in runs if any(name in names for names in held)], sum(not names for names in held)
 
