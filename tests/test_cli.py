@@ -344,6 +344,7 @@ def test_the_wrong_modality_is_said(fails, scans, checkpoint, tmp_path):
     ("cssgan_segment", "a.nii --checkpoint d --modality CT --out o.nii --centre 1 2 here", "here"),
     ("cssgan_phantom", "", "--out"), ("cssgan_phantom", "--out d --samples e", "--samples"),
     ("cssgan_phantom", "--out d --n many", "many"), ("cssgan_phantom", "--out d --modality PET", "PET"),
+    ("cssgan_phantom", "--out d --clinic CT=tall", "CT=tall"), ("cssgan_phantom", "--out d --clinic PET=normal", "PET"),
     ("cssgan_phantom", "--out d --grid huge", "huge"), ("cssgan_phantom", "--out d --labels l.nii --table mine",
                                                         "mine"),
     ("cssgan_train", "", "--data"), ("cssgan_train", "--data d", "--out"), ("cssgan_train", "--out d", "--data"),
@@ -680,6 +681,19 @@ def test_a_run_of_generators_alone_ends_with_what_it_trained(data, run, tmp_path
     words = [word for phase in ("segmentors", "joint") for word in ("--set", f"phases.{phase}=null")]
     status, out, err = run("cssgan_train", "--data", data, "--out", tmp_path / "run", "--preset", "smoke", *words)
     assert status == 0 and out.splitlines()[-1].startswith("trained the generators; the checkpoint is"), err
+
+
+def test_clinics_may_have_different_patients(run, tmp_path):
+    from cssgan.phantoms.clinic import clinical_phantom
+    from cssgan.scans.volumes import SMALL_GRID
+    words = "--n", 2, "--grid", "small", "--clinic", "CT=dilated"
+    assert run("cssgan_phantom", "--out", tmp_path, *words)[0] == 0
+    for modality, seed, population in ("CT", 2, "dilated"), ("MRI", 3, "any"):
+        drawn = clinical_phantom(seed, modality, SMALL_GRID, population=population)
+        stored = nib.load(tmp_path / modality / f"phantom_{seed:05d}_label.nii.gz").get_fdata()
+        assert np.array_equal(np.count_nonzero(stored), np.count_nonzero(drawn.label))
+    says = run("cssgan_phantom", "--out", tmp_path / "other", "--clinic", "--labels", tmp_path / "l.nii")[2]
+    assert "leave --labels and --samples out" in says and not (tmp_path / "other").exists()
 
 
 def test_going_on_otherwise_is_refused(fails, run, data, tmp_path, monkeypatch):

@@ -9,11 +9,31 @@ __all__ = []
 import argparse
 import os
 
-from .parsing import MAX_SEED, Parser, attempt, number_between, parser, path_name, print_line
-from ..guard import check_writable
+from cssgan.cli.parsing import (
+    MAX_SEED,
+    Parser,
+    argument_error,
+    attempt,
+    number_between,
+    parser,
+    path_name,
+    print_line,
+)
+from ..guard import InputError, check_writable
 from ..task import HEART, MODALITIES
 
 # %% ../../nbs/11_cli/02_phantoms.ipynb #cell-021
+def population_of(
+    word: str,  # such as CT=dilated
+) -> tuple[str, str]:  # modality, population
+    "Who is scanned in a modality."
+    from cssgan.phantoms.surroundings import DISEASES
+    modality, _, population = word.partition("=")
+    if modality not in MODALITIES or population not in DISEASES:
+        raise argument_error(word, f"is no population: write {MODALITIES[0]}=NAME or {MODALITIES[1]}=NAME, with one of "
+                                   f"{', '.join(DISEASES)}")
+    return modality, population
+
 def phantom_parser() -> Parser:
     "The options of `cssgan_phantom`."
     new = parser("cssgan_phantom", PHANTOM_WHAT, PHANTOM_EXAMPLES)
@@ -31,6 +51,9 @@ def phantom_parser() -> Parser:
                           "(default: %(default)s)")
     new.add_argument("--grid", choices=("paper", "small"), default="paper",
                      help="paper: 112 x 112 x 86 voxels of 1.5 mm; small: 48 x 48 x 32 (default: %(default)s)")
+    new.add_argument("--clinic", type=population_of, metavar="MODALITY=POPULATION", nargs="*",
+                     help="patients, scanners and protocols as varied as in clinics; a modality may have patients of "
+                          "one population alone, such as --clinic CT=dilated MRI=normal")
     new.add_argument("--labels", type=path_name, metavar="FILE",
                      help="a label map: its heart, in a drawn chest, in every modality asked for")
     new.add_argument("--table", choices=tuple(HEART.tables), default="",
@@ -44,6 +67,7 @@ given to cssgan_train. No heart is written in both modalities, unless it comes f
 a label map of yours."""
 
 PHANTOM_EXAMPLES = """  cssgan_phantom --out phantoms --n 4 --grid small
+  cssgan_phantom --out clinic --n 20 --clinic CT=dilated MRI=normal
   cssgan_phantom --out heart --labels heart_labels.nii.gz"""
 
 # %% ../../nbs/11_cli/02_phantoms.ipynb #cell-023
@@ -57,6 +81,14 @@ def asked_paths(
     return phantom_paths(args.out, args.n, args.modality, args.seed)
 
 # %% ../../nbs/11_cli/02_phantoms.ipynb #8cb7c012
+def in_clinic(
+    args: argparse.Namespace,  # from `phantom_parser`
+):  # a function of a seed, a modality and a grid
+    "How clinical phantoms are drawn."
+    from cssgan.phantoms.clinic import clinical_phantom
+    who = dict(args.clinic)
+    return lambda seed, modality, grid: clinical_phantom(seed, modality, grid, population=who.get(modality, "any"))
+
 def make_phantoms(
     args: argparse.Namespace,  # from `phantom_parser`
 ):
@@ -65,9 +97,12 @@ def make_phantoms(
     from cssgan.scans.files import made_here
     from cssgan.scans.volumes import PAPER_GRID, SMALL_GRID
     grid = {"paper": PAPER_GRID, "small": SMALL_GRID}[args.grid]
+    if args.clinic is not None and (args.labels or args.samples):
+        raise InputError("--clinic draws its own hearts: leave --labels and --samples out")
     for path in asked_paths(args):
         if os.path.lexists(path): check_writable(path, made_here, args.force, filter(None, [args.labels]))
     if args.samples: write_samples(args.samples)
+    elif args.clinic is not None: write_phantoms(args.out, args.n, args.modality, args.seed, grid, draw=in_clinic(args))
     elif args.labels: write_phantom_of(args.labels, args.out, args.modality, args.table, grid, args.seed)
     else: write_phantoms(args.out, args.n, args.modality, args.seed, grid)
     print_line(f"wrote phantoms into {args.samples or args.out}")

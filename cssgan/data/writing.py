@@ -79,10 +79,11 @@ def write_phantoms(
     first: int = 0,  # the first patient's number
     grid: Grid = PAPER_GRID,  # of the scans
     ending: str = ".nii.gz",  # or ".nii"
+    draw=phantom,  # a function of a seed, a modality and a grid; or `clinical_phantom`
 ):
     "Draw phantoms and write them as a plain folder; CT has even seeds, MRI odd ones."
     for modality, seed in phantom_seeds(n, modalities, first):
-        write_scan(phantom(seed, modality, grid), folder, f"phantom_{seed:05d}", ending)
+        write_scan(draw(seed, modality, grid), folder, f"phantom_{seed:05d}", ending)
 
 # %% ../../nbs/04_data/08_writing.ipynb #cell-033
 def write_samples(
