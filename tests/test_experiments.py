@@ -211,7 +211,7 @@ def test_hearts_that_are_kept_back_are_judged_and_never_learned_from(tmp_path):
         write_label(drawn.label, drawn.affine, tmp_path / "hearts" / f"heart_{seed}.nii.gz")
     few = ["-p", "n_drawn", "2", "-p", "n_shaped", "1", "-p", "n_judged", "1", "-y", "phases: [segmentors]"]
     papermill("pretrained", tmp_path / "out", "-r", "preset", "smoke", "-r", "hearts", tmp_path / "hearts",
-              "-r", "patients", tmp_path / "patients", *few)
+              "-y", "kept: [heart_1, heart_2, heart_3, heart_4]", "-r", "patients", tmp_path / "patients", *few)
     rows = list(csv.DictReader((tmp_path / "out/cases.csv").open()))
     of = {split: {row["patient"] for row in rows if row["split"] == split} for split in ("train", "valid", "test")}
     assert of["test"] == {f"heart_{seed}.nii.gz" for seed in range(1, 5)} and "heart_0.nii.gz" in of["train"]

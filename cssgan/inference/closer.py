@@ -21,7 +21,7 @@ CLOSER = 1.2  # times as large as in training
 def closer_box(
     found: Volume,  # with labels
     grid: Grid,  # the training grid
-    margin: int = 4,  # voxels on each side
+    margin: int = 2,  # voxels on each side
 ) -> Grid:  # as many voxels as the training grid, smaller ones; more, if what was found needs them
     "The box for the closer look."
     extents = [np.ptp(np.flatnonzero(found.label.any(axis=others))) + 1 for others in ((1, 2), (0, 2), (0, 1))]

@@ -287,7 +287,7 @@ class Placed:
     def nearer(self, data, labels, shares) -> dict:
         "A box of smaller voxels around what was found, and what was said on the larger ones."
         middle = middle_of(as_array(labels), affine_of(labels), self.on)
-        shape = shape_around(as_array(labels), self.shape, times=self.closer)
+        shape = shape_around(as_array(labels), self.shape, 2, self.closer)
         anew = {key: value for key, value in data.items() if key != "range"}
         usual = self.look(anew | {"box": empty_box(self.shape, self.spacing, middle)})
         return data | {"box": empty_box(shape, self.spacing / self.closer, middle), "range": usual["range"],
