@@ -11,22 +11,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from .location import Finding, inside_scan, keep_pieces, turned
+from .location import Finding, box_around, inside_scan, keep_pieces, turned
 from .windows import prepare_scan, slabs_in_scan, sliding_window
 from ..scans.volumes import Grid, Volume, grid_centre
 
 # %% ../../nbs/08_inference/03_closer.ipynb #cl000005
 CLOSER = 1.2  # times as large as in training
-
-def closer_box(
-    found: Volume,  # with labels
-    grid: Grid,  # the training grid
-    margin: int = 2,  # voxels on each side
-) -> Grid:  # as many voxels as the training grid, smaller ones; more, if what was found needs them
-    "The box for the closer look."
-    extents = [np.ptp(np.flatnonzero(found.label.any(axis=others))) + 1 for others in ((1, 2), (0, 2), (0, 1))]
-    shape = tuple(max(n, int(np.ceil(CLOSER * e)) + 2 * margin) for n, e in zip(grid.shape, extents))
-    return Grid(shape, tuple(mm / CLOSER for mm in grid.spacing))
 
 def shares_on(
     probabilities: torch.Tensor,  # [classes, X, Y, Z], on a grid
@@ -49,7 +39,7 @@ def look_closer(
     if not found.seen.label.any() or max(scan.spacing) > max(grid.spacing) + .01: return found
     matrix = found.turn.matrix
     scan, before = turned(scan, matrix), turned(found.seen, matrix)
-    seen = prepare_scan(scan, grid, window, grid_centre(before), closer_box(before, grid))
+    seen = prepare_scan(scan, grid, window, grid_centre(before), box_around(before, grid, 2, CLOSER))
     shares = sliding_window(segmentor, seen, grid).softmax(0) + shares_on(found.probabilities, before.affine, seen)
     shares /= shares.sum(0)
     inside, first = inside_scan(seen, scan), shares.argmax(0)

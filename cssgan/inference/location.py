@@ -166,10 +166,12 @@ def box_around(
     found: Volume,  # with labels
     grid: Grid,  # the training grid
     margin: int = 4,  # voxels on each side
-) -> Grid:  # as large as the training grid, or as what was found with a margin
+    times: float = 1.,  # as large as in training, on voxels that are as much smaller
+) -> Grid:  # as many voxels as the training grid, or as what was found needs with a margin
     "The box to segment the second time."
     extents = [np.ptp(np.flatnonzero(found.label.any(axis=others))) + 1 for others in ((1, 2), (0, 2), (0, 1))]
-    return Grid(tuple(max(n, int(e) + 2 * margin) for n, e in zip(grid.shape, extents)), grid.spacing)
+    shape = tuple(max(n, int(np.ceil(times * e)) + 2 * margin) for n, e in zip(grid.shape, extents))
+    return Grid(shape, tuple(mm / times for mm in grid.spacing))
 
 # %% ../../nbs/08_inference/02_location.ipynb #43178b4b
 def dice_agreement(
