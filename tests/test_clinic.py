@@ -57,6 +57,16 @@ def test_domains_share_no_patient():
     assert not any(a.shape == b.shape and (a == b).all() for a in said[0] for b in said[1])
 
 
+@pytest.mark.parametrize(("modality", "other"), (("CT", "MRI"), ("MRI", "CT")))
+def test_a_twin_is_the_same_patient_on_the_same_voxels_in_the_other_modality(modality, other):
+    for seed in range(4):
+        scan, twin = (clinical_phantom(seed, modality, SMALL, twin=twin) for twin in (False, True))
+        assert (scan.label == twin.label).all() and (scan.affine == twin.affine).all()
+        assert twin.modality == other and twin.voxels.shape == scan.voxels.shape
+        assert twin.history[0] == scan.history[0] and twin.history[1].startswith(other)
+        assert not any(word in twin.history[1] for word in ("field of view", "ghosts", "wrap"))
+
+
 def test_voxels_are_whole_float32_and_labels_regions():
     for modality in ("CT", "MRI"):
         v = clinical_phantom(1, modality, SMALL)

@@ -4,15 +4,15 @@
 __all__ = ['clinical_phantom']
 
 # %% ../../nbs/03_phantoms/12_clinic.ipynb #cl12004
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..guard import InputError
 from .anatomy import HEART_CENTRE, Patient, random_stream
 from .heart import rotation
-from .patients import paint_patient
-from .protocols import draw_ct_protocol, draw_mri_protocol, scan_ct, scan_mri
+from .patients import Drawn, paint_patient
+from .protocols import draw_ct_protocol, draw_mri_protocol, scan_ct, scan_mri, thick_slices
 from .real_hearts import LeftVentricle, Shape, left_ventricle, place_shape
 from .scenes import scene
 from .surroundings import choose_patient
@@ -94,6 +94,24 @@ def make_plan(
     if rng.random() < STACKS: return stack_plan(left_ventricle(p, shape), rng)
     return axial_plan(grid, (95, 220), 6, rng)
 
+# %% ../../nbs/03_phantoms/12_clinic.ipynb #512477c2
+def scan_patient(
+    drawn: Drawn,  # a patient
+    plan: Plan,  # where the scan lies
+    modality: str,  # "CT" or "MRI"
+    whole: bool,  # leave nothing out, and nothing twice?
+    chance,  # random numbers that choose the protocol
+    rng,  # random numbers of the scan
+) -> tuple:  # the protocol; (X, Y, Z / block) HU, or the scanner's own unit
+    "What a scanner sees."
+    if modality == "CT":
+        how = draw_ct_protocol(chance)
+        if whole: how = replace(how, field=np.inf)
+        return how, thick_slices(scan_ct(drawn, how, rng), plan.block, plan.used)
+    how = draw_mri_protocol(plan.stack, chance)
+    if whole: how = replace(how, ghosts=False, wrap=False)
+    return how, scan_mri(drawn, how, rng, plan.block, plan.used)
+
 # %% ../../nbs/03_phantoms/12_clinic.ipynb #cl12019
 def clinical_phantom(
     seed: int,  # 0 or more
@@ -101,6 +119,7 @@ def clinical_phantom(
     grid: Grid = PAPER_GRID,  # of an axial scan, at most this large; a short-axis stack has its own
     shape: Volume | None = None,  # a labelled heart that takes the place of the drawn one
     population: str = "any",  # who is scanned: "normal", "dilated", "hypertrophic", "enlarged atria", or "any"
+    twin: bool = False,  # the same patient on the same grid, as the other modality sees him?
 ) -> Volume:  # image and label, on the scan's own grid
     "Draw a patient as hospitals have them, and scan it as hospitals do."
     if modality not in MODALITIES:
@@ -110,10 +129,11 @@ def clinical_phantom(
     real = None if shape is None else place_shape(shape, p, jobs[0])
     plan, lost = make_plan(modality, grid, p, real, jobs[1]), jobs[1].random() < LOST
     drawn = paint_patient(scene(plan.grid, plan.frame, plan.centre, jobs[0], p.bend, plan.shifts), p, jobs[0], real)
-    how = draw_ct_protocol(jobs[1]) if modality == "CT" else draw_mri_protocol(plan.stack, jobs[1])
-    scan = scan_ct(drawn, how, jobs[2]) if modality == "CT" else scan_mri(drawn, how, jobs[2], plan.block, plan.used)
+    seen_by = MODALITIES[1 - MODALITIES.index(modality)] if twin else modality
+    scanner = [random_stream(seed, 40 + k) for k in range(2)] if twin else jobs[1:]
+    how, scan = scan_patient(drawn, plan, seen_by, twin, *scanner)
     label = np.ascontiguousarray(drawn.space.label[:, :, plan.block // 2::plan.block])
     where = f"short-axis stack{', true orientation lost' * lost}, " if plan.stack else ""
     affine = plan.affine(USUAL_FRAME if plan.stack and lost else plan.frame)
-    history = f"patient {seed}: {', '.join(drawn.said)}", f"{modality}: {where}{how}"
-    return Volume(np.rint(scan).astype(np.float32), affine, modality, label, history)
+    history = f"patient {seed}: {', '.join(drawn.said)}", f"{seen_by}: {where}{how}"
+    return Volume(np.rint(scan).astype(np.float32), affine, seen_by, label, history)
