@@ -99,17 +99,17 @@ def scan_patient(
     drawn: Drawn,  # a patient
     plan: Plan,  # where the scan lies
     modality: str,  # "CT" or "MRI"
-    whole: bool,  # leave nothing out, and nothing twice?
+    clear: bool,  # by the usual protocol, whole?
     chance,  # random numbers that choose the protocol
     rng,  # random numbers of the scan
 ) -> tuple:  # the protocol; (X, Y, Z / block) HU, or the scanner's own unit
     "What a scanner sees."
     if modality == "CT":
         how = draw_ct_protocol(chance)
-        if whole: how = replace(how, field=np.inf)
+        if clear: how = replace(how, timing="arterial", field=np.inf)
         return how, thick_slices(scan_ct(drawn, how, rng), plan.block, plan.used)
     how = draw_mri_protocol(plan.stack, chance)
-    if whole: how = replace(how, ghosts=False, wrap=False)
+    if clear: how = replace(how, sequence="fat-suppressed bSSFP", opposed=False, ghosts=False, wrap=False)
     return how, scan_mri(drawn, how, rng, plan.block, plan.used)
 
 # %% ../../nbs/03_phantoms/12_clinic.ipynb #cl12019
