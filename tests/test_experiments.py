@@ -23,6 +23,7 @@ FEW = {
     "pretrained": ["-p", "n_drawn", "2", "-p", "n_judged", "1"],
     "controls": ["-y", "methods: [R, R ×3, ADA, ours, all real]"],
     "improvements": ["-y", "improvements: [none, soft-tissue window, augmented D]"],
+    "twins": ["-p", "n_drawn", "2", "-p", "n_judged", "1", "-p", "epochs", "1"],
     "adaptation": ["-p", "n_drawn", "3", "-p", "n_unlabelled", "2", "-y", "epochs: [1, 1]"],
     "ruler": ["-y", "{spacings: [8.0], moves: [0, 2], patients: [5], n_scans: 2}"],
     "populations": ["-y", "counts: {train: 2, valid: 1, test: 1}"],
@@ -76,7 +77,7 @@ def runs(tmp_path_factory, checkpoint):
             few, smoke = ["-r", "data", "phantom-few"], ["-r", "preset", "smoke"]
             how = [*few, *smoke, "-r", "shared", shared]
             if name == "real_scans": how = [*few, "-r", "checkpoint", checkpoint]  # it trains nothing
-            if name == "pretrained": how = [*smoke, "-r", "patients", shared / "patients"]  # it draws its data
+            if name in ("pretrained", "twins"): how = [*smoke, "-r", "patients", shared / "patients"]  # they draw theirs
             if name == "adaptation": how = [*smoke, "-r", "checkpoint", checkpoint]  # it draws its data, too
             if name == "ruler": how = []  # nor does it have a preset
             if name == "finding": how = ["-r", "checkpoint", checkpoint]  # it trains nothing
