@@ -184,13 +184,24 @@ def test_a_bar_at_a_terminal_and_lines_above_it(capsys, monkeypatch):
     assert capsys.readouterr() == ("wrote a\nwrote b\n", "")
 
 
-def test_memory_is_a_scans_failure_and_a_fault_of_ours_is_not(capsys):
+def test_memory_is_a_scans_failure(capsys):
     def job(plan):
         if plan.scan == "x1": raise RuntimeError("CUDA out of memory")
         return {}
     assert run_each("c", [Plan("x1", ""), Plan("b", "")], job)[0]["error"].startswith("not enough memory")
     assert capsys.readouterr().err.startswith("c: x1: not enough memory")
-    with pytest.raises(ZeroDivisionError): run_each("c", [Plan("x1", ""), Plan("b", "")], lambda _: 1 / 0)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("sizes differ"), IndexError("3"), KeyError("LV"), ZeroDivisionError()])
+def test_whatever_happens_to_a_scan_the_others_are_done(capsys, error):
+    "What nobody expected is named by its kind; of a single scan its traceback is wanted."
+    def job(plan):
+        if plan.scan == "x1": raise error
+        return {"scan": plan.scan}
+    done = run_each("c", [Plan("x1", ""), Plan("b", "")], job)
+    assert done[1] == {"scan": "b"} and done[0]["error"].startswith(type(error).__name__)
+    assert capsys.readouterr().err == f"c: x1: {done[0]['error']}\n"
+    with pytest.raises(type(error)): run_each("c", [Plan("x1", "")], job)
 
 
 # ---- statistics and probabilities
@@ -206,6 +217,24 @@ def test_statistics_are_one_object_for_each_scan(segment, folder, tmp_path):
     assert a["scan"].endswith("a.nii.gz") and a["result"].endswith("a_label.nii.gz") and a["cssgan"] == c["cssgan"]
     assert set(b) == {"cssgan", "scan", "error"} and "cannot be read" in b["error"]
     assert segment(*words)[0] == 1  # replaced, since it is ours
+
+
+def test_statistics_of_what_is_done_are_not_lost(segment, folder, tmp_path, monkeypatch):
+    "Neither by a scan that fails in a way that nobody expected, nor by Ctrl-C."
+    answer = apply.run_segmentor
+    def segmented(loaded, scan, *rest):
+        if str(scan).endswith("b.nii.gz"): raise RuntimeError("size of tensor")
+        if str(scan).endswith("d.nii.gz"): raise KeyboardInterrupt
+        return answer(loaded, scan, *rest)
+    monkeypatch.setattr(apply, "run_segmentor", segmented)
+    words = folder, "--out", tmp_path / "out", "--statistics", tmp_path / "s.json", "--force", "--quiet"
+    status, _, err = segment(*words)
+    said = json.loads((tmp_path / "s.json").read_text())
+    assert status == 1 and [one.get("error") for one in said] == [None, "RuntimeError: size of tensor", None]
+    assert err.endswith("cssgan_segment: 1 of 3 scans failed\n") and "Traceback" not in err
+    (folder / "c.nii.gz").rename(folder / "d.nii.gz")
+    assert segment(*words)[0] == 130
+    assert [Path(one["scan"]).name for one in json.loads((tmp_path / "s.json").read_text())] == ["a.nii.gz", "b.nii.gz"]
 
 
 def test_warnings_are_heard_and_still_shown(recwarn):

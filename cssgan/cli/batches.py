@@ -138,15 +138,18 @@ def run_each(
     plans: list[Plan],  # at least one
     job,  # called with a plan; what it returns is kept
     quiet: bool = False,  # no bar?
+    done: list|None = None,  # gets what is returned, scan by scan: for who wants it after Ctrl-C, too
 ) -> list:  # what the jobs returned; for one that failed, its scan and the error
     "Do a job for every scan; one that fails is one line on stderr. A single scan's error is raised."
-    if len(plans) == 1: return [job(plans[0])]
-    done = []
+    done = [] if done is None else done
+    if len(plans) == 1:
+        done.append(job(plans[0]))
+        return done
     with scan_bar(plans, quiet) as bar:
         for plan in bar:
             try: done.append(job(plan))
             except Exception as e:
-                if not (what := expected_message(e)): raise
+                what = expected_message(e) or f"{type(e).__name__}: {e}".removesuffix(": ")
                 print_error(name, what if plan.scan in what else f"{plan.scan}: {what}")
                 done.append({"scan": plan.scan, "error": what})
     return done

@@ -284,11 +284,19 @@ def segment_scans(
     if args.statistics:
         inputs = [args.out, *(plan.scan for plan in plans), *(plan.out for plan in plans)]
         check_writable(args.statistics, lambda path: begins_with_mark(path, MARK), args.force, inputs)
-    done = run_each("cssgan_segment", plans, lambda plan: segment_scan(args, plan), args.quiet)
-    if args.statistics:
-        said = json.dumps([{"cssgan": cssgan.__version__, **one} for one in done], indent=1, ensure_ascii=False)
-        write_whole(args.statistics, f"{said}\n".encode("utf-8", "replace"))
+    done = []
+    try: run_each("cssgan_segment", plans, lambda plan: segment_scan(args, plan), args.quiet, done)
+    finally:
+        if args.statistics and done: write_statistics(done, args.statistics)
     check_all_done(done)
+
+def write_statistics(
+    done: list[dict],  # from `statistics`, or a scan and its error
+    path: str,  # a .json file
+):
+    "Write what was found, scan by scan."
+    said = json.dumps([{"cssgan": cssgan.__version__, **one} for one in done], indent=1, ensure_ascii=False)
+    write_whole(path, f"{said}\n".encode("utf-8", "replace"))
 
 SEGMENT_WHAT = """Segment scans into the regions of a checkpoint's task. For the heart they are 0
 background, 1 left ventricle, 2 right ventricle, 3 left atrium, 4 right atrium,
