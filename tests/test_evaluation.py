@@ -16,6 +16,7 @@ import torch
 
 import cssgan
 from cssgan.cli import evaluate as command
+from cssgan.cli.training import train_main
 from cssgan.data.cases import Case, phantom_cases
 from cssgan.data.finding import write_manifest
 from cssgan.guard import InputError, warn
@@ -420,6 +421,24 @@ def test_scans_without_labels_are_left_out_and_it_is_said(run):
     write_manifest([replace(cases[0], image="ct.nii.gz"), *cases[1:]], "data.csv")
     status, _, err = run("run --data data.csv --out scores.csv --quiet")
     assert status == 0 and "1 of 4 cases have no labels, and are left out" in err
+
+
+def test_the_recipe_makes_an_independent_judge(tmp_path, monkeypatch, capsys):
+    "All the way: scans without splits, a run, a judge that takes over its splits, S-scores."
+    monkeypatch.chdir(tmp_path)
+    write_manifest([replace(case, split="") for case in phantom_cases({"test": (3, 3)})], "scans.csv")
+    train = lambda words: train_main(f"--preset smoke --set width=2 --quiet --cache cache {words}".split())
+    judge = "--set phases.generators=null --set phases.joint=null --out runs/judge"  # as the option's help has it
+    assert judge.split(" --out")[0] in " ".join(command.evaluate_parser().format_help().split())
+    assert train("--data scans.csv --out runs/mine") == 0
+    assert train(f"--data runs/mine/cases.csv --seed 1 {judge}") == 0
+    assert Path("runs/judge/cases.csv").read_bytes() == Path("runs/mine/cases.csv").read_bytes()
+    assert command.evaluate_main("runs/mine --judge runs/judge --out scores.csv --quiet".split()) == 0
+    said = json.loads(Path("scores.json").read_text())["judge"]
+    assert said["independent"] is True and said["name"] == "runs/judge" and not said["doubts"]
+    with open("scores.csv", encoding="utf-8", newline="") as f: rows = list(csv.DictReader(f))
+    assert len(rows) == 2 * 5 and {row["judge"] for row in rows} <= {"independent", ""}
+    assert any(row["judge"] for row in rows)
 
 
 def test_examples_of_the_help_can_be_parsed(monkeypatch):
