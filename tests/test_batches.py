@@ -269,6 +269,24 @@ def test_every_format_holds_the_same(segment, folder, tmp_path, ending):
     assert sitk.ReadImage(str(tmp_path / "out/a_label.nrrd")).GetMetaData("Segment4_Name") == "myocardium"
 
 
+def test_a_segmentation_of_slicer(segment, folder, tmp_path, checkpoint, capsys):
+    "By its ending Slicer knows it; names and colours are inside, and the tables beside it have its name without .seg."
+    words = folder / "a.nii.gz", folder / "c.nii.gz", "--out", tmp_path / "out", "--format", "seg.nrrd"
+    assert segment(*words, "--probabilities")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "out").glob("a_*")) == [
+        "a_label.ctbl", "a_label.seg.nrrd", "a_label_itksnap.txt", "a_label_probabilities.nii.gz"]
+    image = sitk.ReadImage(str(tmp_path / "out/a_label.seg.nrrd"))
+    said = {key: image.GetMetaData(f"Segment4_{key}") for key in ("Name", "LabelValue", "Layer", "Extent")}
+    assert said == {"Name": "myocardium", "LabelValue": "5", "Layer": "0", "Extent": "0 23 0 21 0 15"}
+    assert segment(*words)[2].count("--force") == 2 and segment(*words, "--force")[0] == 0
+    assert scans_in(str(tmp_path / "out")) == [str(tmp_path / "out/a_label_probabilities.nii.gz"),
+                                               str(tmp_path / "out/c_label_probabilities.nii.gz")]
+    for wrong in ["--out", tmp_path / "a.seg.nrrd"], ["--out", tmp_path / "out", "--format", "seg.nrrd"]:
+        with pytest.raises(SystemExit):
+            translate_main([*map(str, (folder / "a.nii.gz", "--checkpoint", checkpoint, "--to", "MRI", *wrong))])
+        assert "label maps" in capsys.readouterr().err and not (tmp_path / "a.seg.nrrd").exists()
+
+
 # ---- one command for all
 
 def test_the_commands_are_listed_and_those_that_are_missing_are_not(capsys, monkeypatch):
@@ -301,12 +319,15 @@ def test_the_module_is_the_command_and_imports_little():
     assert not loaded & {"numpy", "torch", "monai", "nibabel", "msgspec", "tqdm"}
 
 
-@pytest.mark.parametrize("line, offered", [("cssgan seg", "segment"), ("cssgan segment --prob", "--probabilities")])
+@pytest.mark.parametrize("line, offered", [("cssgan seg", "segment"), ("cssgan segment --prob", "--probabilities"),
+                                           ("cssgan_segment --prob", "--probabilities")])
 def test_a_shell_is_told_what_may_follow(tmp_path, line, offered):
     pytest.importorskip("argcomplete")
+    own = f"import sys; sys.argv[0] = 'cssgan_segment'; from {segment_main.__module__} import segment_main; segment_main()"
+    words = ["-c", own] if line.startswith("cssgan_") else ["-m", "cssgan"]
     asked = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": " ",
              "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "out")}
-    subprocess.run([sys.executable, "-m", "cssgan"], env=os.environ | asked, capture_output=True)
+    subprocess.run([sys.executable, *words], env=os.environ | asked, capture_output=True)
     assert (tmp_path / "out").read_text().split() == [offered]
 
 

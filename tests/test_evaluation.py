@@ -301,7 +301,13 @@ def test_best_median_and_worst():
     def rows(*dice): return [facts | {"case": f"c{d}", "dice_percent": float(d)} for d in dice]
     chosen = lambda *dice: {name: found["case"] for name, found in examples(rows(*dice)).items()}
     assert chosen(5) == {"CT_best": "c5"} and chosen(5, 9) == {"CT_best": "c9", "CT_worst": "c5"}
-    assert chosen(1, 5, 3, 9, 7) == {"CT_best": "c9", "CT_median": "c5", "CT_worst": "c1"}
+    assert chosen(1, 5, 3) == {"CT_best": "c5", "CT_median": "c3", "CT_worst": "c1"}
+    assert chosen(1, 5, 3, 9) == {"CT_best": "c9", "CT_worst_3": "c5", "CT_median": "c3", "CT_worst": "c1"}
+    assert chosen(1, 5, 3, 9, 7) == {"CT_best": "c9", "CT_median": "c5", "CT_worst_2": "c3", "CT_worst": "c1"}
+    assert chosen(*range(7)) == {"CT_best": "c6", "CT_median": "c3", "CT_worst_3": "c2", "CT_worst_2": "c1",
+                                 "CT_worst": "c0"}
+    assert [found["rank"] for found in examples(rows(*range(7))).values()][2:] == [
+        "third worst of 7 CT cases", "second worst of 7 CT cases", "worst of 7 CT cases"]
     assert examples([{"case": "c", "patient": "p", "domain": "CT", "structure": "", "error": "gone"}]) == {}
 
 

@@ -33,7 +33,7 @@ def is_label_map(
     path: Path,  # a file
 ) -> bool:
     "Is it a label map by its name?"
-    return scan_stem(str(path)).lower().endswith("_label")
+    return path.name.lower().endswith(".seg.nrrd") or scan_stem(str(path)).lower().endswith("_label")
 
 def series_below(
     folder: str|Path,  # to look into
@@ -65,6 +65,11 @@ class Plan(NamedTuple):
 
     @property
     def as_dicom(self) -> bool: return self.out.lower().endswith(".dcm")
+
+    @property
+    def plain(self) -> str:  # after which the files beside the result are called
+        "The result's name; that of a segmentation of 3D Slicer without .seg."
+        return re.sub(r"\.seg\.nrrd$", ".nrrd", self.out, flags=re.IGNORECASE)
 
 def names_a_file(
     out: str,  # as it was typed
