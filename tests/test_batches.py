@@ -323,7 +323,7 @@ def test_the_module_is_the_command_and_imports_little():
                                            ("cssgan_segment --prob", "--probabilities")])
 def test_a_shell_is_told_what_may_follow(tmp_path, line, offered):
     pytest.importorskip("argcomplete")
-    own = f"import sys; sys.argv[0] = 'cssgan_segment'; from {segment_main.__module__} import segment_main; segment_main()"
+    own = "import sys; sys.argv[0] = 'cssgan_segment'; from cssgan.cli.scans import segment_main; segment_main()"
     words = ["-c", own] if line.startswith("cssgan_") else ["-m", "cssgan"]
     asked = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": " ",
              "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "out")}

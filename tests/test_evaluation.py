@@ -179,7 +179,7 @@ def test_who_is_an_independent_judge():
 
 
 def test_a_judge_that_learned_from_what_is_scored_is_doubted(stubs, tmp_path, checkpoint):
-    "Its list of cases says so; one that validated it counts, one of its test cases does not; no list is a doubt as well."
+    "Its list of cases says so: training and validation count, a test case does not; no list is a doubt as well."
     scored = phantom_cases({"test": (2, 2)})
     config = Config(grid=TINY, width=4, patch_layers=1, phases=(Phase("segmentors", 1), Phase("joint", 1)))
     run, _ = run_folder(tmp_path / "run", config=asdict(config), data="0" * 16)
@@ -187,8 +187,8 @@ def test_a_judge_that_learned_from_what_is_scored_is_doubted(stubs, tmp_path, ch
     judge, _ = run_folder(tmp_path / "judge", seed=1, **known)
     doubts = lambda: judge_of(load_networks(run / "best"), judge, scored).doubts
     assert doubts() == ["there is no list of the scans that it learned from"]
-    for split, doubt in ("train", ["it learned from 2 of the 4 cases"]), ("valid", ["it learned from 2 of the 4 cases"]), \
-                        ("test", []):
+    learned = ["it learned from 2 of the 4 cases"]
+    for split, doubt in ("train", learned), ("valid", learned), ("test", []):
         others = phantom_cases({"train": (1, 1)}, first=50)
         write_manifest([*(replace(case, split=split) for case in scored[::2]), *others], judge / "cases.csv")
         assert doubts() == doubt
