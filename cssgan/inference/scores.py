@@ -181,8 +181,8 @@ DEFINITIONS = {
     "s_score_percent": "Dice of the judge on the scan's translation, in the scan's own grid, against the scan's label; "
                        "in the rows of the domain that was translated",
     "judge": "whose Dice the S-score is. own: of the run's evaluators or segmentors; independent: of another "
-             "checkpoint with another seed, that learned from real scans only and from none of these cases; doubted: of one that "
-             "may be partial",
+             "checkpoint with another seed, that learned from real scans only and from none of these cases; "
+             "doubted: of one that may be partial",
     "structure all": "mean over the structures of a case that have the score",
     "mean, low, high": "over patients (each the mean of their scans) whose score is finite; 95 % percentile bootstrap "
                        f"of the mean, {RESAMPLES} resamples of patients, seed {SEED}",
