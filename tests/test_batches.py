@@ -184,13 +184,24 @@ def test_a_bar_at_a_terminal_and_lines_above_it(capsys, monkeypatch):
     assert capsys.readouterr() == ("wrote a\nwrote b\n", "")
 
 
-def test_memory_is_a_scans_failure_and_a_fault_of_ours_is_not(capsys):
+def test_memory_is_a_scans_failure(capsys):
     def job(plan):
         if plan.scan == "x1": raise RuntimeError("CUDA out of memory")
         return {}
     assert run_each("c", [Plan("x1", ""), Plan("b", "")], job)[0]["error"].startswith("not enough memory")
     assert capsys.readouterr().err.startswith("c: x1: not enough memory")
-    with pytest.raises(ZeroDivisionError): run_each("c", [Plan("x1", ""), Plan("b", "")], lambda _: 1 / 0)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("sizes differ"), IndexError("3"), KeyError("LV"), ZeroDivisionError()])
+def test_whatever_happens_to_a_scan_the_others_are_done(capsys, error):
+    "What nobody expected is named by its kind; of a single scan its traceback is wanted."
+    def job(plan):
+        if plan.scan == "x1": raise error
+        return {"scan": plan.scan}
+    done = run_each("c", [Plan("x1", ""), Plan("b", "")], job)
+    assert done[1] == {"scan": "b"} and done[0]["error"].startswith(type(error).__name__)
+    assert capsys.readouterr().err == f"c: x1: {done[0]['error']}\n"
+    with pytest.raises(type(error)): run_each("c", [Plan("x1", "")], job)
 
 
 # ---- statistics and probabilities
@@ -206,6 +217,24 @@ def test_statistics_are_one_object_for_each_scan(segment, folder, tmp_path):
     assert a["scan"].endswith("a.nii.gz") and a["result"].endswith("a_label.nii.gz") and a["cssgan"] == c["cssgan"]
     assert set(b) == {"cssgan", "scan", "error"} and "cannot be read" in b["error"]
     assert segment(*words)[0] == 1  # replaced, since it is ours
+
+
+def test_statistics_of_what_is_done_are_not_lost(segment, folder, tmp_path, monkeypatch):
+    "Neither by a scan that fails in a way that nobody expected, nor by Ctrl-C."
+    answer = apply.run_segmentor
+    def segmented(loaded, scan, *rest):
+        if str(scan).endswith("b.nii.gz"): raise RuntimeError("size of tensor")
+        if str(scan).endswith("d.nii.gz"): raise KeyboardInterrupt
+        return answer(loaded, scan, *rest)
+    monkeypatch.setattr(apply, "run_segmentor", segmented)
+    words = folder, "--out", tmp_path / "out", "--statistics", tmp_path / "s.json", "--force", "--quiet"
+    status, _, err = segment(*words)
+    said = json.loads((tmp_path / "s.json").read_text())
+    assert status == 1 and [one.get("error") for one in said] == [None, "RuntimeError: size of tensor", None]
+    assert err.endswith("cssgan_segment: 1 of 3 scans failed\n") and "Traceback" not in err
+    (folder / "c.nii.gz").rename(folder / "d.nii.gz")
+    assert segment(*words)[0] == 130
+    assert [Path(one["scan"]).name for one in json.loads((tmp_path / "s.json").read_text())] == ["a.nii.gz", "b.nii.gz"]
 
 
 def test_warnings_are_heard_and_still_shown(recwarn):
@@ -240,6 +269,24 @@ def test_every_format_holds_the_same(segment, folder, tmp_path, ending):
     assert sitk.ReadImage(str(tmp_path / "out/a_label.nrrd")).GetMetaData("Segment4_Name") == "myocardium"
 
 
+def test_a_segmentation_of_slicer(segment, folder, tmp_path, checkpoint, capsys):
+    "By its ending Slicer knows it; names and colours are inside, and the tables beside it have its name without .seg."
+    words = folder / "a.nii.gz", folder / "c.nii.gz", "--out", tmp_path / "out", "--format", "seg.nrrd"
+    assert segment(*words, "--probabilities")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "out").glob("a_*")) == [
+        "a_label.ctbl", "a_label.seg.nrrd", "a_label_itksnap.txt", "a_label_probabilities.nii.gz"]
+    image = sitk.ReadImage(str(tmp_path / "out/a_label.seg.nrrd"))
+    said = {key: image.GetMetaData(f"Segment4_{key}") for key in ("Name", "LabelValue", "Layer", "Extent")}
+    assert said == {"Name": "myocardium", "LabelValue": "5", "Layer": "0", "Extent": "0 23 0 21 0 15"}
+    assert segment(*words)[2].count("--force") == 2 and segment(*words, "--force")[0] == 0
+    assert scans_in(str(tmp_path / "out")) == [str(tmp_path / "out/a_label_probabilities.nii.gz"),
+                                               str(tmp_path / "out/c_label_probabilities.nii.gz")]
+    for wrong in ["--out", tmp_path / "a.seg.nrrd"], ["--out", tmp_path / "out", "--format", "seg.nrrd"]:
+        with pytest.raises(SystemExit):
+            translate_main([*map(str, (folder / "a.nii.gz", "--checkpoint", checkpoint, "--to", "MRI", *wrong))])
+        assert "label maps" in capsys.readouterr().err and not (tmp_path / "a.seg.nrrd").exists()
+
+
 # ---- one command for all
 
 def test_the_commands_are_listed_and_those_that_are_missing_are_not(capsys, monkeypatch):
@@ -272,12 +319,15 @@ def test_the_module_is_the_command_and_imports_little():
     assert not loaded & {"numpy", "torch", "monai", "nibabel", "msgspec", "tqdm"}
 
 
-@pytest.mark.parametrize("line, offered", [("cssgan seg", "segment"), ("cssgan segment --prob", "--probabilities")])
+@pytest.mark.parametrize("line, offered", [("cssgan seg", "segment"), ("cssgan segment --prob", "--probabilities"),
+                                           ("cssgan_segment --prob", "--probabilities")])
 def test_a_shell_is_told_what_may_follow(tmp_path, line, offered):
     pytest.importorskip("argcomplete")
+    own = "import sys; sys.argv[0] = 'cssgan_segment'; from cssgan.cli.scans import segment_main; segment_main()"
+    words = ["-c", own] if line.startswith("cssgan_") else ["-m", "cssgan"]
     asked = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": " ",
              "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "out")}
-    subprocess.run([sys.executable, "-m", "cssgan"], env=os.environ | asked, capture_output=True)
+    subprocess.run([sys.executable, *words], env=os.environ | asked, capture_output=True)
     assert (tmp_path / "out").read_text().split() == [offered]
 
 

@@ -2,10 +2,11 @@
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import msgspec
@@ -15,9 +16,11 @@ import torch
 
 import cssgan
 from cssgan.cli import evaluate as command
+from cssgan.cli.training import train_main
 from cssgan.data.cases import Case, phantom_cases
 from cssgan.data.finding import write_manifest
 from cssgan.guard import InputError, warn
+from cssgan.inference import apply
 from cssgan.inference import evaluation as module
 from cssgan.inference.apply import Segmented, load_networks
 from cssgan.inference.evaluation import (
@@ -34,6 +37,7 @@ from cssgan.models import Networks
 from cssgan.scans.volumes import Grid, Volume
 from cssgan.task import HEART
 from cssgan.training.checkpoints import load_checkpoint, save_checkpoint
+from cssgan.training.schedule import Config, Phase
 from cssgan.training.schema import about_networks
 
 TINY = Grid((24, 24, 16), (7.0, 7.0, 8.0))
@@ -68,12 +72,43 @@ def stubs(monkeypatch):
 CASES = phantom_cases({"test": (3, 2)})
 
 
-def test_a_model_in_hand_is_scored_as_it_is_and_not_loaded_again(stubs, checkpoint, monkeypatch):
-    def twice(*_): raise AssertionError("loaded again")
-    model = cssgan.load(checkpoint, "cpu")
-    monkeypatch.setattr(module, "load_networks", twice)
+@pytest.fixture
+def loads(monkeypatch):
+    "The checkpoints that were read from disk, and whether with what resuming needs."
+    read = []
+    def counted(folder, with_training=False):
+        read.append((Path(folder), with_training))
+        return load_checkpoint(folder, with_training)
+    for where in (apply, module): monkeypatch.setattr(where, "load_checkpoint", counted)
+    return read
+
+
+def test_a_model_in_hand_is_scored_as_it_is_and_not_loaded_again(stubs, tmp_path, loads):
+    run, _ = run_folder(tmp_path)
+    shutil.rmtree(run / "last")
+    model = cssgan.load(run, "cpu")
+    loads.clear()
     found = model.evaluate(CASES[:2])
-    assert found.loaded is model and all(loaded is model for _, modality, loaded in stubs)
+    assert found.loaded is model and all(loaded is model for _, modality, loaded in stubs) and not loads
+
+
+def test_judges_and_evaluators_are_loaded_once(stubs, tmp_path, loads):
+    run, _ = run_folder(tmp_path / "run")
+    judge, _ = run_folder(tmp_path / "judge", evaluators=False)
+    model = cssgan.load(run, "cpu")
+    for _ in range(2):
+        model.evaluate(CASES[:1])
+        model.evaluate(CASES[:1], judge=judge)
+        evaluate(run, CASES[:1], device="cpu")
+    assert loads == [(run / "best", False), (run / "last", True), (judge / "best", False)]
+
+
+def test_the_model_of_the_package_is_loaded_once(stubs, loads, monkeypatch):
+    "It has no evaluators, and nothing is read to see that."
+    cssgan.load(device="cpu")
+    loads.clear()
+    evaluate("pretrained", CASES[:1], device="cpu")
+    assert not loads
 
 
 def test_the_worst_cases_stand_in_the_file(tmp_path, stubs, checkpoint):
@@ -143,9 +178,44 @@ def test_who_is_an_independent_judge():
     assert judge_doubts(about(weights="b"), run) == ["nobody knows what it learned from"]
 
 
-def run_folder(folder, evaluators=True, **more):
+def test_a_judge_that_learned_from_what_is_scored_is_doubted(stubs, tmp_path, checkpoint):
+    "Its list of cases says so: training and validation count, a test case does not; no list is a doubt as well."
+    scored = phantom_cases({"test": (2, 2)})
+    config = Config(grid=TINY, width=4, patch_layers=1, phases=(Phase("segmentors", 1), Phase("joint", 1)))
+    run, _ = run_folder(tmp_path / "run", config=asdict(config), data="0" * 16)
+    known = {"config": asdict(replace(config, seed=1, phases=(Phase("segmentors", 1),))), "data": "1" * 16}
+    judge, _ = run_folder(tmp_path / "judge", seed=1, **known)
+    doubts = lambda: judge_of(load_networks(run / "best"), judge, scored).doubts
+    assert doubts() == ["there is no list of the scans that it learned from"]
+    learned = ["it learned from 2 of the 4 cases"]
+    for split, doubt in ("train", learned), ("valid", learned), ("test", []):
+        others = phantom_cases({"train": (1, 1)}, first=50)
+        write_manifest([*(replace(case, split=split) for case in scored[::2]), *others], judge / "cases.csv")
+        assert doubts() == doubt
+    (judge / "cases.csv").unlink()
+    run_folder(tmp_path / "judge", seed=1, **known | {"data": "0" * 16})
+    assert doubts() == []  # the run's own scans, in the run's own splits
+
+
+def test_the_table_says_who_judged(stubs, tmp_path, checkpoint, monkeypatch):
+    def judges(**words): return {row["judge"] for row in evaluate(checkpoint, CASES[:1], **words).rows}
+    judge, _ = run_folder(tmp_path / "judge", seed=1)
+    assert judges() == {"own"} and judges(judge=judge) == {"doubted"}
+    monkeypatch.setattr(module, "judge_doubts", lambda *_: [])
+    assert judges(judge=judge) == {"independent"}
+    monkeypatch.setattr(module, "phases_done", lambda _: ("segmentors",))
+    assert judges(judge=judge) == {""}
+
+
+def test_a_table_of_an_older_version_is_ours(tmp_path):
+    (tmp_path / "a.csv").write_text("case,patient,domain,split,structure,dice_percent,hd95_mm,assd_mm,true_ml,found_ml,"
+                                    "s_score_percent,warning,error\n")
+    check_results(tmp_path / "a.csv", force=True)
+
+
+def run_folder(folder, evaluators=True, seed=0, **more):
     "A run's best/ and last/, whose evaluators have other weights than its segmentors."
-    nets, kept = Networks(4, 1, seed=0), Networks(4, 1, seed=5)
+    nets, kept = Networks(4, 1, seed=seed), Networks(4, 1, seed=5)
     told = about_networks(nets, TINY, {"CT": (-1000., 1000.), "MRI": (10., 600.)}) | more
     save_checkpoint(folder / "best", nets, told)
     tensors = torch.nn.ModuleDict({"S_A": kept.S_A, "S_B": kept.S_B}).state_dict()
@@ -231,7 +301,13 @@ def test_best_median_and_worst():
     def rows(*dice): return [facts | {"case": f"c{d}", "dice_percent": float(d)} for d in dice]
     chosen = lambda *dice: {name: found["case"] for name, found in examples(rows(*dice)).items()}
     assert chosen(5) == {"CT_best": "c5"} and chosen(5, 9) == {"CT_best": "c9", "CT_worst": "c5"}
-    assert chosen(1, 5, 3, 9, 7) == {"CT_best": "c9", "CT_median": "c5", "CT_worst": "c1"}
+    assert chosen(1, 5, 3) == {"CT_best": "c5", "CT_median": "c3", "CT_worst": "c1"}
+    assert chosen(1, 5, 3, 9) == {"CT_best": "c9", "CT_worst_3": "c5", "CT_median": "c3", "CT_worst": "c1"}
+    assert chosen(1, 5, 3, 9, 7) == {"CT_best": "c9", "CT_median": "c5", "CT_worst_2": "c3", "CT_worst": "c1"}
+    assert chosen(*range(7)) == {"CT_best": "c6", "CT_median": "c3", "CT_worst_3": "c2", "CT_worst_2": "c1",
+                                 "CT_worst": "c0"}
+    assert [found["rank"] for found in examples(rows(*range(7))).values()][2:] == [
+        "third worst of 7 CT cases", "second worst of 7 CT cases", "worst of 7 CT cases"]
     assert examples([{"case": "c", "patient": "p", "domain": "CT", "structure": "", "error": "gone"}]) == {}
 
 
@@ -351,6 +427,24 @@ def test_scans_without_labels_are_left_out_and_it_is_said(run):
     write_manifest([replace(cases[0], image="ct.nii.gz"), *cases[1:]], "data.csv")
     status, _, err = run("run --data data.csv --out scores.csv --quiet")
     assert status == 0 and "1 of 4 cases have no labels, and are left out" in err
+
+
+def test_the_recipe_makes_an_independent_judge(tmp_path, monkeypatch, capsys):
+    "All the way: scans without splits, a run, a judge that takes over its splits, S-scores."
+    monkeypatch.chdir(tmp_path)
+    write_manifest([replace(case, split="") for case in phantom_cases({"test": (3, 3)})], "scans.csv")
+    train = lambda words: train_main(f"--preset smoke --set width=2 --quiet --cache cache {words}".split())
+    judge = "--set phases.generators=null --set phases.joint=null --out runs/judge"  # as the option's help has it
+    assert judge.split(" --out")[0] in " ".join(command.evaluate_parser().format_help().split())
+    assert train("--data scans.csv --out runs/mine") == 0
+    assert train(f"--data runs/mine/cases.csv --seed 1 {judge}") == 0
+    assert Path("runs/judge/cases.csv").read_bytes() == Path("runs/mine/cases.csv").read_bytes()
+    assert command.evaluate_main("runs/mine --judge runs/judge --out scores.csv --quiet".split()) == 0
+    said = json.loads(Path("scores.json").read_text())["judge"]
+    assert said["independent"] is True and said["name"] == "runs/judge" and not said["doubts"]
+    with open("scores.csv", encoding="utf-8", newline="") as f: rows = list(csv.DictReader(f))
+    assert len(rows) == 2 * 5 and {row["judge"] for row in rows} <= {"independent", ""}
+    assert any(row["judge"] for row in rows)
 
 
 def test_examples_of_the_help_can_be_parsed(monkeypatch):

@@ -13,6 +13,7 @@ import torch
 import cssgan
 from cssgan.cli.export import export_main
 from cssgan.cli.scans import segment_main
+from cssgan.fast import networks as fast
 from cssgan.fast.networks import accelerate
 from cssgan.guard import InputError
 from cssgan.inference import apply, steps
@@ -93,6 +94,28 @@ def test_a_program_is_loaded_without_cssgan(checkpoint, tmp_path):
     assert said["purpose"].startswith("segments CT: logits of background, LV") and said["cssgan"] == cssgan.__version__
     assert json.loads(said["ranges"]) == about["ranges"] and json.loads(said["grid"]) == about["grid"]
     with torch.no_grad(): assert torch.allclose(torch.load(tmp_path / "y.pt"), nets.S_A(x), atol=1e-5)
+
+
+shipped = pytest.mark.skipif(not (apply.PRETRAINED / "checkpoint.json").is_file(), reason="there is no model")
+
+
+def patient(modality):
+    "A scan as a clinic has it, small."
+    return clinical_phantom(100, modality, Grid((80, 68, 60), (3.0, 3.0, 3.0)))
+
+
+@shipped
+@pytest.mark.parametrize("modality", HEART.names)
+def test_the_shipped_segmentors_as_onnx_give_the_same_labels_of_a_patient(modality):
+    for name in ("onnx", "onnxscript", "onnxruntime"): pytest.importorskip(name)
+    nets, about, _ = load_checkpoint(apply.PRETRAINED)
+    net, grid = getattr(nets, f"S_{HEART.side(modality)}"), Grid(*map(tuple, about["grid"].values()))
+    scan = replace(patient(modality), label=None)
+    seen = prepare_scan(scan, grid, about["ranges"][modality], grid_centre(scan), grid)
+    x = torch.from_numpy(seen.voxels)[None, None]
+    with exporting.quietly(): made = exporting.as_onnx(net, x, {})
+    assert exporting.compare(net, made, ".onnx", x).labels <= 1e-4
+    with torch.no_grad(): assert len(net(x).argmax(1).unique()) == len(HEART.regions)
 
 
 # ---- what was written, and the command
@@ -205,20 +228,25 @@ def test_a_bundle_gives_our_labels(modality, centre, augmented, tmp_path):
     assert (found.values != labels).mean() <= 1e-3
 
 
-@pytest.mark.skipif(not (apply.PRETRAINED / "checkpoint.json").is_file(), reason="cssgan comes without a model here")
-def test_the_shipped_model_as_a_bundle_run_as_its_readme_says_gives_the_commands_labels(tmp_path, monkeypatch):
+@shipped
+@pytest.mark.parametrize("modality", HEART.names)
+def test_the_shipped_model_as_a_bundle_run_as_its_readme_says_gives_our_labels(tmp_path, monkeypatch, modality):
+    "In float32 to the voxel; in mixed precision, which the command takes where it pays, but for voxels at edges."
     pytest.importorskip("ignite")
     monkeypatch.chdir(tmp_path)
-    scan = clinical_phantom(100, "CT", Grid((80, 68, 60), (3.0, 3.0, 3.0)))
-    write_volume(replace(scan, label=None), "ct.nii.gz")
+    write_volume(replace(patient(modality), label=None), "scan.nii.gz")
     assert export_main(["pretrained", "--bundle", "--out", "bundles"]) == 0
-    assert segment_main(["ct.nii.gz", "--modality", "CT", "--out", "ours.nii.gz"]) == 0
+    assert segment_main(["scan.nii.gz", "--modality", modality, "--out", "mixed.nii.gz"]) == 0
+    monkeypatch.setattr(fast, "has_fast_bfloat16", lambda device: False)
+    assert segment_main(["scan.nii.gz", "--modality", modality, "--out", "full.nii.gz"]) == 0
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json",
-               "--scan", "../../ct.nii.gz", "--output_dir", "../../eval"]
-    done = subprocess.run(command, cwd="bundles/heart_CT_segmentation", capture_output=True, text=True)
+               "--scan", "../../scan.nii.gz", "--output_dir", "../../eval"]
+    done = subprocess.run(command, cwd=f"bundles/heart_{modality}_segmentation", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    ours, found = (read_label(name).values for name in ("ours.nii.gz", "eval/ct_seg.nii.gz"))
-    assert set(range(6)) <= set(np.unique(ours)) and (found != ours).mean() <= 2e-4  # ours is in mixed precision
+    found, full, mixed = (read_label(name).values for name in ("eval/scan_seg.nii.gz", "full.nii.gz", "mixed.nii.gz"))
+    assert set(range(6)) <= set(np.unique(full))
+    assert (found != full).mean() <= 1e-5  # none where it was measured; another library may round one otherwise
+    assert (found != mixed).mean() <= 3e-4  # 0.6 to 2.7 of ten thousand in three patients of each modality
 
 
 def test_what_is_outside_and_what_is_seen_are_ours():

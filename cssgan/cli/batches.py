@@ -33,7 +33,7 @@ def is_label_map(
     path: Path,  # a file
 ) -> bool:
     "Is it a label map by its name?"
-    return scan_stem(str(path)).lower().endswith("_label")
+    return path.name.lower().endswith(".seg.nrrd") or scan_stem(str(path)).lower().endswith("_label")
 
 def series_below(
     folder: str|Path,  # to look into
@@ -65,6 +65,11 @@ class Plan(NamedTuple):
 
     @property
     def as_dicom(self) -> bool: return self.out.lower().endswith(".dcm")
+
+    @property
+    def plain(self) -> str:  # after which the files beside the result are called
+        "The result's name; that of a segmentation of 3D Slicer without .seg."
+        return re.sub(r"\.seg\.nrrd$", ".nrrd", self.out, flags=re.IGNORECASE)
 
 def names_a_file(
     out: str,  # as it was typed
@@ -138,15 +143,18 @@ def run_each(
     plans: list[Plan],  # at least one
     job,  # called with a plan; what it returns is kept
     quiet: bool = False,  # no bar?
+    done: list|None = None,  # gets what is returned, scan by scan: for who wants it after Ctrl-C, too
 ) -> list:  # what the jobs returned; for one that failed, its scan and the error
     "Do a job for every scan; one that fails is one line on stderr. A single scan's error is raised."
-    if len(plans) == 1: return [job(plans[0])]
-    done = []
+    done = [] if done is None else done
+    if len(plans) == 1:
+        done.append(job(plans[0]))
+        return done
     with scan_bar(plans, quiet) as bar:
         for plan in bar:
             try: done.append(job(plan))
             except Exception as e:
-                if not (what := expected_message(e)): raise
+                what = expected_message(e) or f"{type(e).__name__}: {e}".removesuffix(": ")
                 print_error(name, what if plan.scan in what else f"{plan.scan}: {what}")
                 done.append({"scan": plan.scan, "error": what})
     return done

@@ -30,12 +30,13 @@ def evaluate_parser() -> Parser:
                           "(default: %(default)s)")
     new.add_argument("--judge", type=path_name, metavar="DIR",
                      help="folder of a checkpoint with another seed, whose segmentors learned from real scans only: it "
-                          "judges the translations, such as cssgan_train --seed 1 --set phases.generators=null --set "
-                          "phases.joint=null makes (default: the run's own evaluators, who are partial)")
+                          "judges the translations, such as cssgan_train --data RUN/cases.csv --seed 1 --set "
+                          "phases.generators=null --set phases.joint=null makes (default: the run's own evaluators, "
+                          "who are partial); the column judge says who it was")
     new.add_argument("--out", type=path_name, metavar="FILE", required=True,
                      help="the .csv file to write; a .json file of the same name with the summary lies beside it")
     new.add_argument("--pictures", type=path_name, metavar="DIR",
-                     help="write pictures of the best, the median and the worst case of each modality there")
+                     help="write pictures of the best, the median and the three worst cases of each modality there")
     new.add_argument("--device", metavar="DEVICE",
                      help="where to compute: cpu, cuda or cuda:1 (default: a GPU if there is one)")
     new.add_argument("--quiet", action="store_true", help="no progress bar, and no table")
@@ -90,22 +91,13 @@ def cases_of(
     beside = find_task(data)
     return find_cases(data, as_task(about["task"]) if beside is HEART else beside, complete=False)
 
-def seen_in_training(
-    cases: list,  # of Case
-    known: list,  # of Case: what the run was trained with, and the rest of its data
-) -> list:  # of Case
-    "Scans that the run learned from, or that decided when it should stop."
-    place = lambda case: (case.modality, case.image if case.image.startswith("phantom:")
-                          else os.path.realpath(case.image))
-    learned = {place(case) for case in known if case.split in ("train", "valid")}
-    return [case for case in cases if place(case) in learned]
-
 # %% ../../nbs/11_cli/10_evaluate.ipynb #ce000018
 def chosen_cases(
     args: argparse.Namespace,  # from `evaluate_parser`
     place: Path,  # of the checkpoint
 ) -> list:  # of Case
     "The cases to score."
+    from cssgan.inference.evaluation import seen_in_training
     from cssgan.training.checkpoints import read_about
     about, own = read_about(place), Path(args.checkpoint) / "cases.csv"
     if not args.data and not os.path.lexists(own):

@@ -40,8 +40,9 @@ def scan_parser(
     new.add_argument("--out", type=path_name, metavar="OUT", required=True,
                      help="of one scan the file to write (.nii.gz, .nii, .nrrd, .mha, or .dcm of a DICOM series), of "
                           "several the folder for their results")
-    new.add_argument("--format", type=choice(*(ending[1:] for ending in RESULTS)), metavar="KIND",
-                     help="what results in a folder are: nii.gz, nii, nrrd, mha, dcm (default: nii.gz)")
+    new.add_argument("--format", type=choice(*(ending[1:] for ending in RESULTS), "seg.nrrd"), metavar="KIND",
+                     help="what results in a folder are: nii.gz, nii, nrrd, mha, dcm, of label maps also seg.nrrd, a "
+                          "segmentation of 3D Slicer (default: nii.gz)")
     new.add_argument("--device", metavar="DEVICE",
                      help="where to compute: cpu, cuda or cuda:1 (default: a GPU if there is one)")
     new.add_argument("--centre", nargs=3, type=number_between(-MAX_COORDINATE, MAX_COORDINATE), metavar=("X", "Y", "Z"),
@@ -159,6 +160,8 @@ def translate_main(
                           "translations join it as training cases, with the labels that lie beside their scans, or "
                           "else the segmentor's (default: files)")
     args = parsed(new, argv)
+    if f".{args.format}" == SEGMENTATION or args.out.lower().endswith(SEGMENTATION):
+        new.error(f"{SEGMENTATION} is for label maps: a translation is none")
     if args.layout == "nnunet" and args.format:
         new.error("--format is for --layout files: a folder of nnU-Net says itself what its files are")
     return attempt("cssgan_translate", lambda: translate_scans(args))
@@ -173,6 +176,8 @@ def translate_scans(
         names = dict(zip(scans, unique_stems(scans, nnunet_name)))
         job = lambda plan: add_to_nnunet(args, plan, names[plan.scan])
     check_all_done(run_each("cssgan_translate", plans, job, args.quiet))
+
+SEGMENTATION = ".seg.nrrd"  # by this ending 3D Slicer knows one
 
 TRANSLATE_WHAT = """Translate scans into the other modality of a checkpoint's task: a CT into a synthetic
 MRI, say, or an MRI into a synthetic CT in HU. A result has exactly its scan's shape and affine. It is
@@ -224,8 +229,8 @@ def check_label_paths(
     from cssgan.scans.files import made_here, name_paths, names_made_here, probability_path
     check_result_path(plan)
     if plan.as_dicom: check_writable(plan.out, dicom_made_here, plan.force)
-    for path in [] if plan.as_dicom else name_paths(plan.out): check_writable(path, names_made_here, force=True)
-    if args.probabilities: check_writable(probability_path(plan.out), made_here, plan.force)
+    for path in [] if plan.as_dicom else name_paths(plan.plain): check_writable(path, names_made_here, force=True)
+    if args.probabilities: check_writable(probability_path(plan.plain), made_here, plan.force)
 
 def write_labels(
     plan: Plan,  # a scan and its result
@@ -236,7 +241,7 @@ def write_labels(
     from cssgan.scans.files import write_label, write_names
     if plan.as_dicom: return write_dicom_labels(found, plan.scan, plan.out)
     write_label(found.label, found.affine, plan.out, found.history, found.forms, found.task)
-    write_names(found.task, plan.out)
+    write_names(found.task, plan.plain)
 
 def segment_scan(
     args: argparse.Namespace,  # checkpoint, device, modality, centre, strict, probabilities, quiet
@@ -254,7 +259,7 @@ def segment_scan(
     check_label_paths(args, plan)
     write_labels(plan, found)
     if args.probabilities:
-        write_probabilities(probabilities_in_scan(result), found, probability_path(plan.out))
+        write_probabilities(probabilities_in_scan(result), found, probability_path(plan.plain))
     volumes = describe_volumes(found.label, found.voxel_ml, found.task)
     say(args, f"wrote {plan.out}: {volumes}; not for diagnosis")
     return statistics(args, plan, found, said)
@@ -284,11 +289,19 @@ def segment_scans(
     if args.statistics:
         inputs = [args.out, *(plan.scan for plan in plans), *(plan.out for plan in plans)]
         check_writable(args.statistics, lambda path: begins_with_mark(path, MARK), args.force, inputs)
-    done = run_each("cssgan_segment", plans, lambda plan: segment_scan(args, plan), args.quiet)
-    if args.statistics:
-        said = json.dumps([{"cssgan": cssgan.__version__, **one} for one in done], indent=1, ensure_ascii=False)
-        write_whole(args.statistics, f"{said}\n".encode("utf-8", "replace"))
+    done = []
+    try: run_each("cssgan_segment", plans, lambda plan: segment_scan(args, plan), args.quiet, done)
+    finally:
+        if args.statistics and done: write_statistics(done, args.statistics)
     check_all_done(done)
+
+def write_statistics(
+    done: list[dict],  # from `statistics`, or a scan and its error
+    path: str,  # a .json file
+):
+    "Write what was found, scan by scan."
+    said = json.dumps([{"cssgan": cssgan.__version__, **one} for one in done], indent=1, ensure_ascii=False)
+    write_whole(path, f"{said}\n".encode("utf-8", "replace"))
 
 SEGMENT_WHAT = """Segment scans into the regions of a checkpoint's task. For the heart they are 0
 background, 1 left ventricle, 2 right ventricle, 3 left atrium, 4 right atrium,

@@ -10,10 +10,12 @@ import csv
 import io
 import json
 import math
+import os
 import warnings
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +27,8 @@ from ..data.cases import Case
 from ..data.finding import from_manifest
 from ..data.prepared import read_case, undrawn_of
 from ..guard import InputError, InputWarning, begins_with_mark, brief, check_writable, write_whole
-from .apply import Loaded, load_networks, named_checkpoint, run_generator, run_segmentor
+from .apply import Loaded, named_checkpoint, run_generator, run_segmentor
+from .model import load
 from cssgan.inference.scores import (
     DEFINITIONS,
     case_means,
@@ -37,7 +40,7 @@ from cssgan.inference.scores import (
 )
 from ..scans.volumes import Volume
 from ..task import as_task
-from ..training.checkpoints import find_checkpoint, load_checkpoint, read_about
+from ..training.checkpoints import CHECKPOINT, file_version, find_checkpoint, load_checkpoint, read_about
 from ..training.saving import EVALUATOR, essentials
 from ..training.schema import CheckpointError, as_json
 
@@ -52,6 +55,7 @@ def phases_done(
 def judge_doubts(
     judge: dict,  # what the judge's checkpoint.json says
     about: dict,  # what the checkpoint.json says whose translations are judged
+    scans: str = "",  # what speaks against the scans that it learned from, see `scan_doubt`
 ) -> list[str]:  # empty: it is independent
     "Why a judge may be partial."
     if judge["files"]["weights"] == about["files"]["weights"]: return ["it is the same checkpoint"]
@@ -59,7 +63,38 @@ def judge_doubts(
     unknown = "nobody knows what it learned from" if not phases_done(judge) else ""
     synthetic = "it also learned from synthetic volumes" if {"joint", "generators"} & set(phases_done(judge)) else ""
     same = f"it has the same seed, {seeds[0]}" if seeds[0] is not None and seeds[0] == seeds[1] else ""
-    return [doubt for doubt in (unknown, synthetic, same) if doubt]
+    return [doubt for doubt in (unknown, synthetic, same, scans) if doubt]
+
+# %% ../../nbs/08_inference/07_evaluation.ipynb #ev0000s2
+def listed_cases(
+    place: Path,  # of a run's checkpoint
+    task,  # a Task
+) -> list[Case]:  # empty: it wrote no list
+    "The cases of a run, as it wrote them down."
+    try: return from_manifest(Path(place).parent / "cases.csv", task)
+    except InputError: return []
+
+def seen_in_training(
+    cases: list[Case],  # that are scored
+    known: list[Case],  # what a run was trained with, and the rest of its data
+) -> list[Case]:
+    "Scans that the run learned from, or that decided when it should stop."
+    place = lambda case: (case.modality, case.image if case.image.startswith("phantom:")
+                          else os.path.realpath(case.image))
+    learned = {place(case) for case in known if case.split in ("train", "valid")}
+    return [case for case in cases if place(case) in learned]
+
+def scan_doubt(
+    judge: Path,  # its checkpoint
+    task,  # a Task
+    cases: list[Case],  # that are scored
+    same_scans: bool,  # did it learn from what the run learned from that it judges?
+) -> str:  # empty: none of the cases
+    "What speaks against the scans that a judge learned from."
+    if not (known := listed_cases(judge, task)):
+        return "" if same_scans else "there is no list of the scans that it learned from"
+    seen = seen_in_training(cases, known)
+    return f"it learned from {len(seen)} of the {len(cases)} cases" if seen else ""
 
 # %% ../../nbs/08_inference/07_evaluation.ipynb #ev000014
 class Judge(NamedTuple):
@@ -70,14 +105,19 @@ class Judge(NamedTuple):
     weights: list[str] = []  # checksums
     unlearned: dict[str, frozenset[int]] = {}  # domain → regions that it had no labels of
 
+    @property
+    def kind(self) -> str:  # for the table
+        "The run's own, or one that was named: independent, or doubted."
+        if not self.weights: return "own"
+        return "doubted" if self.doubts else "independent"
+
 def learned_cases(
     loaded: Loaded,  # a run's checkpoint
     cases: list[Case],  # that are scored
 ) -> list[Case]:
     "What a run learned from, as it wrote it down; where it did not, the cases at hand."
-    try: own = from_manifest(Path(loaded.place).parent / "cases.csv", loaded.task)
-    except InputError: return cases
-    return [case for case in own if case.split == "train"]
+    own = listed_cases(loaded.place, loaded.task)
+    return [case for case in own if case.split == "train"] if own else cases
 
 def unlearned_regions(
     about: dict,  # what a run's checkpoint.json says
@@ -97,11 +137,18 @@ def own_evaluators(
 ) -> dict:  # name → tensor; empty: none were kept
     "The segmentors that a run kept when they had seen real volumes only."
     for folder in (place, place.parent / "last"):
-        try: tensors = load_checkpoint(folder, with_training=True).training
-        except CheckpointError: continue
-        if kept := {name.removeprefix(EVALUATOR): t for name, t in tensors.items() if name.startswith(EVALUATOR)}:
-            return kept
+        if kept := kept_evaluators(folder, file_version(folder / CHECKPOINT)): return kept
     return {}
+
+@lru_cache(maxsize=2)
+def kept_evaluators(
+    folder: Path,  # of a checkpoint
+    version: tuple|None,  # of its checkpoint.json: it is read again when another one lies there
+) -> dict:  # name → tensor; empty: there are none
+    "The evaluators that lie in a checkpoint."
+    try: tensors = load_checkpoint(folder, True).training if "training" in read_about(folder)["files"] else {}
+    except CheckpointError: return {}
+    return {name.removeprefix(EVALUATOR): t for name, t in tensors.items() if name.startswith(EVALUATOR)}
 
 def with_evaluators(
     loaded: Loaded,  # the run's checkpoint
@@ -124,11 +171,12 @@ def judge_of(
     if phases and not {"joint", "generators"} & set(phases):
         return Judge(None, "nobody", ["its generators have not been trained"])
     if judge is not None:
-        judge = named_checkpoint(judge)
-        known = read_about(find_checkpoint(judge))
+        place = find_checkpoint(judge := named_checkpoint(judge))
+        known = read_about(place)
         refuse_other_task(as_task(known["task"]), loaded.task, f"the judge {brief(judge, 100)}")
-        doubts, weights = judge_doubts(known, about), [*known["files"]["weights"].values()]
-        return Judge(load_networks(find_checkpoint(judge), device), str(judge), doubts, weights)
+        same_scans = known.get("data") and known["data"] == about.get("data")
+        doubts = judge_doubts(known, about, scan_doubt(place, loaded.task, cases, same_scans))
+        return Judge(load(place, device), str(judge), doubts, [*known["files"]["weights"].values()])
     if evaluators := own_evaluators(loaded.place):
         kept = with_evaluators(loaded, evaluators)
         return Judge(kept, "the run's own evaluators", ["its generators' first teachers"], [], unlearned)
@@ -146,7 +194,7 @@ def refuse_other_task(
 
 # %% ../../nbs/08_inference/07_evaluation.ipynb #ev000022
 COLUMNS = ("case", "patient", "domain", "split", "structure", "dice_percent", "hd95_mm", "assd_mm", "true_ml",
-           "found_ml", "s_score_percent", "warning", "error")
+           "found_ml", "s_score_percent", "judge", "warning", "error")
 
 @contextmanager
 def noted_warnings(
@@ -203,10 +251,12 @@ def case_rows(
     known = facts | {"warning": "; ".join(notes), "error": wrong}
     return [known | {"structure": s.structure, "dice_percent": s.dice, "hd95_mm": s.hd95, "assd_mm": s.assd,
                      "true_ml": s.true_ml, "found_ml": s.found_ml,
-                     "s_score_percent": s_scores.get(s.structure, math.nan)} for s in scores]
+                     "s_score_percent": (dice := s_scores.get(s.structure, math.nan)),
+                     "judge": "" if math.isnan(dice) else judge.kind} for s in scores]
 
 # %% ../../nbs/08_inference/07_evaluation.ipynb #ev000032
 WRITTEN_BY = '"written_by": "cssgan evaluate"'
+CSV_MARK = ",".join(COLUMNS[:COLUMNS.index("judge")])  # older versions wrote no judge
 
 def as_csv(
     rows: list[dict],  # by `COLUMNS`
@@ -226,7 +276,7 @@ def check_results(
 ):
     "Refuse names that cannot be written, or hold something else."
     if Path(path).suffix.lower() != ".csv": raise InputError(f"{path} cannot be written: the name must end in .csv")
-    for place, mark in ((Path(path), ",".join(COLUMNS)), (Path(path).with_suffix(".json"), WRITTEN_BY)):
+    for place, mark in ((Path(path), CSV_MARK), (Path(path).with_suffix(".json"), WRITTEN_BY)):
         check_writable(place, lambda p, mark=mark: begins_with_mark(p, mark), force, inputs)
 
 # %% ../../nbs/08_inference/07_evaluation.ipynb #ev000034
@@ -318,7 +368,7 @@ def evaluate(
     place = checkpoint.place if held else find_checkpoint(named_checkpoint(checkpoint))
     about = read_about(place)
     for case in cases: refuse_other_task(case.task, as_task(about["task"]), f"the case {brief(case.id)}")
-    loaded = checkpoint if held else load_networks(place, device)
+    loaded = checkpoint if held else load(place, device)
     judge = judge_of(loaded, judge, cases)
     bar = tqdm(cases, "evaluating", disable=not progress, leave=False)
     rows = [row for case in bar for row in case_rows(case, loaded, judge)]

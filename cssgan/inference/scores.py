@@ -172,13 +172,17 @@ def summary_table(
 # %% ../../nbs/08_inference/06_scores.ipynb #sc0000d1
 DEFINITIONS = {
     "grid": "each scan's own; no label goes into what is measured",
-    "dice_percent": "Dice; there and nothing found, or found where nothing is: 0; neither: not counted",
+    "dice_percent": "Dice; there and nothing found, or found where nothing is: 0; neither: not counted (dice_scores "
+                    "and a training log's validation Dice do not count what is found where nothing is, either)",
     "hd95_mm": "95th percentile of the distances between the surfaces, the larger direction (MONAI); one side empty: "
                "infinite; both: not counted",
     "assd_mm": "mean distance between the surfaces, both directions together (MONAI); empty: as for hd95_mm",
     "true_ml, found_ml": "of what could be compared: without what nobody annotated",
     "s_score_percent": "Dice of the judge on the scan's translation, in the scan's own grid, against the scan's label; "
                        "in the rows of the domain that was translated",
+    "judge": "whose Dice the S-score is. own: of the run's evaluators or segmentors; independent: of another "
+             "checkpoint with another seed, that learned from real scans only and from none of these cases; "
+             "doubted: of one that may be partial",
     "structure all": "mean over the structures of a case that have the score",
     "mean, low, high": "over patients (each the mean of their scans) whose score is finite; 95 % percentile bootstrap "
                        f"of the mean, {RESAMPLES} resamples of patients, seed {SEED}",
