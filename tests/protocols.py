@@ -27,9 +27,10 @@ def study_of(notebook, row, folder):
     from cssgan.data.splits import select
     from cssgan.experiments.studies import open_study
     if notebook == "improvements": return improved(row, folder)
-    augment = {"none": False, "": False, "all": True}.get(row["augment"], row["augment"])
-    known = notebook == "convergence"
+    known, changes = notebook == "convergence", {}
+    changes["augment"] = {"none": False, "": False, "all": True}.get(row["augment"], row["augment"])
+    if known: changes["keep"] = "last"
     scarce = "labels" if known else row.get("scarce", "images")
-    study = open_study(row["data"], row["preset"], 0, folder, scarce, augment=augment, **{"keep": "last"} if known else {})
+    study = open_study(row["data"], row["preset"], 0, folder, scarce, **changes)
     if notebook == "fig7_synthetic_fraction": study = replace(study, pairs=len(select(study.cases, "MRI", "train")))
     return longer(study, row.get("longer", 1), *() if known else ("joint",))
