@@ -51,6 +51,21 @@ def test_a_result_files_commit_is_in_the_history(name):
     for commit in makers: assert not git("merge-base", "--is-ancestor", commit, "HEAD").returncode, commit
 
 
+EARLIER = {"table2_segmentation": "757e940", "table1_s_score": "3b5aa5e", "fig7_synthetic_fraction": "5154163",
+           "fig8_gap": "657c90b", "fig8_more": "2221be9", "scratch": "0e90f59"}  # as results.ipynb names them
+
+
+def test_the_files_of_the_first_round_are_those_of_the_history():
+    assert {path.stem for path in (FOLDER / "earlier").glob("*.json")} == set(EARLIER)
+    page = json.loads((ROOT / "nbs/experiments/results.ipynb").read_text(encoding="utf-8"))
+    source = "".join("".join(cell["source"]) for cell in page["cells"] if cell["cell_type"] == "code")
+    for name, commit in EARLIER.items(): assert f'"{name}": "{commit}"' in source
+    need_history()
+    for name, commit in EARLIER.items():
+        kept = (FOLDER / f"earlier/{name}.json").read_text(encoding="utf-8")
+        assert git("show", f"{commit}:results/{name}.json").stdout == kept, name
+
+
 def says_its_protocol(made): return any(row.get("protocol") for row in made["rows"])
 
 

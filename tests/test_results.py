@@ -76,6 +76,11 @@ def test_other_methods_are_another_grid():
     assert runs_present(runs, [{"seed": 1, "methods": "['R', 'ADA', 'ours']", "method": "R"}]) == (["seed=1"], 0)
 
 
+def test_a_list_of_another_grid_is_seen_beside_the_right_one():
+    runs = {f"seed={s}": {"seed": s, "shares": [.5, 1.]} for s in (1, 2)}
+    assert runs_present(runs, [{"seed": 1, "shares": "[0.5, 1.0]"}, {"seed": 2, "shares": "[0.5]"}]) == (["seed=1"], 1)
+
+
 def test_what_a_record_says_for_itself_is_not_its_list():
     runs = {f"seed={s}": {"seed": s, "augment": [True]} for s in (0, 1)}
     assert runs_present(runs, [{"seed": 0, "augment": "all"}]) == (["seed=0"], 0)
