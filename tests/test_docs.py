@@ -72,6 +72,21 @@ def test_pages_quote_the_result_files():
         assert (quoted(rows["mean"], 1) if score == "S-score" else quoted(rows["distortion_mm"], 2)) in short
 
 
+def test_pages_quote_the_augmented_controls():
+    from cssgan.experiments.results import read_results
+    from cssgan.experiments.statistics import paired_scores
+    short, front = words(ROOT / "nbs/explanation/results_in_short.ipynb"), words(ROOT / "nbs/index.ipynb")
+    controls, said = read_results(ROOT / "results/controls.json", score="Dice by patient"), {}
+    for modality, frame in controls.groupby("modality"):
+        few, ours, real = paired_scores(frame, ["R", "ours", "all real"])
+        gain, way = (ours - few).mean(), (real - few).mean()
+        said[modality] = f"{gain:+.1f}", f"{100 * gain / way:.0f} %"
+    (ct, ct_way), (mri, mri_way), seeds = said["CT"], said["MRI"], controls["seed"].nunique()
+    for page in (short, front):
+        assert f"{ct} points on CT and {mri} on MRI, {ct_way} and {mri_way} of the way to all labels" in page
+        assert f"{seeds} seed{'s' * (seeds > 1)}" in page and "augmented" in page and "`cpu`" in page
+
+
 def test_the_demo_is_quoted_as_it_is_kept():
     short = words(ROOT / "nbs/explanation/results_in_short.ipynb")
     for seed, found in json.loads((ROOT / "results/demo.json").read_text(encoding="utf-8"))["seeds"].items():

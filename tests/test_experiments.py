@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from protocols import study_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "nbs/experiments"
@@ -119,6 +120,15 @@ def test_every_record_of_a_comparison_says_its_protocol(name, runs):
     assert all(record["protocol"] == found[kind(record)] for record in records)
     of_ours_alone = [key for key in found if key[1] == "augmented D"]
     assert len(set(found.values())) == len(found) - len(of_ours_alone)
+
+
+@pytest.mark.parametrize("name", [*COMPARED, "table1_s_score", "convergence"])
+def test_a_records_protocol_can_be_told_again(name, runs, tmp_path):
+    from cssgan.experiments.methods import protocol_of
+    records, params = runs(name)
+    for record in records:
+        if "protocol" not in record: continue
+        assert protocol_of(study_of(name, params | record, tmp_path)).fingerprint == record["protocol"]
 
 
 def test_controls_hold_every_method_with_and_without_augmentation(runs):

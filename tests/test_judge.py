@@ -101,6 +101,24 @@ def test_the_marks_are_the_judges_dice_on_twins_and_on_real_volumes(study, judge
         assert found["judge"] == "independent"
 
 
+def test_a_twins_score_is_by_patient_and_by_the_rule_of_the_s_score(study, monkeypatch):
+    "What is found where nothing is counts as 0, in a translation as in a perfect one."
+    from cssgan.experiments import records
+    from cssgan.experiments.stages import Stage
+    judge = train_judge(study)
+    case = study.test_data("CT").cases[0]
+    monkeypatch.setattr(records, "as_label_map", lambda labels: (labels.numpy() == 1).astype("uint8"))  # LV alone
+    everywhere = lambda volume: torch.nn.functional.one_hot(
+        torch.arange(volume[0, 0].numel()).view(volume.shape[2:]) % 6, 6).movedim(-1, 0)[None].float()
+    segmentor = torch.nn.Conv3d(1, 1, 1)
+    segmentor.forward = everywhere
+    monkeypatch.setattr(Stage, "segmentor", lambda self, modality: segmentor)
+    found = twin_record(study, judge, "CT", judge="independent")
+    assert found["RV"] == 0 and found["LV"] > 0
+    assert {row["score"] for row in found.patients} == {"true twin by patient"}
+    assert found.patients[0]["patient"] == case.patient and found.patients[0]["judge"] == "independent"
+
+
 def test_real_scans_have_no_marks_that_need_a_twin(study, judge):
     for record in (lambda s: twin_record(s, judge, "CT"), lambda s: floor_record(s, "CT")):
         with pytest.raises(InputError, match="phantom-S1"): record(of_files(study))

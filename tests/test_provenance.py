@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 from conftest import ROOT
+from protocols import study_of
 
 FOLDER = ROOT / "results"
 OLDER = json.loads((FOLDER / "older_code.json").read_text(encoding="utf-8"))  # file → why; until they are made again
@@ -50,17 +51,46 @@ def test_a_result_files_commit_is_in_the_history(name):
     for commit in makers: assert not git("merge-base", "--is-ancestor", commit, "HEAD").returncode, commit
 
 
-BY_PROTOCOL = [name for name in SWEPT if name.startswith("controls")]
+EARLIER = {"table2_segmentation": "757e940", "table1_s_score": "3b5aa5e", "fig7_synthetic_fraction": "5154163",
+           "fig8_gap": "657c90b", "fig8_more": "2221be9", "scratch": "0e90f59"}  # as results.ipynb names them
+
+
+def test_the_files_of_the_first_round_are_those_of_the_history():
+    assert {path.stem for path in (FOLDER / "earlier").glob("*.json")} == set(EARLIER)
+    page = json.loads((ROOT / "nbs/experiments/results.ipynb").read_text(encoding="utf-8"))
+    source = "".join("".join(cell["source"]) for cell in page["cells"] if cell["cell_type"] == "code")
+    for name, commit in EARLIER.items(): assert f'"{name}": "{commit}"' in source
+    need_history()
+    for name, commit in EARLIER.items():
+        kept = (FOLDER / f"earlier/{name}.json").read_text(encoding="utf-8")
+        assert git("show", f"{commit}:results/{name}.json").stdout == kept, name
+
+
+def says_its_protocol(made): return any(row.get("protocol") for row in made["rows"])
+
+
+BY_PROTOCOL = [name for name, made in SWEPT.items() if says_its_protocol(made)]
+
+
+def same_protocol(notebook, row, folder):
+    "Are the digits of a record those of the present code?"
+    from cssgan.experiments.methods import protocol_of
+    return protocol_of(study_of(notebook, row, folder)).fingerprint == row["protocol"]
 
 
 @pytest.mark.parametrize("name", BY_PROTOCOL or [pytest.param("", marks=pytest.mark.skip("no such results yet"))])
 def test_the_digits_of_a_protocol_are_those_of_the_present_code(name, tmp_path):
-    from cssgan.experiments.methods import protocol_of
-    from cssgan.experiments.studies import open_study
-    kinds = {"none": False, "all": True}
-    asked = {(*(row[key] for key in ("data", "preset", "scarce", "augment")), row["protocol"])
-             for row in SWEPT[name]["rows"]}
-    for data, preset, scarce, augment, digits in asked:
-        study = open_study(data, preset, 0, tmp_path, scarce, augment=kinds.get(augment, augment))
-        now = protocol_of(study).fingerprint
-        assert (now == digits) == (name not in OLDER), f"made by {digits}, now {now}: see results/older_code.json"
+    from cssgan.experiments.grids import read_grid
+    notebook = read_grid(FOLDER / f"{name}.yaml").notebook.stem
+    keys = "data", "preset", "scarce", "augment", "longer", "improvement", "protocol"
+    for row in {tuple(map(row.get, keys)): row for row in SWEPT[name]["rows"]}.values():
+        if not row.get("protocol"): continue  # such as a floor, which has no methods
+        same = same_protocol(notebook, row, tmp_path)
+        assert same == (name not in OLDER), f"made by {row['protocol']}, now another: see results/older_code.json"
+
+
+def test_a_file_of_any_name_that_says_its_protocol_is_looked_at(tmp_path):
+    row = next(row for row in SWEPT["controls"]["rows"] if row.get("protocol"))
+    assert same_protocol("controls", row, tmp_path)
+    assert not same_protocol("controls", row | {"protocol": "00000000"}, tmp_path)
+    assert says_its_protocol({"rows": [{"mean": 1.}, row]}) and not says_its_protocol({"rows": [{"mean": 1.}]})

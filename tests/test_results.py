@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from cssgan.experiments.results import mean_sd, plot_shares, plus_minus, read_results, table
+from cssgan.experiments.results import mean_sd, plot_shares, plus_minus, read_results, runs_present, table
 from cssgan.guard import InputError
 
 RUNS = [("ours", 1, 74.), ("base", 0, 70.), ("ours", 0, 72.), ("base", 1, 71.), ("ours", 2, 60.)]
@@ -59,3 +59,28 @@ def test_curves_show_every_record():
 def test_a_damaged_result_file_is_named(tmp_path, content):
     (tmp_path / "table.json").write_text(content)
     with pytest.raises(InputError, match="table.json"): read_results(tmp_path / "table.json")
+
+
+# ---- which runs of a grid a file holds
+
+def test_a_record_of_one_share_is_of_one_run():
+    runs = {str(f): {"seed": 0, "fractions": [f]} for f in (.14, .28, .57, 1.)}
+    assert runs_present(runs, [{"seed": 0, "fractions": "[0.14]", "fraction": .14}]) == (["0.14"], 0)
+    assert runs_present(runs, [{"seed": 0, "fractions": [1.0]}]) == (["1.0"], 0)
+    assert runs_present(runs, [{"seed": 0, "fractions": "[0.3]"}]) == ([], 1)
+
+
+def test_other_methods_are_another_grid():
+    runs = {f"seed={s}": {"seed": s, "methods": ["R", "ADA", "ours"]} for s in (0, 1)}
+    assert runs_present(runs, [{"seed": 1, "methods": "['all real']", "method": "all real"}]) == ([], 1)
+    assert runs_present(runs, [{"seed": 1, "methods": "['R', 'ADA', 'ours']", "method": "R"}]) == (["seed=1"], 0)
+
+
+def test_a_list_of_another_grid_is_seen_beside_the_right_one():
+    runs = {f"seed={s}": {"seed": s, "shares": [.5, 1.]} for s in (1, 2)}
+    assert runs_present(runs, [{"seed": 1, "shares": "[0.5, 1.0]"}, {"seed": 2, "shares": "[0.5]"}]) == (["seed=1"], 1)
+
+
+def test_what_a_record_says_for_itself_is_not_its_list():
+    runs = {f"seed={s}": {"seed": s, "augment": [True]} for s in (0, 1)}
+    assert runs_present(runs, [{"seed": 0, "augment": "all"}]) == (["seed=0"], 0)

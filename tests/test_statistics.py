@@ -59,7 +59,17 @@ def test_a_method_that_was_not_run_is_named():
 def test_with_one_column_or_row_the_interval_is_students(shape):
     ours, other = RNG.normal(70, 3, 5), RNG.normal(68, 3, 5)
     found, expected = mean_estimate((ours - other).reshape(shape)), ttest_rel(ours, other)
-    assert found[1:3] == pytest.approx(tuple(expected.confidence_interval())) and math.isclose(found.p, expected.pvalue)
+    assert found[1:3] == pytest.approx(tuple(expected.confidence_interval()))
+    assert shape[0] == 1 or math.isclose(found.p, expected.pvalue)
+
+
+@pytest.mark.parametrize("estimate", [
+    mean_estimate(np.full((1, 71), 5.) + RNG.normal(0, 1, 71)),
+    ratio_estimate(np.full((1, 71), 5.) + RNG.normal(0, 1, 71), np.full((1, 71), 6.) + RNG.normal(0, 1, 71), 10.)])
+def test_a_single_training_run_gets_no_verdict_however_many_patients_it_is_tested_on(estimate):
+    assert math.isfinite(estimate.low) and estimate.low > estimate.against, "the interval over patients may be shown"
+    assert estimate.verdict == "undecided" and math.isnan(estimate.p) and estimate.basis == "1 seed (71 patients)"
+    assert family_verdicts([estimate]) == ["undecided"]
 
 
 def test_of_crossed_data_the_spread_is_hillis():
@@ -168,3 +178,9 @@ def test_a_family_gives_a_verdict_only_to_what_survives():
     one = Estimate(3., 2., 4., against=1., p=.001, seeds=3, patients=1)
     claims = [one, one._replace(p=.04), one._replace(against=5.), one._replace(low=0., p=.3)]
     assert family_verdicts(claims) == ["holds", "undecided", "does not hold", "undecided"]
+
+
+def test_claims_that_were_not_run_are_named_and_count():
+    one = Estimate(3., 2., 4., against=1., p=.02, seeds=3, patients=71)
+    assert family_verdicts([one, one._replace(p=.001)]) == ["holds", "holds"]
+    assert family_verdicts([one, None, None]) == ["undecided", "not run", "not run"]

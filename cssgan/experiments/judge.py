@@ -15,11 +15,11 @@ from ..data.cases import Case, phantom_cases, phantom_seed
 from ..data.datasets import unpaired
 from ..data.prepared import Samples, load_case
 from ..data.splits import select
-from .records import score_record
+from .records import Record, record_with_patients, score_cases
 from .stages import Stage
 from .studies import Study, direction_of, true_translation
 from ..guard import InputError
-from ..metrics import dice_of_segmentor, distortion, translation_error
+from ..metrics import distortion, translation_error
 from ..phantoms.heart import draw_anatomy
 from ..phantoms.scanners import render
 from ..scans.volumes import Grid, is_region, normalise
@@ -83,19 +83,19 @@ def twin_record(
     evaluators: Stage,  # whose segmentors are asked, such as the judge
     modality: str,  # of the sources
     **facts,  # judge, seed, ...
-) -> dict[str, str | float]:  # flat
-    "What a perfect translation would get for its shape."
+) -> Record:  # flat, with the patients
+    "What a perfect translation would get for its shape, by the rule of the S-score."
     segmentor = evaluators.segmentor(study.task.other(modality).name)
     facts = {"direction": direction_of(modality, study.task), "method": "true twin"} | facts
-    scores = dice_of_segmentor(segmentor, twin_samples(study, modality))
-    return score_record(scores, evaluators.task, evaluators.updates, score="true twin", **facts)
+    cases = score_cases(segmentor, twin_samples(study, modality))
+    return record_with_patients(cases, evaluators.task, evaluators.updates, score="true twin", **facts)
 
 def real_record(
     study: Study,  # whose test volumes are segmented
     evaluators: Stage,  # whose segmentors are asked, such as the judge
     modality: str,  # of the sources of translations: the other one is tested
     **facts,  # judge, seed, ...
-) -> dict[str, str | float]:  # flat
+) -> Record:  # flat, with the patients
     "The Dice of the same segmentors on real test volumes of the modality that is translated into."
     facts = {"direction": direction_of(modality, study.task), "method": "real volumes"} | facts
     return study.segmentation_record(evaluators, study.task.other(modality).name, **facts)

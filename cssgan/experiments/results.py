@@ -50,12 +50,16 @@ def runs_present(
     rows: list[dict],  # records of its result file
 ) -> tuple[list[str], int]:  # names of runs that have records, how many records are of none of them
     "Which runs of a grid a result file holds."
-    plain = {name: {k: v for k, v in given.items() if not isinstance(v, (list, dict))} for name, given in runs.items()}
+    text = lambda value: str(value) if isinstance(value, (list, dict)) else value
+    plain = {name: {k: text(v) for k, v in given.items()} for name, given in runs.items()}
+    kept = [{k: text(v) for k, v in row.items()} for row in rows]
     names = {k for given in plain.values() for k in given}
+    many = {k for given in runs.values() for k, v in given.items() if isinstance(v, (list, dict))}
     varied = {k for k in names if len({given.get(k) for given in plain.values()}) > 1}
-    own = {k for k in names - varied if len({row.get(k) for row in rows}) > 1}  # what records say for themselves
+    own = {k for k in names - varied - many if len({row.get(k) for row in kept}) > 1}  # what records say for themselves
+    own |= {k for k in many if not any(str(row.get(k, "[")).startswith(("[", "{")) for row in kept)}
     def fits(row, given): return all(row[k] == v for k, v in given.items() if k in row and k not in own)
-    held = [[name for name, given in plain.items() if fits(row, given)] for row in rows]
+    held = [[name for name, given in plain.items() if fits(row, given)] for row in kept]
     return [name for name in runs if any(name in names for names in held)], sum(not names for names in held)
 
 # %% ../../nbs/10_experiments/01_results.ipynb #cell-010

@@ -48,21 +48,21 @@ class Estimate(NamedTuple):
     low: float  # end of the 95 % interval, nan where there is none; above `high`: all but what lies between
     high: float  # its other end
     against: float  # the claim: the truth is at least this
-    p: float  # two-sided, of the truth being `against`; nan where there is no interval
+    p: float  # two-sided, of the truth being `against`; nan where there is no interval, or one seed
     seeds: int  # how many
     patients: int  # how many; 1: the records were means over patients
 
     @property
     def verdict(self) -> str:
-        "By the interval."
-        if self.low > self.high: return "undecided"
+        "By the interval, where there is more than one training."
+        if self.seeds == 1 or self.low > self.high: return "undecided"
         return "holds" if self.low >= self.against else "does not hold" if self.high < self.against else "undecided"
 
     @property
     def basis(self) -> str:
         "What the interval takes for chance."
-        seeds = f"{self.seeds} seed{'s' * (self.seeds > 1)}"
-        return f"{seeds}, {self.patients} patients" if self.patients > 1 else f"{seeds} only"
+        if self.seeds == 1: return f"1 seed ({self.patients} patients)" if self.patients > 1 else "1 seed only"
+        return f"{self.seeds} seeds{f', {self.patients} patients' if self.patients > 1 else ' only'}"
 
     def interval(
         self,
@@ -113,7 +113,7 @@ def mean_estimate(
     covariance, freedom = spread_of_means(differences[None], np.ones(1))
     value, error = float(differences.mean()), float(covariance[0, 0]) ** .5
     half = float(t.ppf(.975, freedom)) * error
-    p = p_value(value - against, error, freedom)
+    p = p_value(value - against, error, freedom) if len(differences) > 1 else np.nan
     return Estimate(value, value - half, value + half, against, p, *differences.shape)
 
 # %% ../../nbs/10_experiments/08_statistics.ipynb #st000023
@@ -147,7 +147,8 @@ def ratio_estimate(
     bounded = a > 0 or root > 0
     low, high = ((b - root) / a, (b + root) / a) if bounded else (-np.inf, np.inf)  # a < 0 turns them round
     if np.isnan(v).any(): low = high = np.nan
-    p = p_value(x - against * y, (v[0, 0] - 2 * against * v[0, 1] + against**2 * v[1, 1]) ** .5, freedom)
+    p = np.nan
+    if len(part) > 1: p = p_value(x - against * y, (np.array([1, -against]) @ v @ [1, -against]) ** .5, freedom)
     return Estimate(float(x / y), float(low), float(high), against, p, *part.shape)
 
 # %% ../../nbs/10_experiments/08_statistics.ipynb #st000038
@@ -163,8 +164,9 @@ def holm(
 
 # %% ../../nbs/10_experiments/08_statistics.ipynb #st000042
 def family_verdicts(
-    estimates: list[Estimate],  # of a family of claims
+    estimates: list[Estimate|None],  # of a family of claims, the whole of it; None: not run
 ) -> list[str]:
     "Each claim's verdict, with one chance in twenty that any of them is wrong."
-    adjusted = holm([e.p for e in estimates])
-    return [e.verdict if p <= .05 else "undecided" for e, p in zip(estimates, adjusted)]
+    adjusted = holm([e.p if e else np.nan for e in estimates])
+    def judged(e, p): return e.verdict if p <= .05 else "undecided"
+    return [judged(e, p) if e else "not run" for e, p in zip(estimates, adjusted)]
