@@ -150,8 +150,8 @@ def torch_first(folder):
     venv.create(folder / "empty", with_pip=True)
     made = folder / "empty" / "bin" / "python"
     run(made, "-m", "pip", "install", "-q", "--no-compile", "torch", "-c", ROOT / "constraints.txt", cwd=folder)
-    built_for = run(made, "-c", "import torch; print(torch.version.cuda or torch.version.hip or '')", cwd=folder).strip()
-    return made, installed(made, folder)["torch"], built_for
+    says = "import torch; print(torch.version.cuda or torch.version.hip or '')"
+    return made, installed(made, folder)["torch"], run(made, "-c", says, cwd=folder).strip()
 
 
 @pytest.fixture(scope="module")
