@@ -20,7 +20,7 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 
 .PHONY: help setup demo lab test tree notebooks experiments tests browser photographs results bench docs export readme \
-  samples lint hooks test-lowest fuzz soak dist clean
+  samples lint hooks test-lowest fuzz soak stories dist clean
 .NOTPARALLEL:
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo "make bench      measure speed and memory on this machine: bench/README.md"
 	@echo "make fuzz       spoilt inputs of every kind, by the thousand"
 	@echo "make soak       three hundred kills, full disks, crowds, thousands of inferences: half an hour"
+	@echo "make stories    three persons, from their scans to what they came for, by commands alone: a quarter of an hour"
 	@echo "make test-lowest test the lowest versions that pyproject.toml promises, in an environment of its own: .venv-lowest"
 	@echo "make hooks      let git check the style, and that cssgan/ is in step with the notebooks, before each commit"
 	@echo "make docs       build the website in _docs/ (with Quarto)"
@@ -125,6 +126,9 @@ fuzz: $(READY)
 
 soak: $(READY)
 	$(RUN) tests/long/soak.py
+
+stories: $(READY)
+	$(RUN) -m pytest -q -s tests/long/stories.py
 
 # The documentation shows what the tests of the viewers saw; all their photographs are in runs/photographs/.
 photographs: $(READY)

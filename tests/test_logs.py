@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from lightning_fabric.loggers import CSVLogger
 from tiny import SHORT, noise
 
 from cssgan.guard import InputWarning
@@ -31,7 +32,8 @@ def whole(data, tmp_path_factory):
 
 def tell(whole, log, epochs=(5,)):
     "Call a log as `fit` does after these epochs of the whole run, without training again."
-    run, keep = replace(whole[0], history=[], phase=0, epoch=0, seen=1), SimpleNamespace(data=noise())
+    run = replace(whole[0], history=[], phase=0, epoch=0, seen=1)
+    keep = SimpleNamespace(data=noise(), button=SimpleNamespace(pressed=False))
     log(run, keep)
     run.seen = 0
     for n in epochs:
@@ -125,6 +127,31 @@ def test_without_tensorboard_the_rest_is_written(data, whole, tmp_path, monkeypa
     assert len(table(tmp_path)) == 5 and (tmp_path / "curves.png").exists() and not (tmp_path / "tensorboard").exists()
 
 
+# ---- any logger of Lightning Fabric
+
+def numbers(folder):
+    "What Lightning's CSVLogger has written: a row an epoch."
+    file, = folder.rglob("metrics.csv")
+    return list(csv.DictReader(file.read_text().splitlines()))
+
+
+def test_another_logger_gets_all_numbers_and_tensorboard_none(data, whole, tmp_path):
+    log = TrainingLog(tmp_path, data, loggers=[CSVLogger(tmp_path / "csv")])
+    fit(data, RUN, tmp_path, progress=False, callback=log)
+    rows = numbers(tmp_path / "csv")
+    assert [row["step"] for row in rows] == list("12345") and not (tmp_path / "tensorboard").exists()
+    for row, known in zip(rows, map(logs.in_groups, history_rows(whole[0]))):
+        assert {name: float(value) for name, value in row.items() if value and name != "step"} == pytest.approx(known)
+
+
+def test_another_logger_travels_and_two_processes_log_once(data, tmp_path):
+    config = replace(RUN, phases=(Phase("segmentors", 1), Phase("joint", 1)))
+    log = TrainingLog(tmp_path, data, loggers=[CSVLogger(tmp_path / "csv")])
+    assert pickle.loads(pickle.dumps(log)).given[0].root_dir == str(tmp_path / "csv")
+    fit(data, config, tmp_path, progress=False, devices=2, callback=log)
+    assert [row["step"] for row in numbers(tmp_path / "csv")] == ["1", "2"]
+
+
 # ---- it changes nothing, and loses nothing
 
 def test_the_run_is_bit_for_bit_the_same_with_a_log(data, whole, tmp_path):
@@ -185,6 +212,25 @@ def test_pictures_wait_until_they_are_a_small_share(data, whole, tmp_path, monke
     assert drawn == [5], "the last ones are always drawn"
     tell(whole, TrainingLog(tmp_path, data, share=1e9), range(1, 6))
     assert drawn == [5, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("epochs, seen", [(2, 0), (3, 1), (4, 2)])
+def test_who_interrupts_finds_the_curves_as_far_as_the_run_is(data, tmp_path, monkeypatch, epochs, seen):
+    "The button is pressed while an update runs, as by Ctrl-C or SIGTERM; pictures may take no time at all."
+    class Interrupts(TrainingLog):
+        def __call__(self, run, keep):
+            keep.button.pressed = len(run.history) == epochs and run.seen == seen
+            super().__call__(run, keep)
+    drawn, plot = [], logs.plot_curves
+    def watched(curves, **how):
+        drawn.append(len(curves["Dice on CT"]))
+        return plot(curves, **how)
+    monkeypatch.setattr(logs, "plot_curves", watched)
+    with pytest.raises(Stopped):
+        fit(data, RUN, tmp_path, progress=False, callback=Interrupts(tmp_path, data, share=0.))
+    assert drawn == [epochs] and (tmp_path / "curves.png").exists()
+    fit(data, RUN, tmp_path, resume=True, progress=False, callback=TrainingLog(tmp_path, data, share=0.))
+    assert drawn == [epochs, 5], "and at the end"
 
 
 # ---- processes

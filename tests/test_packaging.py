@@ -138,13 +138,27 @@ def wheel(packages):
     return path
 
 
+def installed(python, folder):
+    "Name -> version of what an environment holds."
+    lines = run(python, "-m", "pip", "list", "--format=freeze", cwd=folder).splitlines()
+    return {name.lower(): version for name, _, version in (line.partition("==") for line in lines)}
+
+
 @pytest.fixture(scope="module")
-def python(wheel, folder):
-    "Python of an environment that has the wheel, what it needs, and nothing else."
+def torch_first(folder):
+    "Python of an environment with PyTorch alone, as whoever has no GPU begins; its version; what GPUs it is built for."
     venv.create(folder / "empty", with_pip=True)
     made = folder / "empty" / "bin" / "python"
-    run(made, "-m", "pip", "install", "-q", "--no-compile", wheel, "-c", ROOT / "constraints.txt", cwd=folder)
-    return made
+    run(made, "-m", "pip", "install", "-q", "--no-compile", "torch", "-c", ROOT / "constraints.txt", cwd=folder)
+    says = "import torch; print(torch.version.cuda or torch.version.hip or '')"
+    return made, installed(made, folder)["torch"], run(made, "-c", says, cwd=folder).strip()
+
+
+@pytest.fixture(scope="module")
+def python(wheel, torch_first, folder):
+    "Python of an environment that has the wheel, what it needs, and nothing else."
+    run(torch_first[0], "-m", "pip", "install", "-q", "--no-compile", wheel, "-c", ROOT / "constraints.txt", cwd=folder)
+    return torch_first[0]
 
 
 def files_of_the_package():
@@ -170,9 +184,23 @@ def test_wheel_holds_the_package(wheel):
 
 
 def test_environment_has_no_development_tools(python, folder):
-    names = {o.split("==")[0].lower() for o in run(python, "-m", "pip", "freeze", cwd=folder).splitlines()}
+    names = set(installed(python, folder))
     tools = {"nbdev", "fastcore", "execnb", "papermill", "ipykernel", "ipython", "pytest", "ruff"}
     assert "torch" in names and not names & tools
+
+
+def test_a_pytorch_without_gpu_stays_and_no_gpu_libraries_come(python, torch_first, folder):
+    _, version, built_for = torch_first
+    if built_for: pytest.skip(f"the PyTorch that pip finds here is a build for GPUs ({built_for})")
+    after = installed(python, folder)
+    assert after["torch"] == version, "the wheel has replaced PyTorch"
+    assert not [name for name in after if name.startswith(("nvidia", "triton", "cuda"))]
+
+
+def test_pages_say_how_to_do_without_gpu_libraries():
+    pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "nbs/howto/faq.ipynb")}
+    for said in ("https://pytorch.org", "pip3 install torch --index-url …/whl/cpu", "PIP_EXTRA_INDEX_URL"):
+        assert all(said in page for page in pages.values()), said
 
 
 def test_wheel_works_alone(python, folder): run(python, "-c", SMOKE, cwd=folder)

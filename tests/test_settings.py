@@ -10,7 +10,7 @@ from cssgan.cli import runs, training
 from cssgan.cli.commands import train_main
 from cssgan.guard import InputError
 from cssgan.scans.volumes import SMALL_GRID
-from cssgan.task import HEART
+from cssgan.task import HEART, task_json
 from cssgan.training import settings
 from cssgan.training.schedule import PAPER_PHASES, PRESETS, Phase, preset
 from cssgan.training.settings import as_config, as_settings, changed, long_enough, scaled, updates_of
@@ -133,6 +133,19 @@ def test_too_few_updates_are_said(phantoms, cache, stub, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_where_no_phase_teaches_segmentors_nothing_is_said_of_them(phantoms, cache, stub, tmp_path, capsys):
+    alone = "--set", "phases.segmentors=null", "--set", "phases.joint=null"
+    assert train(phantoms, cache, "--out", tmp_path / "a", "--preset", "demo", "--updates", 20, *alone) == 0
+    assert [phase.name for phase in stub[0][0].phases] == ["generators"]
+    assert capsys.readouterr().err == ""
+
+
+def test_help_says_what_many_volumes_cost_and_what_caps_it():
+    said = " ".join(training.train_parser().format_help().split())
+    many = sum(updates_of(preset("cpu"), 500).values())
+    assert f"more take more updates in proportion (500 at cpu: {many:,}), which --updates caps" in said
+
+
 # ---- a run's folder
 
 def test_the_file_a_run_leaves_begins_the_very_same_run(phantoms, cache, stub, tmp_path):
@@ -247,6 +260,14 @@ def test_show_says_all_and_writes_nothing(phantoms, cache, tmp_path, monkeypatch
     assert "CT: train 1, valid 1, test 1; LV" in rest and "median of 3 cases" in rest
     for phase in ("segmentors", "generators", "joint"): assert f"\n{phase}: epochs" in rest
     assert "GB" in rest and "expected on" in rest
+
+
+def test_show_names_the_task_and_the_budget_that_were_given(phantoms, cache, tmp_path, capsys):
+    (tmp_path / "heart.json").write_text(task_json(HEART))
+    words = "--preset", "smoke", "--task", tmp_path / "heart.json", "--updates", 50, "--show"
+    assert train(phantoms, cache, *words) == 0
+    shown = settings.parse_yaml(capsys.readouterr().out.partition("# cases")[0], "shown")
+    assert (shown["task"], shown["updates"]) == (str(tmp_path / "heart.json"), 50)
 
 
 def test_show_is_for_new_runs(phantoms, cache, tmp_path, capsys):

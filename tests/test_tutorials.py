@@ -104,6 +104,20 @@ def test_stored_words_are_the_same_everywhere(name):
     assert not found, f"a timing or a place of one machine: {found[0]!r}"
 
 
+def shown_by(name, code):
+    "What the only cell with this code shows."
+    cell, = (c for c in cells(name, "code") if code in source(c))
+    return "\n".join(map(printed, cell["outputs"]))
+
+
+def test_lesson_6_shows_the_grid_and_the_parameters_of_today():
+    from cssgan.experiments.grids import parameters_of
+    grid = (ROOT / "results/table2_segmentation.yaml").read_text(encoding="utf-8")
+    assert shown_by("6_batches", "results/table2_segmentation.yaml").strip() == grid.strip(), "run the lesson again"
+    listed = shown_by("6_batches", "parameters_of(Path(")
+    assert all(name in listed for name in parameters_of(ROOT / "nbs/experiments/table2_segmentation.ipynb"))
+
+
 # ---- they run
 
 IN_BROWSER = pytest.mark.skipif(bool(CHROMIUM and find_spec("playwright") and find_spec("jupyterlab")),

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from .parsing import print_line
-from .runs import Plan, pairs_of
+from .runs import ASKED, Plan, pairs_of
 
 # %% ../../nbs/11_cli/05_show.ipynb #cell-039
 def describe_domain(
@@ -147,10 +147,11 @@ def show_plan(
     plan: Plan,  # of a run
     processes: int = 1,  # that train together
     device: str = "",  # "cpu", "cuda" or "cuda:1"; empty: this process's own
+    task_file: str|None = None,  # as it was typed
 ):
     "Print what would be done."
     from cssgan.training.settings import as_settings, settings_text
-    settings = {name: plan.options[name] for name in ("data", "preset", "fraction", "init") if plan.options[name]}
+    settings = {name: value for name in ASKED if (value := (plan.options | {"task": task_file})[name])}
     for line in settings_text(settings | as_settings(plan.config), "settings").splitlines():
         print(" " * (len(line) - len(line.lstrip())), end="")
         print_line(line)

@@ -66,7 +66,8 @@ def add_settings(
                           "more), study (6,954 on a finer one: longer still), pretrained (10,200 on a finer grid "
                           "still, with augmentation: hours), paper (14,820 with 57 volumes, on the paper's grid: a "
                           "GPU); where there are fewer volumes than demo, cpu, study and pretrained were made for (12, "
-                          "57, 57, 300 of a domain), they take more epochs, so that the updates stay (default: cpu)")
+                          "57, 57, 300 of a domain), they take more epochs, so that the updates stay; more take more "
+                          "updates in proportion (500 at cpu: 11,500), which --updates caps (default: cpu)")
     new.add_argument("--config", type=path_name, metavar="FILE",
                      help="YAML that changes the preset's settings, such as lr: 1e-4, and may name data, task, preset, "
                           "fraction, init and updates; a run's settings.yaml gives the same run again")
@@ -249,7 +250,7 @@ def show(
     "Print the plan of a new run."
     asked, changes, task_file = what_is_asked(args)
     if not asked["data"]: raise InputError("there is nothing to show: name what to train with, --data DATA")
-    show_plan(plan_run(asked, changes, task_file, count), count, args.device or "")
+    show_plan(plan_run(asked, changes, task_file, count), count, args.device or "", task_file)
 
 # %% ../../nbs/11_cli/06_training.ipynb #b713f456
 def train_main(

@@ -174,13 +174,14 @@ class TrainingLog:
             if run is not self.run: self.begin(run)
             if run.seen: self.seen = run.seen
             elif run.history: self.epoch_over(run, keep)
+            if keep.button.pressed and self.drawn < len(run.history): self.draw_curves(run)  # it is saved, and stops
         except Exception as e:
             if not self.failed: warn(f"the log in {self.folder} cannot be written ({brief(e, 120)}): training goes on")
             self.failed = True
         self.spent += time.monotonic() - begin
 
     def begin(self, run):
-        self.run, self.began, self.spent = run, time.monotonic(), 0.
+        self.run, self.began, self.spent, self.drawn = run, time.monotonic(), 0., 0
         self.mark, self.seen, self.seen_before = self.began, run.seen, run.seen
         first = len(run.history) + bool(run.seen)  # the epoch that is over now, or the one under way
         self.loggers = tensorboard(make_folder(self.folder), first) if self.given is None else self.given
@@ -198,10 +199,15 @@ class TrainingLog:
         for logger in self.loggers: logger.finalize("success") if over else logger.save()
 
 # %% ../../nbs/07_training/09_logs.ipynb #327aaa28
-def _draw(self, run):
+def _draw_curves(self, run):
     "What costs half a second."
     picture = plot_curves(run_curves(run), task=run.task)
     write_whole(self.folder / "curves.png", picture._repr_png_())
+    self.drawn = len(run.history)
+
+def _draw(self, run):
+    "Curves, and what translations look like, which costs two of them."
+    self.draw_curves(run)
     boards = [logger.experiment for logger in self.loggers if hasattr(logger.experiment, "add_figure")]
     if not boards or self.data is None or run.history[-1]["name"] == "segmentors": return
     for side, samples in (("A", self.data.valid_A), ("B", self.data.valid_B)):
@@ -209,4 +215,4 @@ def _draw(self, run):
         figure = translation_picture(run, volume, labels, side)
         for board in boards: board.add_figure(f"validation/{name}", figure, len(run.history), close=False)
 
-TrainingLog.draw = _draw
+TrainingLog.draw_curves, TrainingLog.draw = _draw_curves, _draw

@@ -227,10 +227,11 @@ def warn_if_short(
     pairs: int,  # in an epoch
     processes: int = 1,  # that train together
 ):
-    "Warn of a run that ends before anything can have been learned."
+    "Warn of a run that ends before its segmentors can have learned anything."
     updates = updates_of(config, pairs, processes)
+    if not pairs or set(updates) <= {"generators"}: return  # there is no run at all, or nothing teaches segmentors
     learning, whole = sum(n for name, n in updates.items() if name != "generators"), sum(updates.values())
-    if learning >= FEWEST or not pairs: return  # without pairs there is no run at all
+    if learning >= FEWEST: return
     enough = math.ceil(whole * FEWEST / max(1, learning))
     warn(f"the segmentors get {learning} updates, and below {FEWEST} they have learned next to nothing: "
          f"ask for more (--updates {max(enough, FEWEST)})")
