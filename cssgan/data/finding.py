@@ -21,6 +21,7 @@ import msgspec
 from .cases import SPLITS, Case, check_cases, phantom_few, phantom_S1, phantom_S2, task_of
 from .folders import MMWHS, from_folder, from_mmwhs
 from ..guard import InputError, brief, check_schema, read_bytes, warn, write_whole
+from ..scans.channels import was_taken_out
 from ..task import HEART, Task, is_heart, read_task
 
 # %% ../../nbs/04_data/03_finding.ipynb #183eab64
@@ -99,6 +100,9 @@ def manifest_path(
     for pattern, cure in foreign.items():
         if re.match(pattern, text, re.DOTALL) and not os.path.lexists(place):
             raise InputError(f"{name}: {brief(text, 100)} {cure}")
+    if was_taken_out(place) and not os.path.lexists(place):
+        raise InputError(f"{name}: {brief(Path(place).name)} was taken out of a file of several channels into the "
+                         "cache, and is gone: read the folder of that data again (cssgan_train --data DIR --show)")
     return place
 
 # %% ../../nbs/04_data/03_finding.ipynb #cff74fa0
