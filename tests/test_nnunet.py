@@ -14,7 +14,7 @@ from cssgan.data.datasets import unpaired
 from cssgan.data.finding import find_cases, write_manifest
 from cssgan.data.folders import NnunetDataset, region_called, table_of_names
 from cssgan.data.nnunet import label_beside, with_own_label, write_nnunet
-from cssgan.data.prepared import CacheError, load_case, read_labels
+from cssgan.data.prepared import CacheError, Samples, bring_to_grid, load_case, read_labels
 from cssgan.data.sketch import sketch_task
 from cssgan.data.splits import with_splits
 from cssgan.data.writing import write_scan
@@ -369,6 +369,20 @@ def test_a_written_folder_is_what_nnunet_wants(tmp_path):
     assert said["synthetic"].keys() == {"p1", "p3"} and "not a measurement" in said["synthetic"]["p1"]
     again = read_volume(folder / "imagesTr/p1_0000.nii.gz", "MRI")
     assert np.array_equal(again.voxels, heart(1, "MRI").voxels.astype(np.float32))
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+def test_what_is_written_and_read_again_gives_the_samples_of_its_source(tmp_path):
+    "Within 0.001 of [-1, 1]: samples are kept in half precision (2**-12), CT in whole HU (half a thousandth)."
+    grid, noise = Grid((24, 24, 16), (8.0, 8.0, 8.0)), np.random.default_rng(0)
+    sources = [heart(seed, modality) for seed, modality in enumerate(HEART.names)]
+    sources = [replace(s, voxels=s.voxels + noise.uniform(-.5, .5, s.shape).astype(np.float32)) for s in sources]
+    for scan in sources: write_nnunet([("a", scan)], tmp_path / "both" / scan.modality)
+    for source, case in zip(sources, find_cases(tmp_path / "both")):
+        volume, labels, _ = Samples([case], grid, tmp_path / "cache")[0]
+        expected = bring_to_grid(source, case, grid)
+        assert np.abs(volume[0].numpy() - expected.voxels).max() < 1e-3
+        assert np.array_equal(labels, expected.label) and labels.any() and volume.std() > 0.1
 
 
 def test_what_nobody_annotated_gets_the_highest_number(tmp_path):

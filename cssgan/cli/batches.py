@@ -57,7 +57,8 @@ def channel_in(
     number = find_channel(folder, (domain := own()).name, domain.dicom)
     pairs = nnunet_pairs(folder, number, images.name)
     if not pairs: raise InputError(f"{word} holds no scan of channel {number} ({domain.name}): name another folder")
-    return [str(pair.image) for pair in of_one_channel(pairs, folder, number)]
+    found = [pair.image for pair in of_one_channel(pairs, folder, number)]
+    return [str(Path(word) / image.name if image.parent == images else image) for image in found]
 
 def scans_in(
     word: str,  # a file or folder that was named
