@@ -23,6 +23,7 @@ from cssgan.phantoms.scanners import phantom
 from cssgan.scans.dicom_writing import write_dicom_labels
 from cssgan.scans.files import made_here, read_label, read_volume, write_label, write_volume
 from cssgan.scans.volumes import Grid
+from cssgan.task import HEART
 
 TINY = Grid((24, 22, 16), (7.0, 7.0, 8.0))
 CT = phantom(2, "CT", TINY)
@@ -402,6 +403,88 @@ def test_the_right_directions_of_a_tilted_gantry_are_not_lost_in_silence(tmp_pat
         with pytest.raises(InputError, match="aslant"):
             write_volume(replace(CT, affine=affine), tmp_path / f"a.{ending}")
     assert not list(tmp_path.iterdir())
+
+
+# ---- out of a folder of nnU-Net
+
+def of_nnunet(folder, channels=("CT", "MRI"), images="imagesTr", whole=False):
+    "Two hearts with several channels: files of their own, or all in one as the Decathlon has them."
+    labels = folder / images.replace("images", "labels")
+    for place in (folder / images, labels): place.mkdir(parents=True)
+    for k, name in enumerate("ab"):
+        scans = [phantom(k, channel if channel in HEART.names else "MRI", TINY) for channel in channels]
+        frames = np.stack([scan.voxels for scan in scans], -1)
+        if whole: nib.save(nib.Nifti1Image(frames, CT.affine), folder / images / f"{name}.nii.gz")
+        else:
+            for k, scan in enumerate(scans): write_volume(scan, folder / images / f"{name}_{k:04d}.nii.gz")
+        write_label(scans[0].label, CT.affine, labels / f"{name}.nii.gz")
+    (folder / "dataset.json").write_text(json.dumps({
+        "channel_names": {str(k): name for k, name in enumerate(channels)}, "file_ending": ".nii.gz",
+        "labels": {region: k for k, region in enumerate(HEART.regions)}}))
+    return folder / images
+
+
+@pytest.mark.parametrize("to, number", [("MRI", 0), ("MR", 0), ("CT", 1)])
+def test_only_the_channel_of_the_scans_own_domain_is_translated(to, number, quick, checkpoint, tmp_path, capsys):
+    images = of_nnunet(tmp_path / "D")
+    words = [str(images), "--checkpoint", str(checkpoint), "--to", to, "--out", str(tmp_path / "out")]
+    assert translate_main(words) == 0, capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"{name}_{number:04d}_{to}.nii.gz" for name in "ab"]
+
+
+def test_only_one_channel_joins_a_folder_of_nnunet(checkpoint, tmp_path, capsys):
+    words = [str(of_nnunet(tmp_path / "D")), "--checkpoint", str(checkpoint), "--to", "MRI", "--layout", "nnunet"]
+    out = tmp_path / "Dataset500_Heart"
+    assert translate_main([*words, "--out", str(out)]) == 0, capsys.readouterr().err
+    assert sorted(path.name for path in (out / "imagesTr").iterdir()) == ["a_0000.nii.gz", "b_0000.nii.gz"]
+    assert np.array_equal(read_label(out / "labelsTr/b.nii.gz")[0], phantom(1, "CT", TINY).label)
+    assert "has no label" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("images", ["imagesTr", "imagesTs"])
+def test_only_the_channel_that_is_named_is_segmented(images, segment, tmp_path, monkeypatch):
+    monkeypatch.chdir(of_nnunet(tmp_path / "D", ("T2", "MR", "CT"), images))
+    status, out, err = segment(".", "--out", tmp_path / "out", modality="MRI")
+    assert status == 0 and "found 2 scans" in out, err
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
+        "a_0001_label.nii.gz", "b_0001_label.nii.gz"]
+
+
+def test_the_channel_is_taken_out_of_files_that_hold_several(segment, tmp_path, monkeypatch):
+    monkeypatch.setenv("CSSGAN_CACHE", str(tmp_path / "cache"))
+    images = of_nnunet(tmp_path / "D", images="imagesTs", whole=True)
+    status, out, err = segment(images, "--out", tmp_path / "out", modality="MRI")
+    assert status == 0 and "channel 1 (MRI) is taken out of 2 files" in err
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
+        "a_0001_label.nii.gz", "b_0001_label.nii.gz"]
+
+
+def test_what_has_its_labels_elsewhere_joins_no_folder_of_nnunet(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CSSGAN_CACHE", str(tmp_path / "cache"))
+    images = of_nnunet(tmp_path / "D", whole=True)
+    words = [str(images), "--checkpoint", str(checkpoint), "--to", "MRI", "--layout", "nnunet"]
+    assert translate_main([*words, "--out", str(tmp_path / "Dataset500_Heart")]) == 1
+    assert "hold several channels" in (said := capsys.readouterr().err) and "split" in said
+    assert not list((tmp_path / "Dataset500_Heart").rglob("*.nii.gz"))
+
+
+@pytest.mark.parametrize("channels, gone, says", [
+    (("T1", "T2"), "", "has the channels T1, T2, none is called CT"),
+    (("MRI", "CT"), "*_0001.nii.gz", "holds no scan of channel 1 (CT)")])
+def test_a_folder_without_the_channel_is_refused_in_one_line(channels, gone, says, segment, tmp_path):
+    images = of_nnunet(tmp_path / "D", channels)
+    for file in images.glob(gone) if gone else (): file.unlink()
+    status, _, err = segment(images, "--out", tmp_path / "out")
+    assert status != 0 and says in err and err.count("\n") == 1
+
+
+def test_one_channel_and_folders_that_are_not_nnunets_are_as_they_were(tmp_path):
+    images = of_nnunet(tmp_path / "D", ("CT",))
+    assert [Path(scan).name for scan in scans_in(str(images), None)] == ["a_0000.nii.gz", "b_0000.nii.gz"]
+    of_nnunet(tmp_path / "E")
+    (tmp_path / "E/dataset.json").unlink()
+    assert len(scans_in(str(tmp_path / "E/imagesTr"), None)) == 4
 
 
 # ---- into a folder of nnU-Net

@@ -105,6 +105,17 @@ def test_names_that_are_no_utf8_are_cases_whose_ids_can_be_written_everywhere(fo
 
 # ---- manifests
 
+def test_a_manifest_may_call_a_modality_as_dicom_does(folder):
+    (folder / "m.csv").write_text(HEAD + "CT/anna_image.nii.gz,,CT,train\nMRI/bert_image.nii.gz,,MR,train\n")
+    assert [(c.id, c.modality) for c in from_manifest(folder / "m.csv")] == [("CT_0000", "CT"), ("MRI_0001", "MRI")]
+
+
+@pytest.mark.parametrize("word", ["mr", "PET", ""])
+def test_a_manifest_with_another_modality_is_refused(word, folder):
+    (folder / "m.csv").write_text(f"{HEAD}CT/anna_image.nii.gz,,{word},train\n")
+    with pytest.raises(InputError, match=f"row 1, has the modality '{word}': modality is CT or MRI"):
+        from_manifest(folder / "m.csv")
+
 def test_a_run_folder_behind_a_link_finds_its_scans_again(folder, tmp_path, monkeypatch):
     (tmp_path / "disk" / "user" / "deep" / "runs").mkdir(parents=True)
     (tmp_path / "runs").symlink_to("disk/user/deep/runs")

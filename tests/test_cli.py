@@ -683,6 +683,30 @@ def test_a_run_of_generators_alone_ends_with_what_it_trained(data, run, tmp_path
     assert status == 0 and out.splitlines()[-1].startswith("trained the generators; the checkpoint is"), err
 
 
+@pytest.mark.parametrize("words", [("--modality", "MR"), ("--clinic", "MR=normal", "--modality", "MR"),
+                                   ("--modality", "MR", "MRI")])
+def test_phantoms_may_be_asked_for_in_the_word_of_dicom(words, run, tmp_path):
+    status, _, err = run("cssgan_phantom", "--out", tmp_path / "new", "--n", 1, "--grid", "small", *words)
+    assert status == 0, err
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["MRI"]
+
+
+def test_a_share_may_be_asked_for_in_the_word_of_dicom(tmp_path):
+    from contextlib import ExitStack
+
+    from cssgan.cli.runs import begin_run, reopen_run
+    from cssgan.guard import InputError
+    asked = {"data": "phantom-few", "preset": "smoke", "fraction": {"MR": 0.5}}
+    with ExitStack() as until: plan = begin_run(tmp_path / "run", asked, {}, until)
+    assert plan.options["fraction"] == {"MRI": 0.5}
+    assert sum((case.modality, case.split) == ("MRI", "train") for case in plan.cases) == 4
+    for word in ("MR", "MRI"):
+        with ExitStack() as until: again = reopen_run(tmp_path / "run", asked | {"fraction": {word: 0.5}}, {}, until)
+        assert again.options["fraction"] == {"MRI": 0.5}
+    with ExitStack() as until, pytest.raises(InputError, match="names a domain twice"):
+        begin_run(tmp_path / "other", asked | {"fraction": {"MR": 0.5, "MRI": 0.5}}, {}, until)
+
+
 def test_clinics_may_have_different_patients(run, tmp_path):
     from cssgan.phantoms.clinic import clinical_phantom
     from cssgan.scans.volumes import SMALL_GRID

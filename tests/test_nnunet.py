@@ -1,6 +1,7 @@
 "Folders of nnU-Net and the Decathlon: read by the names of regions, and written so that nnU-Net takes them."
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cssgan.data.finding import find_cases
+from cssgan.data.datasets import unpaired
+from cssgan.data.finding import find_cases, write_manifest
 from cssgan.data.folders import NnunetDataset, region_called, table_of_names
 from cssgan.data.nnunet import label_beside, with_own_label, write_nnunet
-from cssgan.data.prepared import load_case, read_labels
+from cssgan.data.prepared import CacheError, Samples, bring_to_grid, load_case, read_labels
+from cssgan.data.sketch import sketch_task
+from cssgan.data.splits import with_splits
+from cssgan.data.writing import write_scan
 from cssgan.guard import InputError
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import read_volume, write_label, write_volume
@@ -114,7 +119,7 @@ def test_a_channel_is_known_by_the_word_of_dicom(tmp_path):
 
 @pytest.mark.filterwarnings(BY_NAME)
 @pytest.mark.parametrize("said, name, why", [
-    ({"modality": {"0": "CT", "1": "MRI"}}, "case{}", "should hold 2 channels .CT, MRI., as the Decathlon has them"),
+    ({"modality": {"0": "CT", "1": "MRI"}}, "case{}", "holds 1 channel, and channel 1 .MRI. is wanted of it"),
     ({"channel_names": {"0": "CT", "1": "MRI"}, "file_ending": ".png"}, "case{}_0000", "file_ending .png, which"),
     ({"channel_names": {"0": "CT", "1": "T2"}}, "case{}_0000", "none is called MRI")])
 def test_what_cannot_be_read_is_said_in_one_line(said, name, why, tmp_path):
@@ -133,6 +138,202 @@ def test_scans_of_another_ending_are_read(tmp_path):
             file.unlink()
     case = find_cases(tmp_path)[0]
     assert case.image.endswith(".nrrd") and load_case(case, GRID).label.any()
+
+
+# ---- several channels in one file
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CSSGAN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def decathlon(folder, channels=("CT", "MRI"), n=3, kind=np.float32, slope=None):
+    "Hearts of the Decathlon, each with all its channels in one file."
+    for sub in ("imagesTr", "labelsTr"): (folder / sub).mkdir(parents=True)
+    for k in range(n):
+        scans = [heart(k, name if name in HEART.names else "MRI") for name in channels]
+        image = nib.Nifti1Image(np.stack([scan.voxels for scan in scans], -1).astype(kind), scans[0].affine)
+        if slope: image.header.set_slope_inter(slope, 3)
+        nib.save(image, folder / f"imagesTr/case_{k:02}.nii.gz")
+        write_label(scans[0].label, scans[0].affine, folder / f"labelsTr/case_{k:02}.nii.gz")
+    (folder / "dataset.json").write_text(json.dumps({
+        "modality": {str(k): name for k, name in enumerate(channels)}, "numTraining": n,
+        "labels": {str(k): region for k, region in enumerate(HEART.regions)},
+        "training": [{"image": f"./imagesTr/case_{k:02}.nii.gz", "label": "…"} for k in range(n)]}))
+    return folder
+
+
+def several(folder, channels, n=3):
+    "The same in nnU-Net's layout: a file for each channel."
+    decathlon(folder, channels, n)
+    for file in list((folder / "imagesTr").iterdir()):
+        image = nib.load(file)
+        for k in range(len(channels)): nib.save(image.slicer[..., k], str(file).replace(".nii", f"_{k:04d}.nii"))
+        file.unlink()
+    said = json.loads((folder / "dataset.json").read_text())
+    said = {"channel_names": said["modality"], "file_ending": ".nii.gz",
+            "labels": {name: int(k) for k, name in said["labels"].items()}}
+    (folder / "dataset.json").write_text(json.dumps(said))
+    return folder
+
+
+@pytest.mark.parametrize("channels", [("CT", "MRI"), ("T1", "mr", "t1gd", "CT")])
+def test_channels_of_one_file_are_two_domains(channels, tmp_path, cache):
+    folder = decathlon(tmp_path / "Task05", channels)
+    with pytest.warns(match="channel . .CT. is taken out of 3 files"): cases = find_cases(folder)
+    assert [(case.id, case.patient, case.modality, Path(case.label).name) for case in cases] == [
+        (f"{m}_case_{k:02}", f"case_{k:02}", m, f"case_{k:02}.nii.gz") for m in HEART.names for k in range(3)]
+    for case in cases:
+        scan, whole = read_volume(case.image, case.modality), nib.load(folder / f"imagesTr/{case.patient}.nii.gz")
+        channel = [{"mr": "MRI"}.get(name, name) for name in channels].index(case.modality)
+        assert np.array_equal(scan.voxels, whole.get_fdata(dtype=np.float32)[..., channel])
+        assert np.array_equal(scan.affine, whole.affine) and cache in Path(case.image).parents
+    assert load_case(cases[0], GRID).label.any()
+
+
+def test_channels_are_taken_out_once_and_again_where_a_file_has_changed(tmp_path, cache, recwarn):
+    folder = decathlon(tmp_path / "Task05", n=1)
+    before = find_cases(folder)
+    written = {case.image: Path(case.image).stat().st_mtime_ns for case in before}
+    recwarn.clear()
+    assert find_cases(folder) == before and not [w for w in recwarn if "taken out" in str(w.message)]
+    assert written == {case.image: Path(case.image).stat().st_mtime_ns for case in before}
+    whole = nib.load(folder / "imagesTr/case_00.nii.gz")
+    nib.save(nib.Nifti1Image(whole.get_fdata() + 1, whole.affine), folder / "imagesTr/case_00.nii.gz")
+    after = find_cases(folder)
+    assert [a.image != b.image and a.id == b.id for a, b in zip(after, before)] == [True, True]
+    assert np.array_equal(read_volume(after[0].image, "CT").voxels, read_volume(before[0].image, "CT").voxels + 1)
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+@pytest.mark.parametrize("kind, slope", [
+    (np.int16, None), (np.int16, 0.5), (np.float64, None), (">i2", 2), (np.uint8, 1)])
+def test_a_channel_has_the_values_that_its_file_stands_for(kind, slope, tmp_path, cache):
+    folder = decathlon(tmp_path / "Task05", ("MRI", "CT"), 1, kind, slope)
+    case = next(case for case in find_cases(folder) if case.modality == "MRI")
+    whole = nib.load(folder / "imagesTr/case_00.nii.gz").get_fdata(dtype=np.float32)
+    assert np.array_equal(read_volume(case.image, "MRI").voxels, whole[..., 0])
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+def test_a_patient_with_both_channels_stays_in_one_split(tmp_path, cache):
+    cases = with_splits(find_cases(decathlon(tmp_path / "Task05", n=4)))
+    assert len({(case.patient, case.split) for case in cases}) == 4
+    (tmp_path / "run").mkdir()
+    write_manifest(cases, tmp_path / "run/cases.csv")
+    assert [Path(case.image).is_file() for case in find_cases(tmp_path / "run/cases.csv")] == [True] * 8
+    shutil.rmtree(cache)
+    with pytest.raises(InputError, match="was taken out of .*into the cache.* read the folder"):
+        find_cases(tmp_path / "run/cases.csv")
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+def test_a_damaged_file_of_several_channels_is_refused_and_leaves_nothing(tmp_path, cache):
+    folder = decathlon(tmp_path / "Task05", n=1)
+    file = folder / "imagesTr/case_00.nii.gz"
+    file.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(InputError, match="case_00.nii.gz"): find_cases(folder)
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_channels_need_a_cache_that_can_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CSSGAN_CACHE", str(tmp_path / "file"))
+    with pytest.raises(CacheError, match="CSSGAN_CACHE"), pytest.warns():
+        find_cases(decathlon(tmp_path / "Task05", n=1))
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+def test_a_channel_has_the_number_that_dataset_json_gives_it(tmp_path, cache):
+    "Somebody took the others out of dataset.json."
+    folder = decathlon(tmp_path / "Task01", ("FLAIR", "CT", "t1gd", "MRI"), 1)
+    said = json.loads((folder / "dataset.json").read_text()) | {"modality": {"1": "CT", "3": "MRI"}}
+    (folder / "dataset.json").write_text(json.dumps(said))
+    assert [Path(case.image).name for case in find_cases(folder)] == ["case_00_0001.nii.gz", "case_00_0003.nii.gz"]
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+@pytest.mark.parametrize("whole", [False, True], ids=["nnU-Net", "the Decathlon"])
+def test_two_channels_are_proposed_as_domains(whole, tmp_path, cache):
+    folder = decathlon(tmp_path / "Task05", ("T2", "ADC")) if whole else several(tmp_path / "D", ("T2", "ADC"))
+    task = sketch_task(folder, "prostate", 20_000).task
+    assert task.names == ("T2", "ADC") and task.regions == HEART.regions
+    assert len(find_cases(folder, task)) == 6
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+@pytest.mark.parametrize("whole", [False, True], ids=["nnU-Net", "the Decathlon"])
+@pytest.mark.parametrize("channels", [("FLAIR", "T1w", "t1gd"), ("FLAIR", "T1w", "t1gd", "T2w")])
+def test_more_channels_are_named_and_two_of_them_will_do(channels, whole, tmp_path, cache):
+    folder = (decathlon if whole else several)(tmp_path / "brain", channels)
+    with pytest.raises(InputError, match=f"channels {', '.join(channels)}, and a task two domains: leave two"):
+        sketch_task(folder)
+    said = json.loads((folder / "dataset.json").read_text())
+    key = "modality" if whole else "channel_names"
+    (folder / "dataset.json").write_text(json.dumps(said | {key: {"0": "FLAIR", "2": "t1gd"}}))
+    task = sketch_task(folder, "", 20_000).task
+    few = [Path(case.image).name[-11:] for case in find_cases(folder, task)]
+    (folder / "dataset.json").write_text(json.dumps(said))
+    assert task.names == ("FLAIR", "t1gd") and few == ["0000.nii.gz"] * 3 + ["0002.nii.gz"] * 3
+    assert [Path(case.image).name[-11:] for case in find_cases(folder, task)] == few
+
+
+# ---- cases that dataset.json lists
+
+def listing(folder, channels=("CT", "MRI"), n=2):
+    "Hearts that lie anywhere, listed in dataset.json, as nnU-Net's second version allows."
+    folder.mkdir(parents=True)
+    listed = {}
+    for k in range(n):
+        files = [folder.parent / f"elsewhere/{k}{channels[0]}/{name}.nii.gz" for name in (*channels, "seg")]
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        for file, name in zip(files, channels): write_volume(heart(k, name), file)
+        write_label(heart(k, "CT").label, heart(k, "CT").affine, files[-1])
+        images = [str(file) if k else f"../{file.relative_to(folder.parent)}" for file in files[:-1]]
+        listed[f"p{k}"] = {"images": images, "label": f"../elsewhere/{k}{channels[0]}/seg.nii.gz"}
+    said = {"channel_names": {str(k): name for k, name in enumerate(channels)}, "file_ending": ".nii.gz",
+            "labels": {region: k for k, region in enumerate(HEART.regions)}, "numTraining": n, "dataset": listed}
+    (folder / "dataset.json").write_text(json.dumps(said))
+    return folder
+
+
+def test_cases_are_read_that_dataset_json_lists(tmp_path, recwarn):
+    cases = find_cases(listing(tmp_path / "Dataset300_Both"))
+    assert [(case.id, case.patient, Path(case.image).name) for case in cases] == [
+        ("CT_p0", "p0", "CT.nii.gz"), ("CT_p1", "p1", "CT.nii.gz"),
+        ("MRI_p0", "p0", "MRI.nii.gz"), ("MRI_p1", "p1", "MRI.nii.gz")]
+    assert load_case(cases[0], GRID).label.any() and Path(cases[0].label).is_file()
+    assert not [w for w in recwarn if "dataset.json" in str(w.message)]
+
+
+def test_a_domain_may_list_its_cases(tmp_path):
+    for modality in HEART.names: listing(tmp_path / f"both/{modality}", (modality,))
+    assert [case.id for case in find_cases(tmp_path / "both")] == ["CT_p0", "CT_p1", "MRI_p0", "MRI_p1"]
+
+
+@pytest.mark.parametrize("change, why", [
+    ({"images": ["a.nii.gz"]}, "lists 1 images for p0, and none for channel 1"),
+    ({"images": "a.nii.gz"}, "dataset.json does not fit"), ({"label": "a.nii.gz"}, "a.nii.gz does not exist")])
+def test_a_listing_that_cannot_be_is_said(change, why, tmp_path):
+    folder = listing(tmp_path / "Dataset300_Both")
+    said = json.loads((folder / "dataset.json").read_text())
+    said["dataset"]["p0"] |= change
+    (folder / "dataset.json").write_text(json.dumps(said))
+    with pytest.raises(InputError, match=why): unpaired(with_splits(find_cases(folder)), GRID, tmp_path / "c").prepare()
+
+
+def test_nothing_is_written_into_a_folder_that_lists_its_cases(tmp_path):
+    folder = listing(tmp_path / "Dataset300_MRI", ("MRI",))
+    with pytest.raises(InputError, match="lists its cases itself"): write_nnunet([("a", heart(1, "MRI"))], folder)
+
+
+def test_a_dataset_json_of_another_program_leaves_a_folder_plain(tmp_path):
+    for modality, said in zip(HEART.names, ("[]", '{"dataset": "mine"}')):
+        write_scan(heart(HEART.names.index(modality), modality), tmp_path, "a")
+        (tmp_path / modality / "dataset.json").write_text(said)
+    with pytest.warns(match="left out as no part of a case: dataset.json"): cases = find_cases(tmp_path)
+    assert len(cases) == 2
 
 
 # ---- writing
@@ -168,6 +369,20 @@ def test_a_written_folder_is_what_nnunet_wants(tmp_path):
     assert said["synthetic"].keys() == {"p1", "p3"} and "not a measurement" in said["synthetic"]["p1"]
     again = read_volume(folder / "imagesTr/p1_0000.nii.gz", "MRI")
     assert np.array_equal(again.voxels, heart(1, "MRI").voxels.astype(np.float32))
+
+
+@pytest.mark.filterwarnings(BY_NAME)
+def test_what_is_written_and_read_again_gives_the_samples_of_its_source(tmp_path):
+    "Within 0.001 of [-1, 1]: samples are kept in half precision (2**-12), CT in whole HU (half a thousandth)."
+    grid, noise = Grid((24, 24, 16), (8.0, 8.0, 8.0)), np.random.default_rng(0)
+    sources = [heart(seed, modality) for seed, modality in enumerate(HEART.names)]
+    sources = [replace(s, voxels=s.voxels + noise.uniform(-.5, .5, s.shape).astype(np.float32)) for s in sources]
+    for scan in sources: write_nnunet([("a", scan)], tmp_path / "both" / scan.modality)
+    for source, case in zip(sources, find_cases(tmp_path / "both")):
+        volume, labels, _ = Samples([case], grid, tmp_path / "cache")[0]
+        expected = bring_to_grid(source, case, grid)
+        assert np.abs(volume[0].numpy() - expected.voxels).max() < 1e-3
+        assert np.array_equal(labels, expected.label) and labels.any() and volume.std() > 0.1
 
 
 def test_what_nobody_annotated_gets_the_highest_number(tmp_path):

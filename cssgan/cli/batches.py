@@ -44,12 +44,30 @@ def series_below(
         if holds_dicom(path): yield path
         elif not path.is_symlink(): yield from series_below(path)
 
+def channel_in(
+    word: str,  # a folder that was named
+    own,  # called without arguments, gives the scans' Domain
+) -> list[str]:  # files; none: it is no folder of nnU-Net, or has one channel
+    "The scans of one channel."
+    from cssgan.data.folders import RAW, find_channel, nnunet_pairs, of_one_channel, read_nnunet
+    images = Path(os.path.abspath(word))
+    folder, said = images.parent, images.parent / "dataset.json"
+    if images.name not in RAW or not said.is_file() or len(read_nnunet(folder).channels) < 2: return []
+    if read_nnunet(folder).listed: return []
+    number = find_channel(folder, (domain := own()).name, domain.dicom)
+    pairs = nnunet_pairs(folder, number, images.name)
+    if not pairs: raise InputError(f"{word} holds no scan of channel {number} ({domain.name}): name another folder")
+    found = [pair.image for pair in of_one_channel(pairs, folder, number)]
+    return [str(Path(word) / image.name if image.parent == images else image) for image in found]
+
 def scans_in(
     word: str,  # a file or folder that was named
+    own=None,  # called without arguments, gives the scans' Domain; None: nobody says which it is
 ) -> list[str]:  # files, and folders of one series each; the word itself if nothing is found
     "The scans that are meant by a name."
     from cssgan.scans.dicom_files import holds_dicom
     if not os.path.isdir(word) or holds_dicom(word): return [word]
+    if own and (found := channel_in(word, own)): return found
     entries = [path for path in Path(word).iterdir() if not path.name.startswith(".")]
     files = [p for p in entries if p.is_file() and p.name.lower().endswith(SCAN_FILES) and not is_label_map(p)]
     return [str(path) for path in sorted([*files, *series_below(word)])] or [word]
@@ -106,9 +124,10 @@ def result_names(
 def planned(
     args: argparse.Namespace,  # scans, out, force, format, quiet
     what: str,  # the results are: "label", or a modality
+    own=None,  # called without arguments, gives the scans' Domain
 ) -> list[Plan]:
     "A plan for each scan; the folder of their results is made."
-    scans = [scan for word in args.scans for scan in scans_in(word)]
+    scans = [scan for word in args.scans for scan in scans_in(word, own)]
     if scans == list(args.scans) and len(scans) == 1 and not os.path.isdir(args.out) or names_a_file(args.out):
         if len(scans) > 1: raise InputError(f"{args.scans[0]} holds {len(scans)} scans, and {args.out} names one file: "
                                             "name a folder with --out")

@@ -23,13 +23,21 @@ from ..guard import InputError, check_writable
 from ..task import HEART, MODALITIES
 
 # %% ../../nbs/11_cli/02_phantoms.ipynb #cell-021
+def modality_of(
+    word: str,  # as it was typed
+) -> str:  # a modality, where the word is one or DICOM's
+    "A type for argparse: MRI is also MR."
+    from cssgan.data.cases import named_domain
+    try: return named_domain(HEART, word).name
+    except InputError: return word
+
 def population_of(
     word: str,  # such as CT=dilated
 ) -> tuple[str, str]:  # modality, population
     "Who is scanned in a modality."
     from cssgan.phantoms.surroundings import DISEASES
-    modality, _, population = word.partition("=")
-    if modality not in MODALITIES or population not in DISEASES:
+    typed, _, population = word.partition("=")
+    if (modality := modality_of(typed)) not in MODALITIES or population not in DISEASES:
         raise argument_error(word, f"is no population: write {MODALITIES[0]}=NAME or {MODALITIES[1]}=NAME, with one of "
                                    f"{', '.join(DISEASES)}")
     return modality, population
@@ -44,7 +52,7 @@ def phantom_parser() -> Parser:
                        help="write the repository's data_samples there, byte for byte; needs nothing else")
     new.add_argument("--n", type=number_between(1, 100_000, int), metavar="N", default=2,
                      help="patients of each modality, 1 to 100,000 (default: %(default)s)")
-    new.add_argument("--modality", nargs="+", choices=MODALITIES, default=MODALITIES,
+    new.add_argument("--modality", nargs="+", type=modality_of, choices=MODALITIES, default=MODALITIES,
                      help="what to write (default: CT MRI)")
     new.add_argument("--seed", type=number_between(0, MAX_SEED, int), metavar="SEED", default=0,
                      help="number of the first patient, 0 or more: patient k is drawn from 2k as CT and 2k+1 as MRI "

@@ -193,6 +193,16 @@ def fits_weights(
                              "out, or --init")
 
 # %% ../../nbs/11_cli/04_runs.ipynb #2ada1cdc
+def shares_by_name(
+    shares: dict[str, float],  # domain, by its name or DICOM's word → share of its training patients
+    task,  # a Task
+) -> dict[str, float]:  # by the domains' names
+    "The shares that are asked for; two for one domain would leave open which counts."
+    from cssgan.data.cases import named_domain
+    named = {named_domain(task, word).name: share for word, share in shares.items()}
+    if len(named) < len(shares): raise InputError("--fraction names a domain twice: leave one of the two out")
+    return named
+
 def choose_cases(
     options: dict,  # by the names in `DEFAULTS`
     task,  # a Task
@@ -200,7 +210,6 @@ def choose_cases(
     "The cases of a new run."
     from cssgan.data.finding import find_cases
     from cssgan.data.splits import thin, with_splits
-    for name in options["fraction"]: task.domain(name)
     cases = with_splits(find_cases(options["data"], task), options["seed"])
     return thin(cases, options["fraction"], options["seed"])
 
@@ -223,6 +232,7 @@ def plan_run(
     from cssgan.training.settings import changed, warn_if_short
     options = DEFAULTS | {name: value for name, value in asked.items() if value is not None}
     task = find_task(options["data"], task_file)
+    options["fraction"] = shares_by_name(options["fraction"], task)
     begun_with = weights_to_begin_with(options["init"], task)
     base = run_config(options, task, begun_with)
     first = changed(base, changes)  # refused before any scan is read
@@ -321,6 +331,7 @@ def reopen_run(
     if task_file and read_task(task_file) != task:
         raise InputError(f"{folder} was begun with another task than {task_file}: leave --task out, or choose another "
                          "folder")
+    if asked.get("fraction"): asked = asked | {"fraction": shares_by_name(asked["fraction"], task)}
     refuse_otherwise(folder, options, {name: value for name, value in asked.items() if value is not None})
     if not os.path.lexists(folder / "cases.csv"):
         raise InputError(f"{folder} has no cases.csv yet: begin again, with --data and --out {folder}")

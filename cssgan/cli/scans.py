@@ -67,6 +67,13 @@ def parsed(
     if names_a_file(args.out) and args.format: new.error("--format is for results in a folder: --out names one file")
     return args
 
+def model_task(
+    args: argparse.Namespace,  # checkpoint, device
+):  # a Task
+    "What the checkpoint translates and segments."
+    from cssgan.inference.model import load
+    return load(args.checkpoint, args.device).task
+
 # %% ../../nbs/11_cli/08_scans.ipynb #197b094a
 def check_result_path(
     plan: Plan,  # a scan and its result
@@ -90,7 +97,8 @@ def translate_scan(
     plan: Plan,  # a scan and its result
 ) -> dict:  # what was done
     "Translate a scan into a file, or into a folder of DICOM slices."
-    from cssgan.inference.apply import as_scan, named_domain, run_generator
+    from cssgan.data.cases import named_domain
+    from cssgan.inference.apply import as_scan, run_generator
     from cssgan.inference.model import load
     from cssgan.scans.dicom_writing import check_dicom_folder, write_dicom_images
     from cssgan.scans.files import write_volume
@@ -132,8 +140,9 @@ def add_to_nnunet(
     name: str,  # of the case that its translation becomes
 ) -> dict:  # what was done
     "Translate a scan, and let it join a folder of nnU-Net with its label."
+    from cssgan.data.cases import named_domain
     from cssgan.data.nnunet import with_own_label, write_nnunet
-    from cssgan.inference.apply import as_scan, named_domain, run_generator, run_segmentor
+    from cssgan.inference.apply import as_scan, run_generator, run_segmentor
     from cssgan.inference.model import load
     model = load(args.checkpoint, args.device)
     own = model.task.other(named_domain(model.task, args.to).name).name
@@ -170,9 +179,16 @@ def translate_scans(
     args: argparse.Namespace,  # what was asked for
 ):
     "Translate every scan."
-    plans, job = planned(args, args.to), lambda plan: translate_scan(args, plan)
+    from cssgan.data.cases import named_domain
+    from cssgan.scans.channels import was_taken_out
+    def own(): return (task := model_task(args)).other(named_domain(task, args.to).name)
+    plans, job = planned(args, args.to, own), lambda plan: translate_scan(args, plan)
     if args.layout == "nnunet":
         scans = [plan.scan for plan in plans]
+        if taken := [scan for scan in scans if was_taken_out(scan)]:
+            raise InputError(f"{args.scans[0]}: its files hold several channels, and labels are looked for beside "
+                             f"scans: split them into files such as {os.path.basename(taken[0])}, or translate without "
+                             "--layout")
         names = dict(zip(scans, unique_stems(scans, nnunet_name)))
         job = lambda plan: add_to_nnunet(args, plan, names[plan.scan])
     check_all_done(run_each("cssgan_translate", plans, job, args.quiet))
@@ -285,7 +301,8 @@ def segment_scans(
     args: argparse.Namespace,  # what was asked for
 ):
     "Segment every scan."
-    plans = planned(args, "label")
+    from cssgan.data.cases import named_domain
+    plans = planned(args, "label", lambda: named_domain(model_task(args), args.modality))
     if args.statistics:
         inputs = [args.out, *(plan.scan for plan in plans), *(plan.out for plan in plans)]
         check_writable(args.statistics, lambda path: begins_with_mark(path, MARK), args.force, inputs)

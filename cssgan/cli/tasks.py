@@ -20,7 +20,7 @@ def task_parser() -> Parser:
     new.add_argument("--data", type=path_name, metavar="DIR", required=True,
                      help="a folder with one folder for each domain: NAME_image.nii.gz and NAME_label.nii.gz, or "
                           "imagesTr/, labelsTr/ and dataset.json as nnU-Net and the Decathlon have them; or one folder "
-                          "of nnU-Net with two channels")
+                          "of theirs with two channels")
     new.add_argument("--out", type=path_name, metavar="FILE", help="the file to write (default: DIR/task.json)")
     new.add_argument("--name", type=path_name, metavar="NAME", help="of the task (default: the folder's)")
     new.add_argument("--force", action="store_true", help="replace a draft that is there already")

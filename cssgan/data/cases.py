@@ -15,7 +15,7 @@ import numpy as np
 
 from ..guard import InputError, brief
 from ..scans.volumes import IGNORE, UNDRAWN
-from ..task import HEART, Task
+from ..task import HEART, Domain, Task
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-006
 @dataclass(frozen=True)
@@ -35,6 +35,15 @@ class Case:
     def codes(self) -> dict[int, int]:  # number in a label file → index of a region, IGNORE or UNDRAWN
         "How its label's values are read."
         return label_codes(self.task, self.modality, self.table)
+
+# %% ../../nbs/04_data/01_cases.ipynb #ca5e0008
+def named_domain(
+    task: Task,  # whose domains there are
+    word: str,  # a domain's name, or what DICOM calls it
+) -> Domain:
+    "The domain that is meant: MRI is also MR."
+    called = [domain for domain in task.domains if domain.dicom and domain.dicom == word]
+    return called[0] if word not in task.names and len(called) == 1 else task.domain(word)
 
 # %% ../../nbs/04_data/01_cases.ipynb #cell-010
 def label_codes(

@@ -18,9 +18,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from .cases import SPLITS, Case, check_cases, phantom_few, phantom_S1, phantom_S2, task_of
+from .cases import SPLITS, Case, check_cases, named_domain, phantom_few, phantom_S1, phantom_S2, task_of
 from .folders import MMWHS, from_folder, from_mmwhs
 from ..guard import InputError, brief, check_schema, read_bytes, warn, write_whole
+from ..scans.channels import was_taken_out
 from ..task import HEART, Task, is_heart, read_task
 
 # %% ../../nbs/04_data/03_finding.ipynb #183eab64
@@ -99,6 +100,9 @@ def manifest_path(
     for pattern, cure in foreign.items():
         if re.match(pattern, text, re.DOTALL) and not os.path.lexists(place):
             raise InputError(f"{name}: {brief(text, 100)} {cure}")
+    if was_taken_out(place) and not os.path.lexists(place):
+        raise InputError(f"{name}: {brief(Path(place).name)} was taken out of a file of several channels into the "
+                         "cache, and is gone: read the folder of that data again (cssgan_train --data DIR --show)")
     return place
 
 # %% ../../nbs/04_data/03_finding.ipynb #cff74fa0
@@ -116,15 +120,16 @@ def from_manifest(
     for number, line in enumerate(rows):
         name = f"{path}, row {number + 1},"
         row = check_schema(line, Row, name, "split is train, valid, test or empty")
-        if row.modality not in task.names:
+        try: modality = named_domain(task, row.modality).name
+        except InputError as e:
             raise InputError(f"{name} has the modality {brief(repr(row.modality), 60)}: modality is "
-                             f"{' or '.join(task.names)}")
+                             f"{' or '.join(task.names)}") from e
         if not row.image:
             raise InputError(f"{path} names no image in its row {number + 1}; fill it in, or remove the row")
         if re.search("[\udc80-\udcff]", row.id + row.patient):
             raise InputError(f"{name} is not in UTF-8: export the manifest again as UTF-8")
         image, label = (manifest_path(file, path.parent, name) for file in (row.image, row.label))
-        cases.append(Case(row.id or f"{row.modality}_{number:04d}", row.patient or f"{number:04d}", row.modality,
+        cases.append(Case(row.id or f"{modality}_{number:04d}", row.patient or f"{number:04d}", modality,
                           image, label, row.split, row.table, task))
     return check_cases(cases, path, complete)
 

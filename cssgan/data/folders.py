@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from tqdm import tqdm
 
 from .cases import Case, check_cases
 from ..guard import InputError, brief, read_json, warn
+from ..scans.channels import cache_folder, channel_path, take_channel
 from ..scans.itk import ITK_FILES
 from ..task import HEART, UNKNOWN, Task
 
@@ -87,6 +89,11 @@ def check_labelled(
     warn(f"{folder}: {none}: what is learned of such scans comes from the other domain's labels alone")
 
 # %% ../../nbs/04_data/02_folders.ipynb #6f0d0007
+class Listed(msgspec.Struct):
+    "A case that a dataset.json lists itself; paths are relative to it."
+    images: list[str]  # one for each channel, in their order
+    label: str = ""
+
 class NnunetDataset(msgspec.Struct):
     "What is needed of a dataset.json, of nnU-Net's two versions and of the Decathlon."
     labels: dict[str, Any] = {}  # name → number, or number → name
@@ -94,11 +101,19 @@ class NnunetDataset(msgspec.Struct):
     modality: dict[str, str] = {}  # the same, in the older version
     file_ending: str = ".nii.gz"
     training: list[Any] = []  # the Decathlon's list of its scans
+    dataset: dict[str, Listed] | str | None = None  # cases by their names, in the place of imagesTr and labelsTr
 
     @property
-    def channels(self) -> list[str]:
+    def numbered(self) -> dict[int, str]:  # number of a channel → its name, in their order
         named = self.channel_names or self.modality
-        return [named[number] for number in sorted(named, key=lambda n: (len(n), n))]
+        order = sorted(named, key=lambda n: (len(n), n))
+        return {int(key) if re.fullmatch("[0-9]{1,4}", key) else k: named[key] for k, key in enumerate(order)}
+
+    @property
+    def channels(self) -> list[str]: return list(self.numbered.values())
+
+    @property
+    def listed(self) -> dict[str, Listed]: return self.dataset if isinstance(self.dataset, dict) else {}
 
     @property
     def numbers(self) -> dict[str, int]:  # region's name → number in a label file
@@ -119,32 +134,53 @@ def is_nnunet(
     folder: Path,  # any
 ) -> bool:
     "Is a folder laid out as nnU-Net wants it?"
-    return (folder / "dataset.json").is_file() and (folder / "imagesTr").is_dir()
+    if not (place := folder / "dataset.json").is_file(): return False
+    if (folder / "imagesTr").is_dir(): return True
+    try: return isinstance(read_json(place, dict[str, Any], "", MOST_JSON).get("dataset"), dict)
+    except InputError: return False
 
 def read_nnunet(
     folder: Path,  # with a dataset.json
 ) -> NnunetDataset:
     "What dataset.json says."
     cure = "correct it, or lay the data out as plain folders"
-    return read_json(folder / "dataset.json", NnunetDataset, cure, 10_000_000)
+    return read_json(folder / "dataset.json", NnunetDataset, cure, MOST_JSON)
+
+MOST_JSON = 10_000_000  # bytes of a dataset.json
 
 # %% ../../nbs/04_data/02_folders.ipynb #6f0d0008
 READ_HERE = (".nii.gz", ".nii", *ITK_FILES)
+RAW = "imagesTr", "imagesTs"  # nnU-Net's folders of scans
+
+def listed_pairs(
+    folder: Path,  # whose dataset.json lists its cases
+    channel: int,  # which one
+) -> list[Pair]:
+    "Its training scans of one channel, wherever they lie."
+    listed = read_nnunet(folder).listed
+    for name, case in listed.items():
+        if len(case.images) > channel: continue
+        raise InputError(f"{folder / 'dataset.json'} lists {len(case.images)} images for {brief(name)}, and none for "
+                         f"channel {channel}: correct it")
+    return [Pair(name, folder / case.images[channel], folder / case.label if case.label else None)
+            for name, case in sorted(listed.items())]
 
 def nnunet_pairs(
     folder: Path,  # in nnU-Net's layout
     channel: int | None = None,  # which one; None: there is only one
+    images: str = RAW[0],  # the folder of the scans
 ) -> list[Pair]:
-    "Its training scans of one channel, with their labels."
-    ending, pairs = read_nnunet(folder).file_ending, []
+    "Its scans of one channel, with their labels."
+    if read_nnunet(folder).listed: return listed_pairs(folder, channel or 0)
+    ending, pairs, labels = read_nnunet(folder).file_ending, [], folder / images.replace("images", "labels")
     if ending.lower() not in READ_HERE:
         raise InputError(f"{folder / 'dataset.json'} has the file_ending {brief(ending)}, which is not read here: "
                          f"convert the files; read are {', '.join(READ_HERE)}")
-    for image in visible_files(folder / "imagesTr"):
+    for image in visible_files(folder / images):
         if not image.name.endswith(ending): continue
         whole = image.name.removesuffix(ending)
         name, number = re.fullmatch(r"(.*?)(?:_([0-9]{4}))?", whole, re.DOTALL).groups()
-        label_of = {stem: folder / "labelsTr" / f"{stem}{ending}" for stem in (whole, name)}
+        label_of = {stem: labels / f"{stem}{ending}" for stem in (whole, name)}
         if label_of[whole].exists(): name, number = whole, None  # of the Decathlon, which numbers no channels
         if channel is not None and number is not None and int(number) != channel: continue
         pairs.append(Pair(name, image, label_of[name] if label_of[name].exists() else None))
@@ -156,14 +192,13 @@ def find_channel(
     also: str = "",  # what DICOM calls it
 ) -> int | None:  # None: there is only one
     "Which channel is the domain's."
-    channels = read_nnunet(folder).channels
-    names = [name.lower() for name in channels]
-    if len(names) < 2: return None
-    found = [name for name in (modality.lower(), also.lower()) if name in names]
+    channels = read_nnunet(folder).numbered
+    if len(channels) < 2: return None
+    found = [k for word in (modality, also) for k, name in channels.items() if name.lower() == word.lower()]
     if not found:
-        raise InputError(f"{folder / 'dataset.json'} has the channels {brief(', '.join(channels), 80)}, none is called "
-                         f"{modality}: name the domain as its channel is")
-    return names.index(found[0])
+        raise InputError(f"{folder / 'dataset.json'} has the channels {brief(', '.join(channels.values()), 80)}, none "
+                         f"is called {modality}: name the domain as its channel is")
+    return found[0]
 
 # %% ../../nbs/04_data/02_folders.ipynb #6f0d00e3
 def letters_of(
@@ -239,18 +274,31 @@ def reading_of(
     return Reading(msgspec.structs.replace(task, tables=task.tables | {name: made}), name)
 
 # %% ../../nbs/04_data/02_folders.ipynb #6f0d00e5
-def check_channels(
+def of_one_channel(
     pairs: list[Pair],  # of one domain
     folder: Path,  # in nnU-Net's layout
     channel: int | None,  # which one; None: there is only one
-):
-    "Refuse files that hold several channels, and say which scans of the Decathlon's list are not there."
+) -> list[Pair]:
+    "The same; of files that hold all channels, as the Decathlon's do, this one is taken out and kept."
+    if channel is None: return pairs
     said = read_nnunet(folder)
-    number = "" if channel is None else f"_{channel:04d}{said.file_ending}"
-    for pair in pairs:
-        if pair.image.name.endswith(number): continue
-        raise InputError(f"{pair.image} should hold {len(said.channels)} channels ({', '.join(said.channels)}), as the "
-                         f"Decathlon has them: split it into {pair.name}{number} and so on, one file for each")
+    whole = [p for p in pairs if not said.listed and p.image.name == f"{p.name}{said.file_ending}"]
+    if whole and not said.file_ending.lower().startswith(".nii"):
+        raise InputError(f"{whole[0].image} should hold {len(said.channels)} channels, and only of NIfTI can one be "
+                         f"taken out: convert it, or split it into {whole[0].name}_0000{said.file_ending} and so on")
+    new = [pair for pair in whole if not channel_path(pair.image, channel).is_file()]
+    if new: warn(f"{new[0].image.parent}: channel {channel} ({said.numbered[channel]}) is taken out of {len(new)} "
+                 f"files, and kept in {cache_folder()}")
+    bar = tqdm(whole, f"taking out {said.numbered[channel]}", unit="file", leave=False, disable=None if new else True)
+    taken = {pair: take_channel(pair.image, channel, said.numbered[channel]) for pair in bar}
+    return [pair._replace(image=taken.get(pair, pair.image)) for pair in pairs]
+
+def check_all_there(
+    pairs: list[Pair],  # of one domain
+    folder: Path,  # in nnU-Net's layout
+):
+    "Say which scans of the Decathlon's list are not there."
+    said = read_nnunet(folder)
     listed = [Path(str(row.get("image") if isinstance(row, dict) else row)).name for row in said.training]
     missing = {name.removesuffix(said.file_ending) for name in listed} - {pair.name for pair in pairs}
     if missing: warn(f"{folder / 'dataset.json'} lists {len(missing)} scans that are not in imagesTr: "
@@ -264,13 +312,14 @@ def nnunet_cases(
 ) -> list[Case]:
     "The training cases of one domain."
     channel = find_channel(folder, modality, task.domain(modality).dicom)
-    pairs, tests = nnunet_pairs(folder, channel), folder / "imagesTs"
+    pairs, tests = nnunet_pairs(folder, channel), folder / RAW[1]
     if not pairs:
         there = describe_files(visible_files(folder / "imagesTr")) or "is empty"
         raise InputError(f"{folder / 'imagesTr'} holds no {modality} case (*{read_nnunet(folder).file_ending}), but "
                          f"{there}")
-    check_channels(pairs, folder, channel)
-    check_labelled(pairs, folder / "imagesTr")
+    check_all_there(pairs, folder)
+    check_labelled(pairs, folder / RAW[0])
+    pairs = of_one_channel(pairs, folder, channel)
     if tests.is_dir():
         why = "list them in a manifest to test with them" if (folder / "labelsTs").is_dir() else "they have no labels"
         warn(f"{tests}: its scans are left out, {why}")

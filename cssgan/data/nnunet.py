@@ -16,6 +16,7 @@ import numpy as np
 
 from cssgan.data.folders import (
     MMWHS,
+    RAW,
     Reading,
     is_nnunet,
     read_nnunet,
@@ -67,6 +68,7 @@ def dataset_of(
         return new_dataset(scan)
     if not is_nnunet(folder): raise InputError(f"{folder} has a dataset.json and no imagesTr: name a new folder")
     said = read_nnunet(folder)
+    if said.listed: raise InputError(f"{place} lists its cases itself (\"dataset\"): name a new folder")
     if [name.lower() for name in said.channels] not in ([scan.modality.lower()], [scan.domain.dicom.lower()]):
         raise InputError(f"{place} has the channels {brief(', '.join(said.channels), 60)}, and {scan.modality} is to "
                          "be added: name a folder with this channel alone, or a new one")
@@ -152,8 +154,6 @@ def write_nnunet(
     return n
 
 # %% ../../nbs/04_data/10_nnunet.ipynb #a17e001a
-RAW = "imagesTr", "imagesTs"  # nnU-Net's folders of scans
-
 def without_channel(
     name: str,  # of a scan, such as heart_001_0000
 ) -> str:

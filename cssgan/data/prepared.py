@@ -29,6 +29,7 @@ from .cases import Case, apply_table, label_codes, phantom_seed
 from ..guard import InputError, brief, make_folder, read_bytes, regular_file, warn, write_whole
 from ..phantoms.scanners import phantom
 from ..phantoms.shapes import shapes
+from ..scans.channels import CacheError, cache_folder
 from ..scans.files import read_label, read_volume
 from ..scans.plausible import doubts, volumes_ml
 from cssgan.scans.volumes import (
@@ -279,17 +280,6 @@ def content_digest(
     table = table_facts(case) if case.label else []
     facts = [sorted(digests(case.image)), sorted(digests(case.label)), table]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-# %% ../../nbs/04_data/05_prepared.ipynb #cell-014
-class CacheError(InputError):
-    "The place for prepared cases cannot be used; no case is to blame."
-
-def cache_folder() -> Path:
-    "Where prepared cases are kept: `$CSSGAN_CACHE`, or `.cache/cssgan` in the user's home."
-    try: return Path(os.environ.get("CSSGAN_CACHE", "").strip() or "~/.cache/cssgan").expanduser()
-    except RuntimeError as e:
-        raise CacheError("there is no home folder to keep prepared scans in: name another place (cssgan_train --cache "
-                         "DIR, or CSSGAN_CACHE)") from e
 
 # %% ../../nbs/04_data/05_prepared.ipynb #9b1be6a6
 def checksum(

@@ -22,6 +22,7 @@ from cssgan.data.folders import (
     find_channel,
     is_nnunet,
     nnunet_pairs,
+    of_one_channel,
     plain_pairs,
     read_nnunet,
     visible_files,
@@ -59,6 +60,16 @@ class Found(NamedTuple):
     name: str
     pairs: list[Pair]
     names: dict[int, str]  # number in a label file → what dataset.json calls it
+    folder: Path | None = None  # in nnU-Net's layout
+    channel: int | None = None  # of the domain, where its files may hold several
+
+def nnunet_domain(
+    folder: Path,  # in nnU-Net's layout
+    name: str,  # of the domain
+) -> Found:
+    "One of its domains."
+    channel = find_channel(folder, name)
+    return Found(name, nnunet_pairs(folder, channel), names_of(folder), folder, channel)
 
 def names_of(
     folder: Path,  # in nnU-Net's layout
@@ -75,11 +86,14 @@ def find_domains(
 ) -> list[Found]:  # two
     "The two domains of a folder."
     if not folder.is_dir(): raise InputError(f"{folder} is no folder: name the one that holds the two domains")
-    if is_nnunet(folder) and len(channels := read_nnunet(folder).channels) == 2:
-        return check_names([Found(name, nnunet_pairs(folder, k), names_of(folder)) for k, name in enumerate(channels)])
+    channels = read_nnunet(folder).channels if is_nnunet(folder) else []
+    if len(channels) == 2: return check_names([nnunet_domain(folder, name) for name in channels])
+    if len(channels) > 2:
+        raise InputError(f"{folder} has the channels {brief(', '.join(channels), 80)}, and a task two domains: leave "
+                         "two of them, with their numbers, in dataset.json while it is drafted, or write a "
+                         "task.json whose domains are called as two of them are")
     inside = [f for f in visible_files(folder) if f.is_dir()]
-    found = [Found(f.name, nnunet_pairs(f, find_channel(f, f.name)), names_of(f)) if is_nnunet(f) else
-             Found(f.name, plain_pairs(f), {}) for f in inside]
+    found = [nnunet_domain(f, f.name) if is_nnunet(f) else Found(f.name, plain_pairs(f), {}) for f in inside]
     found = check_names([domain for domain in found if domain.pairs])
     if len(found) != 2:
         there = ", ".join(domain.name for domain in found) or f"none, but {describe_files(visible_files(folder))}"
@@ -146,7 +160,7 @@ def look_at_scans(
 ) -> tuple:  # are they in HU? from the body's centre to that of the labels, mm, or None
     "Read some scans of a domain."
     in_hu, shifts = True, []
-    for pair in found.pairs[:most]:
+    for pair in of_one_channel(found.pairs[:most], found.folder, found.channel):
         scan = read_volume(pair.image, found.name, stub)
         in_hu &= is_in_hu(scan.voxels)
         if not pair.label: continue

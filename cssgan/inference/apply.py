@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import cssgan
+from ..data.cases import named_domain
 from ..fast.networks import accelerate
 from ..guard import InputError, brief
 from .closer import look_closer
@@ -36,7 +37,7 @@ from cssgan.scans.volumes import (
     whole_scan_grid,
     with_label,
 )
-from ..task import Domain, Task, as_task
+from ..task import Task, as_task
 from ..training.checkpoints import CHECKPOINT, load_checkpoint
 from ..training.trainer import named_device
 
@@ -89,14 +90,6 @@ def own_modality(
     if isinstance(scan, Volume): return scan.modality
     if isinstance(scan, (str, PathLike)) and os.path.isdir(scan): return None
     raise InputError(f"{scan_name(scan)}: say what it is, or what to make of it, by name: {cure}")
-
-def named_domain(
-    task: Task,  # whose domains there are
-    word: str,  # a domain's name, or what DICOM calls it
-) -> Domain:
-    "The domain that is meant: MRI is also MR."
-    called = [domain for domain in task.domains if domain.dicom and domain.dicom == word]
-    return called[0] if word not in task.names and len(called) == 1 else task.domain(word)
 
 def scan_name(
     scan,  # whatever `as_scan` takes
