@@ -54,12 +54,37 @@ def test_who_had_more_updates_is_refused(study, stages, few):
         compare(study, stages | {"theirs": other})
 
 
-@pytest.mark.parametrize("changes, says", [({"lr": 1e-4}, "rates"), ({"augment": "shape"}, "augment"),
-                                           ({"keep": "best"}, "keep"), ({"averaging": 0.}, "averaging")])
+@pytest.mark.parametrize("changes, says", [
+    ({"lr": 1e-4}, "rates"), ({"augment": "shape"}, "augment"), ({"keep": "best"}, "keep"),
+    ({"averaging": 0.}, "averaging"), ({"dice_loss": True}, "dice_loss"), ({"lambda_cyc": 5.}, "lambda_cyc"),
+    ({"pool_size": 1}, "pool_size"), ({"width": 5}, "width"), ({"seed": 1}, "seed"), ({"resnet": True}, "resnet")])
 def test_who_learned_otherwise_is_refused(study, stages, changes, says):
     stage = stages["R"]
     other = replace(stage, config=replace(stage.config, **changes))
     with pytest.raises(InputError, match=f"R: {says} is"): compare(study, {"R": other})
+
+
+def test_every_setting_is_compared_but_those_in_which_methods_differ():
+    from dataclasses import fields
+
+    from cssgan.experiments.methods import MAY_DIFFER
+    from cssgan.training.schedule import Config
+    assert set(MAY_DIFFER) == {"phases", "batch_size", "gamma_shape", "segmentor_weights", "teacher", "augment_D"}
+    assert set(MAY_DIFFER) < {field.name for field in fields(Config)}
+
+
+def test_who_translates_something_else_is_refused(study, stages):
+    import msgspec
+    other = replace(stages["R"], task=msgspec.structs.replace(study.task, name="liver"))
+    with pytest.raises(InputError, match="R: task is"): compare(study, {"R": other})
+
+
+def test_who_starts_from_other_segmentors_is_refused(study, stages):
+    "All real begins with its own; R that begins with those is refused."
+    other = study.train_baseline(study.training_data(MRI=.14), study.train_segmentors(study.training_data()))
+    with pytest.raises(InputError, match="R: it starts from"): compare(study, {"ours": stages["ours"], "R": other})
+    ceilings = {name: stages[name] for name in ("all real", "all real ×3")}
+    assert compare(study, {"All real" if name == "all real" else name: stage for name, stage in ceilings.items()})
 
 
 def test_the_fingerprint_is_of_the_protocol_and_not_of_the_seed(study):

@@ -104,6 +104,17 @@ def test_a_perfect_translation_changes_nothing(different, monkeypatch):
     assert found["LV_true"] == round(true, 2) and found["direction"] == "CT→MRI"
 
 
+def test_the_volumes_are_the_means_of_the_patients(different):
+    "A line for every patient, so that two generators can be compared patient by patient."
+    study, judge = different
+    record = volume_record(study, judge, "MRI", judge, populations="different", method="any")
+    assert [row["patient"] for row in record.patients] == [case.patient for case in study.test_data("MRI").cases]
+    for row in record.patients:
+        assert row["score"] == "volumes by patient" and row["direction"] == "MRI→CT" and row["method"] == "any"
+    for name in ("LV", "LV_true", "LV_change", "myocardium_change"):
+        assert mean(row[name] for row in record.patients) == pytest.approx(record[name], abs=.011)
+
+
 def test_the_way_to_the_others_is_a_share_of_the_distance_between_populations(different):
     means = {"CT": {"LV": 200., "share": 60.}, "MRI": {"LV": 100., "share": 40.}}
     there = {"direction": "CT→MRI", "LV_change": -25., "share_change": 0.}

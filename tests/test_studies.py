@@ -1,7 +1,8 @@
 "Studies train once what is shared, count what each method gets, and measure the right network."
+import hashlib
 import json
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from tiny import SHORT, noise, same
 
 from cssgan.data.cases import phantom_cases
 from cssgan.data.datasets import UnpairedData, labelled_part, order_of
-from cssgan.data.prepared import Samples, load_case
+from cssgan.data.prepared import Samples, fingerprint, load_case
 from cssgan.experiments import stages as stages_module
 from cssgan.experiments import studies
 from cssgan.experiments.records import CaseScores, record_with_patients, score_cases, score_record
@@ -121,6 +122,33 @@ def test_other_ingredients_have_another_name(study, stages):
         key(study, start=stages["generators"]),
     ]
     assert len(set(others)) == len(others)
+
+
+def test_a_stages_name_is_made_of_these_facts_and_no_others(study, monkeypatch):
+    "Long trainings are kept by their names: a fact more, or in another place, and all of them are trained again."
+    from types import SimpleNamespace
+    seen, start = [], Stage("before", None, [], {})
+    keep = SimpleNamespace(dumps=lambda facts: seen.append(facts) or json.dumps(facts))
+    monkeypatch.setattr(stages_module, "json", keep)
+    data = replace(study.training_data(MRI=.14), turns=True)
+    name = stage_key(study.config_for("joint"), data, start, "half")
+    (code, config, kind, cases, pairs, turns, past), = seen
+    assert code == stages_module.code_digest() and config == asdict(study.config_for("joint"))
+    assert (kind, pairs, turns, past) == ("UnpairedData", 7, True, ["before", "half"])
+    assert cases == [[fingerprint(case, samples.grid) for case in samples.cases] for samples in data.parts().values()]
+    assert name == hashlib.sha256(json.dumps(seen[0]).encode()).hexdigest()[:16]
+
+
+def test_a_stage_knows_with_which_one_it_began(stages):
+    first = stages["segmentors"].key
+    assert {stage.first for stage in stages.values()} == {first}
+
+
+def test_results_say_how_many_stages_were_trained_and_how_many_were_there(tmp_path):
+    stages_module.SITTING.clear()
+    for name in "aab": train_once(tmp_path, name, lambda place: noise(), SHORT)
+    write_results(tmp_path / "out", {}, [{"mean": 1.}])
+    assert json.loads((tmp_path / "out/params.json").read_text())["stages"] == {"trained": 2, "resumed": 0, "read": 1}
 
 
 def test_other_code_has_another_name(study, monkeypatch):

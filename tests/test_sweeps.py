@@ -430,6 +430,14 @@ def test_nothing_to_collect(here):
     with pytest.raises(RunError, match="damaged"): collect("r")
 
 
+def test_a_runs_time_stands_beside_what_it_found_trained(here):
+    for x in (1, 2): made(f"r/{x}", {"x": x}, {"v": 1})
+    Path("r/2/params.json").write_text('{"x": 2, "stages": {"trained": 1, "resumed": 0, "read": 3}}')
+    write_rows("r", "rows.json", "command")
+    ran = json.loads(Path("rows.json").read_text())["ran"]
+    assert ran["1"]["stages"] is None and ran["2"]["stages"] == {"trained": 1, "resumed": 0, "read": 3}
+
+
 def test_makers_are_listed_once(here):
     for x, commit in ((1, "c"), (2, "c"), (3, "d")): made(f"r/{x}", {"x": x}, {"v": 1 / 3}, commit=commit)
     write_rows("r", "deep/rows.json", "command")

@@ -20,7 +20,7 @@ from ..data.datasets import UnpairedData, has_labels, order_of
 from .runs import source_state
 from .stages import Stage
 from .studies import Study
-from ..guard import InputError
+from ..guard import InputError, brief
 from ..training.schedule import lr_factor
 
 # %% ../../nbs/10_experiments/09_methods.ipynb #602895d8
@@ -125,18 +125,33 @@ def protocol_of(
                     digest(others), digest(tested))
 
 # %% ../../nbs/10_experiments/09_methods.ipynb #74e0170d
+MAY_DIFFER = "phases", "batch_size", "gamma_shape", "segmentor_weights", "teacher", "augment_D"  # see METHODS
+
 def compare(
     study: Study,  # what all methods share
     stages: dict[str, Stage],  # by method
 ) -> dict[str, str|None]:  # "protocol", "commit": for every record of the comparison
     "Refuse stages that differ in what must be equal."
     protocol = protocol_of(study)
+    must = {"updates": protocol.updates, "rates": protocol.rates, "task": study.task}
+    must |= {key: value for key, value in vars(study.config).items() if key not in MAY_DIFFER}
     for name, stage in stages.items():
-        has = {key: getattr(stage.config, key) for key in ("augment", "keep", "averaging")}
-        has |= {"updates": max(stage.own.values()), "rates": tuple(stage.rates)}
-        for key, value in has.items():
-            must = getattr(protocol, key)
-            if value != must:
-                raise InputError(f"{name}: {key} is {value}, and {must} by the protocol of its comparison: train it by "
-                                 "the same study")
+        has = {"updates": max(stage.own.values()), "rates": tuple(stage.rates), "task": stage.task}
+        for key, value in must.items():
+            found = (has | vars(stage.config))[key]
+            if found != value:
+                raise InputError(f"{name}: {key} is {brief(found)}, and {brief(value)} by the protocol of its "
+                                 "comparison: train it by the same study")
+    check_starts(stages)
     return {"protocol": protocol.fingerprint, "commit": source_state(Path(cssgan.__file__).parent)["commit"]}
+
+def check_starts(
+    stages: dict[str, Stage],  # by method
+):
+    "Refuse methods that go back to other segmentors; all real ones have theirs."
+    common = {}  # is it a ceiling? → its name, its start
+    for name, stage in stages.items():
+        other, first = common.setdefault(name.lower().startswith("all real"), (name, stage.first))
+        if stage.first != first:
+            raise InputError(f"{name}: it starts from the stage {stage.first}, and {other} from {first}: "
+                             "train both from the same segmentors")

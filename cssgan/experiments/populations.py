@@ -13,6 +13,8 @@ import torch
 
 from ..data.cases import Case, check_cases
 from .judge import twin_samples
+from .records import Record
+from .results import BY_PATIENT
 from .stages import Stage
 from .studies import Study, direction_of
 from ..guard import InputError
@@ -87,11 +89,11 @@ def found_volumes(
     samples,  # (volume, labels, id) one by one
     voxel_ml: float,  # volume of a voxel
     translate=lambda volumes: volumes,  # what happens to a volume first
-) -> dict[str, float]:  # means over the volumes, see `region_volumes`
+) -> list[dict[str, float]]:  # of every volume, see `region_volumes`
     "How large the hearts are that a segmentor finds."
     device = next(segmentor.parameters()).device
     found = (segmentor(translate(volume[None].to(device))).argmax(1)[0].cpu() for volume, *_ in samples)
-    return mean_volumes(region_volumes(labels, voxel_ml) for labels in found)
+    return [region_volumes(labels, voxel_ml) for labels in found]
 
 def training_means(
     study: Study,  # of hearts
@@ -102,27 +104,39 @@ def training_means(
     return {domain: label_volumes(data.parts()[domain, "train"], voxel_ml) for domain in study.task.names}
 
 # %% ../../nbs/10_experiments/11_populations.ipynb #popul019
+def volume_line(
+    found: dict[str, float],  # in a translation, see `region_volumes`
+    true: dict[str, float],  # in the source's label
+    twin: dict[str, float],  # in the true twin
+) -> dict[str, float|None]:  # such as LV, LV_true, LV_change: found less twin; None: there is no such number
+    "Of one patient, or of the means."
+    line = {}
+    for name in found:
+        values = {"": found[name], "_true": true[name], "_change": found[name] - twin[name]}
+        line |= {f"{name}{what}": None if value != value else round(value, 2) for what, value in values.items()}
+    return line
+
 def volume_record(
     study: Study,  # of phantoms of hearts
     evaluators: Stage,  # who looks at translations: the judge
     modality: str,  # of the sources
     stage: Stage|None = None,  # whose generator translates; None: the true twins
     **facts,  # method, seed, ...
-) -> dict[str, str | float]:  # flat: means over the test cases, ml; `share` in percent
+) -> Record:  # flat: means over the test cases, ml; `share` in percent; with the patients
     "How large the hearts are in translations, in the true twins, and in the labels of the sources."
     voxel_ml = float(torch.tensor(study.config.grid.spacing).prod()) / 1000
-    other = study.task.other(modality).name
-    segmentor, sources = evaluators.segmentor(other), study.test_data(modality)
-    twin = found_volumes(segmentor, twin_samples(study, modality), voxel_ml)
-    found = found_volumes(segmentor, sources, voxel_ml, stage.generator(modality)) if stage else twin
-    true, record = label_volumes(sources, voxel_ml), {"direction": direction_of(modality, study.task)} | facts
-    for name in (*HEART.regions[1:], "share"):
-        values = {"": found[name], "_true": true[name], "_change": found[name] - twin[name]}
-        record |= {f"{name}{what}": round(value, 2) for what, value in values.items()}
-    return record | {"score": "volumes", "n": len(sources)}
+    segmentor, sources = evaluators.segmentor(study.task.other(modality).name), study.test_data(modality)
+    twins = found_volumes(segmentor, twin_samples(study, modality), voxel_ml)
+    found = found_volumes(segmentor, sources, voxel_ml, stage.generator(modality)) if stage else twins
+    hearts = found, [region_volumes(labels, voxel_ml) for _, labels, _ in sources], twins
+    facts = {"direction": direction_of(modality, study.task)} | facts
+    by_patient = [facts | {"score": f"volumes{BY_PATIENT}", "patient": case.patient} | volume_line(*own)
+                  for case, own in zip(sources.cases, zip(*hearts))]
+    means = facts | volume_line(*map(mean_volumes, hearts)) | {"score": "volumes", "n": len(sources)}
+    return Record(means, by_patient)
 
 def way_to_others(
-    record: dict[str, str | float],  # from `volume_record`
+    record: dict[str, str | float],  # from `volume_record`, or one of its patients
     means: dict[str, dict[str, float]],  # from `training_means`, of the study with different populations
     name: str = "LV",  # a region, or "share"
 ) -> float:  # percent: 0 kept, 100 became a heart of the other domain

@@ -9,6 +9,7 @@ __all__ = []
 import hashlib
 import json
 import shutil
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +38,7 @@ class Stage:
     task: Task = HEART  # what they translate and segment
     config: Config|None = None  # of its training
     own: dict[str, int] = field(default_factory=dict)  # "S", "G": updates in this stage alone
+    first: str = ""  # the name of the earliest stage that it goes back to, its own if it began with fresh weights
 
     @property
     def rates(self) -> list[float]:  # one for each of its epochs
@@ -86,6 +88,8 @@ class Trained(msgspec.Struct):
     history: list[dict[str, float | str | None]]  # of each epoch: losses and scores by name
     updates: dict[str, Count]  # "S", "G"
 
+SITTING = Counter()  # of this process: stages "trained", "resumed" (begun by another), "read"
+
 def train_once(
     folder: str|Path,  # for all stages
     key: str,  # from `stage_key`
@@ -96,7 +100,9 @@ def train_once(
     "Train, or read what has been trained."
     place, before = make_folder(Path(folder) / key), start.updates if start else {"S": 0, "G": 0}
     with folder_lock(place.parent, "stage", name=f"{key}.lock", wait=True):
-        if not (place / "stage.json").exists():
+        missing = not (place / "stage.json").exists()
+        SITTING["read" if not missing else "resumed" if (place / "last").exists() else "trained"] += 1
+        if missing:
             data = make_data(place)
             run = fit(data, config, place, nets=start.nets if start else None, resume=True, progress=False)
             per_epoch = -(-data.length() // config.batch_size)
@@ -105,4 +111,5 @@ def train_once(
         for leftover in ("last", "synthetic"): shutil.rmtree(place / leftover, ignore_errors=True)
     trained = read_json(place / "stage.json", Trained, f"delete the folder {place}, and train again")
     best, own = load_checkpoint(place / "best"), {name: n - before[name] for name, n in trained.updates.items()}
-    return Stage(key, best.nets, trained.history, trained.updates, as_task(best.about["task"]), config, own)
+    first = start.first or start.key if start else key
+    return Stage(key, best.nets, trained.history, trained.updates, as_task(best.about["task"]), config, own, first)

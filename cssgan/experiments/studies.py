@@ -22,7 +22,7 @@ from ..data.prepared import Samples, load_case
 from ..data.splits import hide_labels, select, thin, with_splits
 from .records import Record, record_with_patients, score_cases
 from .results import BY_PATIENT
-from .stages import Stage, stage_key, train_once
+from .stages import SITTING, Stage, stage_key, train_once
 from ..fast.networks import accelerate
 from ..guard import InputError, brief, make_folder, write_whole
 from ..metrics import distortion, translation_error
@@ -321,8 +321,9 @@ def write_results(
     params: dict,  # what it was asked
     records: list[dict[str, str | float]],  # what it found, flat
 ) -> list[dict[str, str | float]]:  # the records
-    "Write params.json and metrics.json: the records, then the patients behind them."
-    folder, asked = make_folder(out_dir), params | {"cssgan": cssgan.__version__}
+    "Write params.json, with how many stages were trained, and metrics.json: records, then the patients behind them."
+    used = {how: SITTING[how] for how in ("trained", "resumed", "read")}
+    folder, asked = make_folder(out_dir), params | {"cssgan": cssgan.__version__, "stages": used}
     rows = [*records, *(row for record in records for row in getattr(record, "patients", ()))]
     write_whole(folder / "params.json", json.dumps(asked, indent=1, default=str).encode())
     write_whole(folder / "metrics.json", json.dumps(rows, indent=1).encode())

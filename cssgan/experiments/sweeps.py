@@ -266,6 +266,13 @@ def rounded(
     return {name: finite(value) if isinstance(value, float) else value for name, value in row.items()}
 
 # %% ../../nbs/10_experiments/07_sweeps.ipynb #cell-057
+def stages_of(
+    folder: Path,  # of a run
+) -> dict[str, int]|None:  # "trained", "resumed", "read"; None: its notebook does not say
+    "How many stages a run trained, and how many it found."
+    path, cure = folder / "params.json", "delete the run's folder, and sweep again"
+    return read_json(path, dict[str, Any], cure, error=RunError).get("stages") if path.exists() else None
+
 def write_rows(
     folder: str|Path,  # of a sweep
     path: str|Path,  # the JSON file
@@ -276,7 +283,8 @@ def write_rows(
     for run in runs.values():
         maker = {name: run[name] for name in ("cssgan", "commit", "changed", "machine")}
         if maker not in made_by: made_by.append(maker)
-    ran = {Path(name).name: {key: run.get(key) for key in ("seconds", "ended")} for name, run in runs.items()}
+    ran = {name.name: {key: run.get(key) for key in ("seconds", "ended")} | {"stages": stages_of(name)}
+           for name, run in runs.items()}
     about = f'"command": {json.dumps(command)},\n "made_by": {json.dumps(made_by)},\n "ran": {json.dumps(ran)}'
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows_of(runs, digits=4))
     text = f'{{{about},\n "rows": [\n{lines}]}}\n'
