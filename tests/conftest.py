@@ -60,7 +60,8 @@ def pytest_runtest_setup(item):
 @pytest.fixture(autouse=True)
 def nothing_loaded():
     "No test gets networks that another one has loaded, or put in the place of a checkpoint's."
-    if "cssgan.inference.model" in sys.modules: sys.modules["cssgan.inference.model"]._LOADED.clear()
+    for module, kept in ("apply", "_LOADED"), ("model", "_MODELS"):
+        if known := sys.modules.get(f"cssgan.inference.{module}"): getattr(known, kept).clear()
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,7 @@ def runs(tmp_path_factory, checkpoint):
             how = [*few, *smoke, "-r", "shared", shared]
             if name == "real_scans": how = [*few, "-r", "checkpoint", checkpoint]  # it trains nothing
             if name in ("pretrained", "twins"): how = [*smoke, "-r", "patients", shared / "patients"]  # drawn
+            if name == "twins": how += ["-r", "checkpoint", checkpoint]
             if name == "adaptation": how = [*smoke, "-r", "checkpoint", checkpoint]  # it draws its data, too
             if name == "ruler": how = []  # nor does it have a preset
             if name == "finding": how = ["-r", "checkpoint", checkpoint]  # it trains nothing

@@ -195,7 +195,7 @@ def test_what_has_changed_is_loaded_again(loads, checkpoint, tmp_path):
 def test_only_a_few_are_kept(checkpoint, tmp_path):
     import shutil
     for k in range(7): cssgan.load(shutil.copytree(checkpoint, tmp_path / str(k)))
-    assert len(model_module._LOADED) == 4
+    assert len(apply._LOADED) == len(model_module._MODELS) == 4
 
 
 def test_threads_load_once_and_give_what_one_thread_gives(loads, checkpoint, quick):

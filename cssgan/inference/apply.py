@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/08_inference/04_apply.ipynb #60f99815
 import os
+import threading
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -38,7 +39,7 @@ from cssgan.scans.volumes import (
     with_label,
 )
 from ..task import Task, as_task
-from ..training.checkpoints import CHECKPOINT, load_checkpoint
+from ..training.checkpoints import CHECKPOINT, find_checkpoint, load_checkpoint
 from ..training.trainer import named_device
 
 # %% ../../nbs/08_inference/04_apply.ipynb #cell-018
@@ -175,6 +176,23 @@ def load_networks(
     task = as_task(about["task"], checkpoint)
     augmented = bool(about.get("config", {}).get("augment"))
     return Loaded(accelerate(nets.to(device)), grid, about["ranges"], task, Path(checkpoint), augmented)
+
+MOST_LOADED = 4  # checkpoints that are kept in memory
+_LOADING, _LOADED = threading.Lock(), {}
+
+def loaded_once(
+    checkpoint: str|Path|None = None,  # as for `load_networks`
+    device=None,  # as for `as_device`
+) -> Loaded:  # the same one while the checkpoint's files stay as they are
+    "Networks that are read from their files the first time only."
+    device, place = as_device(device), find_checkpoint(named_checkpoint(checkpoint))
+    facts = [(file.name, file.stat()) for file in sorted(place.glob("*")) if file.exists()]
+    key = os.path.realpath(place), device, *((name, s.st_mtime_ns, s.st_size, s.st_ino) for name, s in facts)
+    with _LOADING:
+        if key not in _LOADED:
+            for oldest in list(_LOADED)[:max(0, len(_LOADED) + 1 - MOST_LOADED)]: del _LOADED[oldest]
+            _LOADED[key] = load_networks(place, device)
+        return _LOADED[key]
 
 # %% ../../nbs/08_inference/04_apply.ipynb #40d44daa
 class Segmented(NamedTuple):

@@ -27,8 +27,7 @@ from ..data.cases import Case
 from ..data.finding import from_manifest
 from ..data.prepared import read_case, undrawn_of
 from ..guard import InputError, InputWarning, begins_with_mark, brief, check_writable, write_whole
-from .apply import Loaded, named_checkpoint, run_generator, run_segmentor
-from .model import load
+from .apply import Loaded, loaded_once, named_checkpoint, run_generator, run_segmentor
 from cssgan.inference.scores import (
     DEFINITIONS,
     case_means,
@@ -176,7 +175,7 @@ def judge_of(
         refuse_other_task(as_task(known["task"]), loaded.task, f"the judge {brief(judge, 100)}")
         same_scans = known.get("data") and known["data"] == about.get("data")
         doubts = judge_doubts(known, about, scan_doubt(place, loaded.task, cases, same_scans))
-        return Judge(load(place, device), str(judge), doubts, [*known["files"]["weights"].values()])
+        return Judge(loaded_once(place, device), str(judge), doubts, [*known["files"]["weights"].values()])
     if evaluators := own_evaluators(loaded.place):
         kept = with_evaluators(loaded, evaluators)
         return Judge(kept, "the run's own evaluators", ["its generators' first teachers"], [], unlearned)
@@ -368,7 +367,7 @@ def evaluate(
     place = checkpoint.place if held else find_checkpoint(named_checkpoint(checkpoint))
     about = read_about(place)
     for case in cases: refuse_other_task(case.task, as_task(about["task"]), f"the case {brief(case.id)}")
-    loaded = checkpoint if held else load(place, device)
+    loaded = checkpoint if held else loaded_once(place, device)
     judge = judge_of(loaded, judge, cases)
     bar = tqdm(cases, "evaluating", disable=not progress, leave=False)
     rows = [row for case in bar for row in case_rows(case, loaded, judge)]

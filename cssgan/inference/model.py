@@ -6,22 +6,12 @@
 __all__ = ['Model', 'load', 'segment', 'translate', 'load_pretrained']
 
 # %% ../../nbs/08_inference/09_model.ipynb #0de10003
-import os
 import threading
 from pathlib import Path
 
-from cssgan.inference.apply import (
-    Loaded,
-    as_device,
-    load_networks,
-    named_checkpoint,
-    own_modality,
-    run_generator,
-    run_segmentor,
-)
+from .apply import MOST_LOADED, Loaded, loaded_once, own_modality, run_generator, run_segmentor
 from ..scans.inputs import in_kind
 from ..scans.volumes import format_size
-from ..training.checkpoints import find_checkpoint
 
 # %% ../../nbs/08_inference/09_model.ipynb #7f51990b
 class Model(Loaded):
@@ -72,21 +62,13 @@ def load(
     device=None,  # "cpu", "cuda" or "cuda:1"; None: a GPU if there is one
 ) -> Model:  # the same one while the checkpoint stays as it is
     "A trained model, ready to segment and translate."
-    device = as_device(device)
-    place = find_checkpoint(named_checkpoint(checkpoint))
-    key = os.path.realpath(place), _fingerprint(place), device
-    with _LOADING:
-        if key not in _LOADED:
-            for oldest in list(_LOADED)[:max(0, len(_LOADED) - 3)]: del _LOADED[oldest]
-            _LOADED[key] = Model(*load_networks(place, device))
-        return _LOADED[key]
+    loaded = loaded_once(checkpoint, device)
+    with _LOCK:
+        model = next((model for model in _MODELS if model.nets is loaded.nets), None) or Model(*loaded)
+        _MODELS[:] = [*(other for other in _MODELS if other is not model), model][-MOST_LOADED:]
+    return model
 
-_LOADING, _LOADED = threading.Lock(), {}
-
-def _fingerprint(place: Path) -> tuple:
-    "What changes when a checkpoint does: the names, times and sizes of its files."
-    found = [(file.name, os.stat(file)) for file in sorted(place.glob("*")) if os.path.exists(file)]
-    return tuple((name, s.st_mtime_ns, s.st_size, s.st_ino) for name, s in found)
+_LOCK, _MODELS = threading.Lock(), []
 
 # %% ../../nbs/08_inference/09_model.ipynb #536b7d14
 def segment(
