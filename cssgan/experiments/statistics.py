@@ -14,7 +14,8 @@ import numpy as np
 from ..guard import InputError
 
 # %% ../../nbs/10_experiments/08_statistics.ipynb #3b3d5006
-APART = "protocol", "scarce", "modality", "direction", "judge", "augment", "improvement", "network", "fraction", "populations"
+APART = ("protocol", "scarce", "modality", "direction", "judge", "augment", "improvement", "network", "fraction",
+         "populations")
 
 def refuse_mixtures(
     frame,  # pandas.DataFrame of records with a "method"
