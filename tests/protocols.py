@@ -5,9 +5,9 @@ from dataclasses import replace
 from conftest import ROOT
 
 
-def longer(study, times, *names):
-    "The same, with phases of these names so many times as long; all of them where none is named."
-    more = lambda p: replace(p, epochs=times * p.epochs, decay=times * p.decay) if p.name in names or not names else p
+def longer(study, times):
+    "The same, with phases so many times as long."
+    more = lambda p: replace(p, epochs=times * p.epochs, decay=times * p.decay)
     return replace(study, config=replace(study.config, phases=tuple(map(more, study.config.phases))))
 
 
@@ -48,4 +48,4 @@ def study_of(notebook, row, folder):
     scarce = "labels" if known else row.get("scarce", "images")
     study = open_study(row["data"], row["preset"], 0, folder, scarce, **changes)
     if notebook == "fig7_synthetic_fraction": study = replace(study, pairs=len(select(study.cases, "MRI", "train")))
-    return longer(study, row.get("longer", 1), *() if known else ("joint",))
+    return longer(study, row.get("longer", 1))

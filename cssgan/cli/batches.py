@@ -51,9 +51,10 @@ def channel_in(
     "The scans of one channel."
     from cssgan.data.folders import RAW, find_channel, nnunet_pairs, of_one_channel, read_nnunet
     images = Path(os.path.abspath(word))
-    folder, said = images.parent, images.parent / "dataset.json"
-    if images.name not in RAW or not said.is_file() or len(read_nnunet(folder).channels) < 2: return []
-    if read_nnunet(folder).listed: return []
+    folder = images.parent
+    if images.name not in RAW or not (folder / "dataset.json").is_file(): return []
+    said = read_nnunet(folder)
+    if len(said.channels) < 2 or said.listed: return []
     number = find_channel(folder, (domain := own()).name, domain.dicom)
     pairs = nnunet_pairs(folder, number, images.name)
     if not pairs: raise InputError(f"{word} holds no scan of channel {number} ({domain.name}): name another folder")
