@@ -9,7 +9,7 @@ by itself is bench/README.md's. Seconds are those of one core: they do not depen
 
 An engineer brings the model elsewhere. That ONNX and a MONAI bundle give what the checkpoint gives is tested every day,
 in tests/test_export.py: test_exports_answer_as_their_networks_do, test_a_bundle_gives_our_labels,
-test_the_shipped_model_as_a_bundle_run_as_its_readme_says_gives_the_commands_labels.
+test_the_shipped_model_as_a_bundle_run_as_its_readme_says_gives_our_labels.
 """
 import csv
 import os
