@@ -282,6 +282,42 @@ def test_the_recipes_control_and_what_real_scans_say_of_it(tmp_path):
     assert {row["otherwise"] for row in records} == {"segmentors alone"}
 
 
+RECIPE = sorted((ROOT / "results/recipe").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", RECIPE, ids=lambda file: file.stem)
+def test_settings_of_the_recipe_are_read_and_stand_in_its_commands(file):
+    from cssgan.training.settings import read_settings
+    assert read_settings(file)["preset"] == "pretrained"
+    cells = nbformat.read(FOLDER / "pretrained.ipynb", 4).cells
+    assert f"--config ../../results/recipe/{file.name}" in cells[-1].source
+
+
+def test_patients_can_be_drawn_for_another_run_without_training(tmp_path):
+    few = ["-r", "preset", "smoke", "-p", "n_drawn", "2", "-p", "n_judged", "1", "-y", "phases: []"]
+    out = papermill("pretrained", tmp_path, *few, "-r", "patients", tmp_path / "patients")
+    rows = list(csv.DictReader((out / "cases.csv").open()))
+    assert {row["split"] for row in rows} == {"train", "valid", "test"} and not (out / "run").exists()
+
+
+def test_twins_teach_generators_and_leave_the_segmentors_that_are_named(tmp_path, checkpoint):
+    import torch
+
+    from cssgan.models import Networks
+    from cssgan.training.checkpoints import load_checkpoint, read_about, save_checkpoint
+    named = tmp_path / "segmentors"
+    save_checkpoint(named, Networks(width=4, patch_layers=1, seed=1), read_about(checkpoint))
+    few = ["-p", "n_drawn", "1", "-p", "n_judged", "1", "-p", "epochs", "1", "-r", "preset", "smoke"]
+    out = papermill("twins", tmp_path, *few, "-r", "checkpoint", checkpoint, "-r", "segmentors", named,
+                    "-r", "patients", tmp_path / "patients")
+    after, before, other = (load_checkpoint(place).nets for place in (out / "checkpoint", checkpoint, named))
+    def same(name, nets):
+        weights = getattr(nets, name).state_dict()
+        return all(torch.equal(value, weights[key]) for key, value in getattr(after, name).state_dict().items())
+    kept = {name for name in ("S_A", "S_B") if same(name, other)} | {n for n in ("D_A", "D_B") if same(n, before)}
+    assert kept == {"S_A", "S_B", "D_A", "D_B"} and not same("G_A", before) and not same("G_B", before)
+
+
 # ---- real scans
 
 def real_scans(folder, checkpoint, **more):
