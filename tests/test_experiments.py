@@ -318,6 +318,36 @@ def test_twins_teach_generators_and_leave_the_segmentors_that_are_named(tmp_path
     assert kept == {"S_A", "S_B", "D_A", "D_B"} and not same("G_A", before) and not same("G_B", before)
 
 
+def test_twins_that_were_interrupted_go_on_to_the_same_weights(tmp_path, checkpoint):
+    "The second epoch of an interrupted run, and of one that was not."
+    from safetensors.torch import load_file
+
+    class Stop(Exception): pass
+
+    def run(out, stop_at=None):
+        cells = nbformat.read(FOLDER / "twins.ipynb", 4).cells
+        given = dict(preset="smoke", n_drawn=1, n_judged=1, epochs=2, checkpoint=str(checkpoint),
+                     patients=str(tmp_path / "patients"), out_dir=str(out))
+        space = {}
+        for cell in cells:
+            if cell.cell_type != "code": continue
+            exec(cell.source, space)
+            if "parameters" in cell.metadata.get("tags", []): space |= given
+            if "def keep" in cell.source and stop_at:
+                keep = space["keep"]
+                def keep_and_stop(*how):
+                    keep(*how)
+                    if len(how[-1]) == stop_at: raise Stop
+                space["keep"] = keep_and_stop
+            if "kept_so_far.unlink" in cell.source: break
+        files = (out / "checkpoint").glob("*.safetensors")
+        return {name: value for file in files for name, value in load_file(file).items()}
+
+    with pytest.raises(Stop): run(tmp_path / "twice", stop_at=2)
+    once, twice = run(tmp_path / "once"), run(tmp_path / "twice")
+    assert once and all(value.equal(twice[name]) for name, value in once.items())
+
+
 # ---- real scans
 
 def real_scans(folder, checkpoint, **more):
