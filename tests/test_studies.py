@@ -425,3 +425,9 @@ def test_a_translated_volume_of_another_task(other_task):
 
 def test_directions_are_called_by_their_domains():
     assert DIRECTIONS == {"CT": "CT→MRI", "MRI": "MRI→CT"} and direction_of("T1", ABDOMEN) == "T1→CT"
+
+
+def test_what_has_no_number_is_null_in_the_file(tmp_path):
+    "JSON has no nan, and a file with one is not read again."
+    write_results(tmp_path, {}, [{"mean": float("nan"), "n": 0, "kind": "stack"}])
+    assert json.loads((tmp_path / "metrics.json").read_text()) == [{"mean": None, "n": 0, "kind": "stack"}]

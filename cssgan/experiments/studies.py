@@ -321,10 +321,11 @@ def write_results(
     params: dict,  # what it was asked
     records: list[dict[str, str | float]],  # what it found, flat
 ) -> list[dict[str, str | float]]:  # the records
-    "Write params.json, with how many stages were trained, and metrics.json: records, then the patients behind them."
+    "Write params.json, with how many stages were trained, and metrics.json: records, then their patients; nan as null."
     used = {how: SITTING[how] for how in ("trained", "resumed", "read")}
     folder, asked = make_folder(out_dir), params | {"cssgan": cssgan.__version__, "stages": used}
     rows = [*records, *(row for record in records for row in getattr(record, "patients", ()))]
+    rows = [{name: None if value != value else value for name, value in row.items()} for row in rows]
     write_whole(folder / "params.json", json.dumps(asked, indent=1, default=str).encode())
-    write_whole(folder / "metrics.json", json.dumps(rows, indent=1).encode())
+    write_whole(folder / "metrics.json", json.dumps(rows, indent=1, allow_nan=False).encode())
     return records
