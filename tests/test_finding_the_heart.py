@@ -16,7 +16,8 @@ from cssgan.guard import InputError, InputWarning
 from cssgan.inference import apply, closer, location
 from cssgan.inference.apply import load_networks
 from cssgan.inference.closer import CLOSER, look_closer
-from cssgan.inference.location import OTHER_TURNS, UPRIGHT, Finding, find_regions, inside_scan, turned
+from cssgan.inference.found import OTHER_TURNS, UPRIGHT, Finding, Turn, doubt_message, is_stack, turned
+from cssgan.inference.location import find_regions, inside_scan
 from cssgan.inference.model import segment
 from cssgan.inference.windows import labels_in_scan
 from cssgan.phantoms.heart import draw_anatomy
@@ -153,8 +154,33 @@ def test_a_heart_is_found_however_the_patient_lies(monkeypatch, lies):
     truth = grid_centre(turned(patient, lies.matrix))
     assert np.abs(grid_centre(found.seen) - truth).max() < 15 and found.doubts == []
     assert np.allclose(found.turn.matrix @ lies.matrix, np.eye(4))
-    said = location.doubt_message(found)
+    said = doubt_message(found)
     assert ("orientation may be wrong" in said) == (lies != UPRIGHT) and "\n" not in said
+
+
+def test_a_patient_who_lies_otherwise_is_found_where_somebody_says(monkeypatch):
+    "What is doubted is to be mended by `--centre`, in such a patient, too."
+    lies, patient = Turn(quarters=1), body()
+    monkeypatch.setattr(location, "segment_box", SeesUpright(patient, lies))
+    truth = grid_centre(turned(patient, lies.matrix))
+    found = find_regions(None, turned(replace(patient, label=None), lies.matrix), TINY, WINDOW, truth + (5, 0, -5))
+    assert np.abs(grid_centre(found.seen) - truth).max() < 15 and found.doubts == [] and found.turn != UPRIGHT
+
+
+def test_in_a_stack_a_turned_heart_says_something_about_the_file_alone():
+    heart = Finding(to_grid(body(), TINY), agreed=.9, sure=.9)
+    askew = heart._replace(seen=turned(heart.seen, Turn(quarters=1).matrix))
+    assert "lies turned by" in askew.doubts[0] and not askew.askew and not heart._replace(stack=True).askew
+    stack = askew._replace(stack=True)
+    assert not stack.doubts and not doubt_message(stack)
+    assert "turned by" in doubt_message(stack, askew=stack.askew) and "orientation" in doubt_message(
+        stack, askew=stack.askew)
+    assert stack._replace(sure=.3).doubts  # all else is doubted as ever
+
+
+@pytest.mark.parametrize("modality, mm, stack", [("MRI", 8., True), ("MRI", 3., False), ("CT", 8., False)])
+def test_a_stack_is_an_mri_of_thick_slices(modality, mm, stack):
+    assert is_stack(phantom(0, modality, Grid((24, 24, 16), (7., 7., mm) if mm > 7 else (mm,) * 3))) == stack
 
 
 def test_of_other_tasks_nothing_is_turned(monkeypatch):

@@ -11,12 +11,13 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from cssgan.guard import InputError, InputWarning
 from cssgan.inference import apply as inference
 from cssgan.inference import location
-from cssgan.inference.location import largest_piece
+from cssgan.inference.found import Finding
 from cssgan.inference.model import segment, translate
 from cssgan.inference.windows import labels_in_scan, prepare_scan, sliding_window
 from cssgan.phantoms.heart import rotation
 from cssgan.phantoms.scanners import phantom
 from cssgan.scans.files import write_volume
+from cssgan.scans.plausible import largest_piece
 from cssgan.scans.volumes import Grid, Volume, grid_centre, label_to_scan, to_grid
 from cssgan.training.schema import CheckpointError
 
@@ -208,7 +209,7 @@ def test_one_heart_is_kept():
 def finding(seen, sure):
     "What a segmentor found, and that it knows it for certain."
     certain = torch.nn.functional.one_hot(torch.from_numpy(seen.label).long(), 6).movedim(-1, 0).float()
-    return location.Finding(seen, sure=sure, probabilities=certain)
+    return Finding(seen, sure=sure, probabilities=certain)
 
 
 class Sees:
@@ -216,7 +217,8 @@ class Sees:
     def __init__(self, truth, belly="LV in nothing"): self.truth, self.belly, self.looks = truth, belly, []
 
     def __call__(self, segmentor, scan, grid, window, centre, box=None):
-        self.looks.append(centre)
+        lies = scan.affine @ np.linalg.inv(self.truth.affine) if scan.shape == self.truth.shape else np.eye(4)
+        self.looks.append(np.linalg.inv(lies[:3, :3]) @ centre)
         if (np.diag(scan.affine) < 0).any() or np.count_nonzero(scan.affine[:3, :3]) > 3:  # turned: it sees no heart
             seen = to_grid(scan, box or grid, centre)
             return finding(replace(seen, label=np.zeros(seen.shape, np.uint8)), sure=0.)
@@ -271,7 +273,7 @@ def test_a_plausible_heart_costs_two_looks(monkeypatch, checkpoint, recwarn):
     assert len(sees.looks) == 2 and not [w for w in recwarn if issubclass(w.category, InputWarning)]
 
 
-def test_where_somebody_says_the_heart_is_nothing_else_is_tried(monkeypatch, checkpoint):
+def test_where_somebody_says_the_heart_is_no_other_place_is_tried(monkeypatch, checkpoint):
     sees = watched(monkeypatch, scan := long_scan(44))
     belly = grid_centre(scan) - (0, 0, 150)
     with pytest.warns(InputWarning, match="may not be the heart"): segment(scan, checkpoint, "CT", centre=belly)

@@ -21,7 +21,8 @@ from ..data.cases import named_domain
 from ..fast.networks import accelerate
 from ..guard import InputError, brief
 from .closer import look_closer
-from .location import Finding, candidate_centres, doubt_message, find_regions, say_doubt
+from .found import Finding, doubt_message, say_doubt
+from .location import candidate_centres, find_regions
 from .windows import labels_in_scan, prepare_scan, slabs_in_scan, sliding_window
 from ..models import Networks
 from ..scans.checks import as_3d, check_intensities, check_placement
@@ -218,7 +219,7 @@ def run_segmentor(
     found = find_regions(*how, centre)
     if loaded.augmented: found = look_closer(*how, found)
     labelled = with_label(scan, labels_in_scan(found.probabilities, found.seen.affine, scan), scan.affine)
-    doubt = doubt_message(found, cut_through(labelled.label, task))
+    doubt = doubt_message(found, cut_through(labelled.label, task), found.askew)
     if doubt: say_doubt(f"{name}: {doubt}", task, strict and bool(doubt_message(found)))
     line = f"segmented by a network (cssgan {cssgan.__version__}): not for diagnosis"
     meaning = "labels: " + ", ".join(f"{k} {region}" for k, region in enumerate(task.regions))

@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from .location import Finding, box_around, inside_scan, keep_pieces, turned
+from .found import Finding, turned
+from .location import box_around, inside_scan, keep_pieces
 from .windows import prepare_scan, slabs_in_scan, sliding_window
 from ..scans.volumes import Grid, Volume, grid_centre
 

@@ -7,116 +7,15 @@ __all__ = []
 
 # %% ../../nbs/08_inference/02_location.ipynb #005ba45c
 from dataclasses import replace
-from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
 import torch
 
-from ..guard import InputError, warn
+from .found import AGREEMENT, CONVINCING, OTHER_TURNS, UPRIGHT, Finding, Place, is_stack, turned
 from .windows import prepare_scan, sliding_window
-from cssgan.scans.plausible import (
-    Doubt,
-    crop_to_regions,
-    doubts,
-    doubts_about_shape,
-    is_usual_mistake,
-    knows_shape,
-    largest_piece,
-    plausibility,
-)
-from ..scans.volumes import IGNORE, Grid, Volume, grid_centre, label_to_scan, to_grid, whole_scan_grid
-from ..task import Task
-
-# %% ../../nbs/08_inference/02_location.ipynb #c997ce87
-class Turn(NamedTuple):
-    "How the patient may lie, against what the scan's affine says."
-    feet_first: bool = False  # head and feet exchanged?
-    quarters: int = 0  # turns by 90° about the patient's length, to the left
-
-    @property
-    def matrix(self) -> np.ndarray:  # 4×4, the scan's world to the turned one
-        quarter = np.array([[0., -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-        exchange = np.diag([-1., 1, -1, 1]) if self.feet_first else np.eye(4)
-        return np.linalg.matrix_power(quarter, self.quarters) @ exchange
-
-    def __str__(self):
-        about = [f"by {90 * self.quarters}° about its length"] * bool(self.quarters)
-        return "turned " + " and ".join(["head to feet"] * self.feet_first + about)
-
-UPRIGHT, *OTHER_TURNS = [Turn(feet_first, quarters) for feet_first in (False, True) for quarters in range(4)]
-
-def turned(
-    scan: Volume,  # in its own grid
-    matrix: np.ndarray,  # 4×4, of a turn
-) -> Volume:
-    "The same voxels, as if the patient lay otherwise."
-    return replace(scan, affine=matrix @ scan.affine)
-
-# %% ../../nbs/08_inference/02_location.ipynb #291ab855
-AGREEMENT = .75, .55  # Dice of two looks: from the first on they are one, below the second they contradict each other
-UNSURE = .6  # mean probability of what was found: below it, the network guesses
-WEAK = 1.3  # evidence: below it, a heart is doubtful even where no single sign speaks against it
-CONVINCING = 2.2  # evidence: with as much, a heart needs no comparison with what else looks like one
-CLEARLY = .25  # difference of two scores
-APART, ALIKE = 50, .4  # mm between two findings; difference of evidence
-LESS_SURE = .02  # so much less sure of a place, the network guesses there: in a heart that is turned it still finds one
-
-class Finding(NamedTuple):
-    "What a segmentor found, and what speaks against it."
-    seen: Volume  # what it saw last, with labels
-    agreed: float = 0.  # agreement of its last two looks, 0 to 1
-    sure: float = 1.  # mean probability of what was found, 0 to 1
-    inside: np.ndarray | None = None  # (X, Y, Z) bool: what lies in the scan; None: everything
-    turn: Turn = UPRIGHT  # how the scan was turned for the segmentor
-    probabilities: torch.Tensor | None = None  # [classes, X, Y, Z] of what was seen, where no piece was left out
-    rivalled: bool = False  # does another place look as much like it?
-
-    @property
-    def judged(self) -> np.ndarray:  # (X, Y, Z): the regions; what lies beside the scan is not annotated
-        inside = np.ones(self.seen.shape, bool) if self.inside is None else self.inside
-        return crop_to_regions(crop_to_regions(np.where(inside, self.seen.label, np.uint8(IGNORE)), inside), margin=1)
-
-    @property
-    def affine(self) -> np.ndarray: return self.turn.matrix @ self.seen.affine  # 4×4, as the segmentor saw it
-
-    @property
-    def place(self) -> "Place":  # to look at again
-        return Place(nib.affines.apply_affine(self.turn.matrix, grid_centre(self.seen)), self.turn)
-
-    @property
-    def all_doubts(self) -> list[Doubt]:
-        label, task, differs = self.judged, self.seen.task, "looking again, the network found something else"
-        found = [d for d in doubts(label, self.seen.voxel_ml, task) if not is_usual_mistake(d)]
-        if not self.seen.label.any(): return found
-        found += doubts_about_shape(label, self.affine, task) + [Doubt(differs)] * (self.agreed < AGREEMENT[1])
-        found += [Doubt("other places look as much like it")] * self.rivalled
-        found += [Doubt(f"the network is unsure of it (mean probability {self.sure:.2f})")] * (self.sure < UNSURE)
-        return found or [Doubt("all signs of it are weak")] * (knows_shape(task) and self.evidence < WEAK)
-
-    @property
-    def doubts(self) -> list[str]: return [str(d) for d in self.all_doubts]
-
-    @property
-    def evidence(self) -> float:  # at most 3: the higher, the likelier
-        return self.agreed + self.sure + plausibility(self.judged, self.seen.task, self.affine)
-
-    @property
-    def score(self) -> float:  # the most plausible of several findings has the highest
-        if not self.seen.label.any(): return -np.inf
-        return self.evidence - len(found := self.all_doubts) / 4 - any(d.certain for d in found)
-
-    def beats(self, other) -> bool:
-        "Is it clearly better than another finding, and the network not less sure of it?"
-        if not other.seen.label.any(): return bool(self.seen.label.any())
-        better = self.score > other.score + CLEARLY or (other.doubts and not self.doubts)
-        return bool(better and self.sure > other.sure - LESS_SURE)
-
-    def has_rival(self, other) -> bool:
-        "Might another finding, elsewhere, as well be what is looked for?"
-        if self.evidence >= CONVINCING or other.doubts or not other.seen.label.any(): return False
-        apart = np.linalg.norm(grid_centre(self.seen) - grid_centre(other.seen)) > APART
-        return bool(apart and other.evidence > self.evidence - ALIKE)
+from ..scans.plausible import doubts, knows_shape, largest_piece
+from ..scans.volumes import Grid, Volume, grid_centre, label_to_scan, to_grid, whole_scan_grid
 
 # %% ../../nbs/08_inference/02_location.ipynb #cell-026
 def keep_pieces(
@@ -159,7 +58,7 @@ def segment_box(
     labels = keep_pieces(first.numpy().astype(np.uint8) * inside, scan.task.pieces)
     sure = float(highest.numpy()[labels > 0].mean()) if labels.any() else 0.
     probabilities[1:, (first > 0) & torch.from_numpy(labels == 0)] = 0
-    return Finding(replace(seen, label=labels), 0., sure, inside, probabilities=probabilities)
+    return Finding(replace(seen, label=labels), 0., sure, inside, probabilities=probabilities, stack=is_stack(scan))
 
 # %% ../../nbs/08_inference/02_location.ipynb #cell-030
 def box_around(
@@ -221,11 +120,6 @@ def candidate_centres(
     return points
 
 # %% ../../nbs/08_inference/02_location.ipynb #9286f282
-class Place(NamedTuple):
-    "Where to look, and how to turn the scan for it."
-    point: np.ndarray  # world point (x, y, z) of the turned scan, mm
-    turn: Turn = UPRIGHT
-
 def places_beside(
     scan: Volume,  # in its own grid and unit
     grid: Grid,  # the training grid
@@ -329,6 +223,22 @@ def search(
     return best._replace(rivalled=compared and any(best.has_rival(f) for f in seen))
 
 # %% ../../nbs/08_inference/02_location.ipynb #c098d4ba
+def turned_about(
+    segmentor: torch.nn.Module,  # S_A or S_B
+    scan: Volume,  # in its own grid and unit
+    grid: Grid,  # the training grid
+    window: tuple[float, float],  # the checkpoint's (low, high), used where the domain has a window
+    first: Finding,  # there, with the scan as it is
+    centre,  # world point (x, y, z), mm
+) -> Finding:  # the first, or a better one that nothing speaks against
+    "Look at a known place as if the patient lay otherwise."
+    places = [Place(nib.affines.apply_affine(turn.matrix, centre), turn) for turn in OTHER_TURNS]
+    once = [look_until_stable(segmentor, scan, grid, window, place, 1) for place in places]
+    likely = max(once, key=lambda f: f.score)
+    if not likely.beats(first): return first
+    found = look_until_stable(segmentor, scan, grid, window, likely.place)
+    return found if found.beats(first) and not found.doubts else first
+
 def find_regions(
     segmentor: torch.nn.Module,  # S_A or S_B
     scan: Volume,  # in its own grid and unit, without a label
@@ -344,29 +254,9 @@ def find_regions(
     compared = large and best.evidence < CONVINCING
     if centre is None and (best.doubts or is_long or compared):
         best = search(segmentor, scan, grid, window, best, presumed, large)
+    if centre is not None and best.doubts and knows_shape(scan.task):
+        best = turned_about(segmentor, scan, grid, window, best, centre)
     if best.seen.label.any(): return best
     whole = segment_box(segmentor, scan, grid, window, presumed)
     if not whole.seen.label.any(): return best
     return segment_until_stable(segmentor, scan, grid, window, grid_centre(whole.seen))
-
-# %% ../../nbs/08_inference/02_location.ipynb #a15492bf
-def doubt_message(
-    found: Finding,  # what a segmentor found
-    cut: list[str] = (),  # regions that the scan's border cuts through
-) -> str:  # one line; empty if there is no doubt
-    "Why a finding may not be what was looked for, or not all of it."
-    name = found.seen.task.name
-    if not found.seen.label.any(): return f"no {name} was found"
-    if found.doubts: return f"this may not be the {name}: {'; '.join(found.doubts[:2])}"
-    turn = f"the {name} was found only with the scan {found.turn}: its orientation may be wrong"
-    partly = f"the scan's border cuts through the {name} ({', '.join(cut)}): it is seen in part"
-    return "; ".join([turn] * (found.turn != UPRIGHT) + [partly] * bool(cut))
-
-def say_doubt(
-    message: str,  # names the scan and the doubt
-    task: Task,  # whose regions are looked for
-    strict: bool,  # an error, instead of a warning?
-):
-    "Warn of a doubt, or refuse, and name the cure."
-    if strict: raise InputError(f"{message}. Say where the {task.name} is with --centre X Y Z, or leave out --strict")
-    warn(f"{message}. Look at the result, or say where the {task.name} is with --centre X Y Z")
