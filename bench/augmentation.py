@@ -1,6 +1,9 @@
 """Augmentation of a pair against a joint step at the size of the preset cpu, in turn:  python bench/augmentation.py
 
-And the smooth deformation alone against MONAI's."""
+And the smooth deformation alone against MONAI's, and TorchIO's where it is installed; and whether it pays that a thread
+augments the next pair while a step runs."""
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 from common import fresh, in_turn, ms, options, percent, row, times
@@ -31,9 +34,21 @@ def measure(rounds):
     def deform():
         count[0] += 1
         return sample(pair.real_A[0], random_points(config.grid, case_stream(0, count[0], "")), config.grid)
-    return in_turn({"step": lambda: step(run, "joint", pair), "segmentors": lambda: step(run, "segmentors", pair),
-                    "shape": lambda: augmented("shape"), "all": lambda: augmented("all"), "ours": deform,
-                    "MONAI": lambda: elastic(torch.clone(pair.real_A[0]))}, rounds)
+    ways = {"step": lambda: step(run, "joint", pair), "segmentors": lambda: step(run, "segmentors", pair),
+            "shape": lambda: augmented("shape"), "all": lambda: augmented("all"), "ours": deform,
+            "MONAI": lambda: elastic(torch.clone(pair.real_A[0]))}
+    if find_spec("torchio"):
+        from torchio import RandomElasticDeformation
+        bent = RandomElasticDeformation(num_control_points=7, max_displacement=8, locked_borders=0)
+        ways["TorchIO"] = lambda: bent(torch.clone(pair.real_A[0]))
+    with ThreadPoolExecutor(1) as ahead:
+        following = [ahead.submit(augmented, "all")]
+        def overlapped():
+            now = following.pop().result()
+            following.append(ahead.submit(augmented, "all"))
+            step(run, "segmentors", now)
+        ways |= {"one after the other": lambda: step(run, "segmentors", augmented("all")), "overlapped": overlapped}
+        return in_turn(ways, rounds)
 
 
 def main(quick=False, rounds=9):
@@ -45,7 +60,13 @@ def main(quick=False, rounds=9):
                 f"{percent(s['all'] / s['step'])}; {percent(s['all'] / s['segmentors'])} ({ms(s['all'])} of "
                 f"{ms(s['step'])}; of {ms(s['segmentors'])})"),
             row("A smooth deformation, 40×40×32: MONAI's Rand3DElastic takes as long as ours",
-                f"{times(s['MONAI'] / s['ours'])} ({ms(s['MONAI'])} and {ms(s['ours'])})")]
+                f"{times(s['MONAI'] / s['ours'])} ({ms(s['MONAI'])} and {ms(s['ours'])})"),
+            row("A segmentors' step with its augmentation: as long as with the next pair's augmented meanwhile",
+                f"{times(s['one after the other'] / s['overlapped'])} ({ms(s['one after the other'])} and "
+                f"{ms(s['overlapped'])})")]
+    if "TorchIO" in s:
+        rows.append(row("The same: TorchIO's RandomElasticDeformation (no turn, scale or shift) takes as long as ours",
+                        f"{times(s['TorchIO'] / s['ours'])} ({ms(s['TorchIO'])} and {ms(s['ours'])})"))
     return {"rows": rows, "detail": {name: round(1000 * t, 2) for name, t in s.items()}}
 
 
