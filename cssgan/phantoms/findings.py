@@ -46,7 +46,7 @@ def paint_table(
     x, y, _ = space.points
     back = y + 158 + .5 * p.skin_fat - (x - p.midline)**2 * rng.uniform(.0003, .0015)
     space.paint("table", np.minimum(np.abs(back), np.abs(back + 28)) < 2.5, over=["air"])
-    return ["table"]
+    return ["table"] * bool(space.where("table").any())  # a small scan ends before it
 
 # %% ../../nbs/03_phantoms/07_findings.ipynb #cl07013
 def paint_effusion(
