@@ -79,7 +79,9 @@ def test_of_crossed_data_the_spread_is_hillis():
     seeds = P * sum((by_seed - every) ** 2) / (S - 1)
     patients = S * sum((by_patient - every) ** 2) / (P - 1)
     rest = sum((CROSSED[s, p] - by_seed[s] - by_patient[p] + every) ** 2 for s in range(S) for p in range(P))
-    total = seeds + patients - rest / ((S - 1) * (P - 1))
+    rest /= (S - 1) * (P - 1)
+    seeds = max(seeds, rest)  # he has no such floor
+    total = seeds + patients - rest
     covariance, freedom = spread_of_means(CROSSED[None], np.ones(1))
     assert covariance.item() == pytest.approx(total / (S * P)) and freedom == pytest.approx(3 * (total / seeds) ** 2)
 
@@ -184,3 +186,13 @@ def test_claims_that_were_not_run_are_named_and_count():
     one = Estimate(3., 2., 4., against=1., p=.02, seeds=3, patients=71)
     assert family_verdicts([one, one._replace(p=.001)]) == ["holds", "holds"]
     assert family_verdicts([one, None, None]) == ["undecided", "not run", "not run"]
+
+
+def test_two_seeds_that_agree_by_chance_are_not_sure_of_it():
+    "The scatter of single numbers is a floor: were all of them independent, the mean would be no surer."
+    noise = np.random.default_rng(0).normal(1., 4., (2, 71))
+    noise -= noise.mean(1, keepdims=True) - 1.4  # both seeds have the same mean
+    found = mean_estimate(noise)
+    assert found.high - found.value > 1.96 * noise.std() / noise.size ** .5
+    assert found.p > .001
+

@@ -91,6 +91,7 @@ def spread_of_means(
     rest = np.einsum("isp,jsp->ij", rest, rest) / ((S - 1) * (P - 1))
     seeds, more = P * of(by_seed[..., 0]), S * of(by_patient[:, 0]) - rest
     size = lambda squares: weights @ squares @ weights
+    if size(rest) > size(seeds): seeds = rest
     total = seeds + more * (size(more) > 0)
     return total / (S * P), (S - 1) * (size(total) / size(seeds)) ** 2 if size(seeds) else np.inf
 
