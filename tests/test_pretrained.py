@@ -372,3 +372,38 @@ def test_the_heart_of_a_real_ct_is_found_without_a_doubt(real):
 @pytest.mark.parametrize("scan, modality, doubtful", [("lge_mr/mr.nii.gz", "MRI", False), ("ct_dicom", "CT", True)])
 def test_a_heart_is_believed_and_a_belly_is_not(real, scan, modality, doubtful):
     assert any("may not be the heart" in line for line in doubts_of(real / scan, modality)[1]) == doubtful
+
+
+# ---- the model in the package, and its recipe
+
+def the_results(name):
+    "Records of a result file, those of the model in the package."
+    rows = json.loads((ROOT / f"results/{name}.json").read_text())["rows"]
+    return [row for row in rows if row["checkpoint"] in ("", "pretrained")]
+
+
+def test_the_model_card_is_what_the_recipe_says():
+    card = json.loads((ROOT / "results/recipe/card.json").read_text())
+    about = json.loads((ROOT / "cssgan/pretrained/heart/checkpoint.json").read_text())
+    assert (ROOT / "cssgan/pretrained/heart/MODEL_CARD.md").read_text() == pretrained.model_card(card, about)
+
+
+def test_numbers_of_the_model_card_are_those_of_the_result_files():
+    drawn = {(row["score"], row["modality"], row.get("kind") or ""): row for row in the_results("pretrained")
+             if row["score"].startswith("Dice")}
+    real = {(row["group"], row["region"]): row for row in the_results("real_scans") if row["score"] == "mean Dice"}
+    stacks = {region: real["short axis", region]["dice"] for region in ("LV", "myocardium")}
+    expected = {
+        "CT phantoms": drawn["Dice", "CT", ""], "MRI phantoms, whole": drawn["Dice, by kind", "MRI", "whole heart"],
+        "MRI phantoms, short-axis": drawn["Dice, by kind", "MRI", "short-axis stack"],
+        "all MRI phantoms, a structure": drawn["Dice where 30 ml are seen", "MRI", ""],
+        "real short-axis": stacks | {"n": real["short axis", "LV"]["n"]},
+        "a real CT": {"all": real["CTA", "whole heart"]["dice"], "n": 1}}
+    card = json.loads((ROOT / "results/recipe/card.json").read_text())["measured_on"]
+    assert len(card) == len(expected)
+    for row, (begins, record) in zip(card, expected.items()):
+        assert row["scans, Dice in %"].startswith(begins)
+        numbers = {name: value for name, value in row.items() if name in (*HEART.regions, "all", "n")}
+        assert numbers == {name: round(record["mean" if name == "all" and "mean" in record else name], 1)
+                           for name in numbers}, begins
+        assert set(numbers) > {"n"}

@@ -196,6 +196,8 @@ def loaded_once(
         return _LOADED[key]
 
 # %% ../../nbs/08_inference/04_apply.ipynb #40d44daa
+CUT = .3  # share of the largest slice: half of what a true label has there, for networks recede from a border
+
 class Segmented(NamedTuple):
     "A scan with labels, and how they were found."
     volume: Volume  # the scan itself, with labels
@@ -219,7 +221,7 @@ def run_segmentor(
     found = find_regions(*how, centre)
     if loaded.augmented: found = look_closer(*how, found)
     labelled = with_label(scan, labels_in_scan(found.probabilities, found.seen.affine, scan), scan.affine)
-    doubt = doubt_message(found, cut_through(labelled.label, task), found.askew)
+    doubt = doubt_message(found, cut_through(labelled.label, task, CUT), found.askew)
     if doubt: say_doubt(f"{name}: {doubt}", task, strict and bool(doubt_message(found)))
     line = f"segmented by a network (cssgan {cssgan.__version__}): not for diagnosis"
     meaning = "labels: " + ", ".join(f"{k} {region}" for k, region in enumerate(task.regions))
