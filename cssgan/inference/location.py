@@ -233,10 +233,8 @@ def turned_about(
 ) -> Finding:  # the first, or a better one that nothing speaks against
     "Look at a known place as if the patient lay otherwise."
     places = [Place(nib.affines.apply_affine(turn.matrix, centre), turn) for turn in OTHER_TURNS]
-    once = [look_until_stable(segmentor, scan, grid, window, place, 1) for place in places]
-    likely = max(once, key=lambda f: f.score)
-    if not likely.beats(first): return first
-    found = look_until_stable(segmentor, scan, grid, window, likely.place)
+    looked = look_at(segmentor, scan, grid, window, places, most=1)
+    found = max(looked, key=lambda f: f.score, default=first)
     return found if found.beats(first) and not found.doubts else first
 
 def find_regions(
