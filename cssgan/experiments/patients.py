@@ -13,8 +13,9 @@ from typing import NamedTuple
 from ..data.cases import Case
 from ..data.writing import read_heart, scan_paths, write_scan
 from ..guard import InputError
+from ..inference.found import is_stack
 from ..phantoms.clinic import clinical_phantom
-from ..scans.volumes import Grid
+from ..scans.volumes import Grid, Volume
 from ..task import HEART, MODALITIES
 
 # %% ../../nbs/10_experiments/12_patients.ipynb #49013d21
@@ -93,6 +94,12 @@ def scan_grid(
 ) -> Grid:
     "The grid of the axial scans."
     return Grid((24, 24, 20), (9., 9., 9.)) if preset == "smoke" else Grid((80, 68, 60), (3., 3., 3.))
+
+def kind_of(
+    scan: Volume,  # in its own grid
+) -> str:  # of an MRI; empty: a CT
+    "Is it a short-axis stack, which cuts the atria off, or does it show the whole heart?"
+    return "" if scan.modality == "CT" else "short-axis stack" if is_stack(scan) else "whole heart"
 
 def scan_of(
     patient: Patient,  # whom to draw
